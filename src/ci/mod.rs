@@ -1,1 +1,3 @@
-//! (in construction)
+//! What test runners say, read without trust. Pure.
+
+pub mod tap;

@@ -2,5 +2,29 @@
 //! but the type of a moment.
 
 mod ids;
+mod secret;
+mod failure;
+mod repository;
+mod app;
+mod route;
+mod build;
+mod test_run;
+mod delivery;
+mod command;
+mod event;
+mod procfile;
+mod manifest;
 
+pub use app::*;
+pub use build::*;
+pub use command::*;
+pub use delivery::*;
+pub use event::*;
+pub use failure::*;
 pub use ids::*;
+pub use manifest::*;
+pub use procfile::*;
+pub use repository::*;
+pub use route::*;
+pub use secret::*;
+pub use test_run::*;

@@ -1,1 +1,339 @@
-//! (in construction)
+//! The loop that makes what is wanted true.
+//!
+//! `step()` claims the next entry of the queue, under a lease, and works on it: a delivery is read and turned into
+//! wishes, a subject is observed, planned, acted on and reported. `run()` is a thin shell around it. Everything here
+//! may be cut off at any moment and is found again: what was not finished is still in the queue, every effect is
+//! either repeatable or written down before it is begun.
+
+mod act;
+mod apply;
+mod build;
+pub mod command;
+mod deliver;
+mod observe;
+mod publish;
+mod publish_pull;
+mod start;
+mod sweep;
+mod trouble;
+
+pub use act::log_file;
+pub use apply::{apply, enqueue};
+pub use observe::{ended, label};
+pub use sweep::{Leftover, leftovers, resync, slow_tick};
+pub use trouble::Trouble;
+
+use crate::clock::{Clock, Timestamp};
+use crate::config::Config;
+use crate::domain::*;
+use crate::github::GitHub;
+use crate::outside::{self, Outside};
+use crate::platform::Platform;
+use crate::router::Router;
+use crate::slug::Source;
+use crate::store::{Store, StoreError, Transaction, queue};
+use crate::text::Texts;
+use crate::vault::Vault;
+use crate::workflow::Action;
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::Notify;
+use tracing::{error, warn};
+
+/// How long a claim holds if its holder says nothing more. A claim of an earlier start of the server is void at once.
+const LEASE: Duration = Duration::from_secs(3600);
+/// A delivery that failed this often waits for a person.
+const DELIVERY_ATTEMPTS: u32 = 20;
+
+/// All that the loop works with.
+pub struct World {
+    pub config: Config,
+    pub clock: Clock,
+    pub store: Store,
+    /// `None` where neither an app nor a token is configured: then nothing is read from or told to GitHub.
+    pub github: GitHub,
+    pub platform: Platform,
+    pub router: Router,
+    pub source: Source,
+    pub vault: Vault,
+    pub texts: Texts,
+    /// The materialised buildpacks, and a digest of their content.
+    pub buildpacks: PathBuf,
+    /// The port of the router that visitors use.
+    pub router_port: u16,
+    /// Woken when there may be work.
+    pub wake: Arc<Notify>,
+    /// Set in the crash test only.
+    pub outside: Option<Arc<Outside>>,
+    /// One build of a repository is prepared at a time, one table is sent at a time.
+    pub locks: Locks,
+}
+
+/// Named locks.
+#[derive(Default)]
+pub struct Locks(Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>);
+
+impl Locks {
+    pub async fn lock(&self, name: &str) -> tokio::sync::OwnedMutexGuard<()> {
+        let lock = {
+            let mut locks = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            locks.retain(|_, lock| Arc::strong_count(lock) > 1);
+            locks.entry(name.to_owned()).or_default().clone()
+        };
+        lock.lock_owned().await
+    }
+}
+
+impl World {
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// A transaction, durable when this returns. What it says counts as told to the outside from then on.
+    pub async fn commit<R: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Transaction<'_>) -> Result<R, StoreError> + Send + 'static,
+    ) -> Result<R, StoreError> {
+        outside::point("journal").await;
+        self.store.transact(work).await
+    }
+
+    /// The folder of something that belongs to Landfall: `builds`, `cache`, `logs`, `archives`.
+    pub fn folder(&self, name: &str) -> PathBuf {
+        self.config.data_dir.join(name)
+    }
+
+    pub fn app_url(&self, app: &AppName) -> String {
+        self.config.app_url(app.as_str(), self.router_port)
+    }
+
+    /// Looks at a subject again, soon.
+    pub async fn enqueue_subject(&self, subject: &Subject) -> Result<(), StoreError> {
+        let (key, now) = (subject.to_string(), self.now());
+        self.store.transact(move |tx| queue::enqueue(tx, &key, now)).await?;
+        self.wake.notify_waiters();
+        Ok(())
+    }
+}
+
+/// What one step came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    Worked {
+        key: String,
+    },
+    /// Nothing is due; the next entry is, at that time.
+    Idle {
+        next: Option<Timestamp>,
+    },
+}
+
+/// What follows for the queue entry.
+enum Next {
+    Done,
+    Again { after: Duration },
+}
+
+/// Claims one entry and works on it.
+pub async fn step(world: &World) -> Result<Step, StoreError> {
+    outside::watched(world.outside.clone(), step_inside(world)).await
+}
+
+async fn step_inside(world: &World) -> Result<Step, StoreError> {
+    let now = world.now();
+    // A look without a transaction first, so that an idle server writes nothing.
+    match queue::next_due(&world.store)? {
+        Some(due) if due <= now => {}
+        next => return Ok(Step::Idle { next }),
+    }
+    let generation = world.store.generation();
+    let claimed = world.store.transact(move |tx| queue::claim(tx, now, LEASE, generation)).await?;
+    let Some(entry) = claimed else {
+        return Ok(Step::Idle { next: queue::next_due(&world.store)?.filter(|due| *due > now) });
+    };
+    let key = entry.key.clone();
+    let Some(token) = entry.lease.as_ref().map(|lease| lease.token) else {
+        return Ok(Step::Worked { key });
+    };
+    let result = match key.split_once(':') {
+        Some(("delivery", id)) => deliver::process(world, id, entry.attempts).await,
+        _ => match key.parse::<Subject>() {
+            Ok(subject) => reconcile(world, &subject).await,
+            Err(error) => Err(Trouble::bug(error)),
+        },
+    };
+    settle(world, key.clone(), token, entry.attempts, result).await?;
+    Ok(Step::Worked { key })
+}
+
+async fn settle(
+    world: &World,
+    key: String,
+    token: u64,
+    attempts: u32,
+    result: Result<Next, Trouble>,
+) -> Result<(), StoreError> {
+    let now = world.now();
+    match result {
+        Ok(Next::Done) => {
+            world
+                .store
+                .transact(move |tx| {
+                    queue::complete(tx, &key, token, now)?;
+                    Ok::<(), StoreError>(())
+                })
+                .await?;
+        }
+        Ok(Next::Again { after }) => {
+            world
+                .store
+                .transact(move |tx| {
+                    queue::complete(tx, &key, token, now)?;
+                    queue::enqueue(tx, &key, now + after)
+                })
+                .await?;
+        }
+        Err(Trouble::Retry { after, why }) if !is_last(&key, attempts) => {
+            let wait = after.unwrap_or_else(|| backoff(&key, attempts));
+            warn!(%key, attempts, wait_ms = wait.as_millis(), "will try again: {why}");
+            if let Some(id) = key.strip_prefix("delivery:") {
+                deliver::note_retry(world, id, why, attempts + 1).await?;
+            }
+            world
+                .store
+                .transact(move |tx| {
+                    queue::retry(tx, &key, token, now + wait)?;
+                    Ok::<(), StoreError>(())
+                })
+                .await?;
+        }
+        // Nothing can be read from or told to GitHub there, and nobody is to be bothered with it. What is wanted stays
+        // wanted: the slow tick looks again.
+        Err(Trouble::NoAccess) => {
+            warn!(%key, "the app is not installed there");
+            world.store.transact(move |tx| queue::complete(tx, &key, token, now)).await?;
+        }
+        Err(trouble) => {
+            let reason = trouble.to_string();
+            error!(%key, attempts, "parked: {reason}");
+            if let Some(id) = key.strip_prefix("delivery:") {
+                deliver::note_parked(world, id, reason.clone(), attempts + 1).await?;
+            }
+            world
+                .store
+                .transact(move |tx| {
+                    queue::park(tx, &key, token, &reason)?;
+                    Ok::<(), StoreError>(())
+                })
+                .await?;
+        }
+    }
+    Ok(())
+}
+
+/// Deliveries give up after a while; subjects never do, since they are what is true.
+fn is_last(key: &str, attempts: u32) -> bool {
+    key.starts_with("delivery:") && attempts + 1 >= DELIVERY_ATTEMPTS
+}
+
+/// 0.5 s, 1 s, 2 s … 5 min, each shortened by up to a half, so that what failed together does not return together.
+fn backoff(key: &str, attempts: u32) -> Duration {
+    let full = Duration::from_millis(500 << attempts.min(10)).min(Duration::from_secs(300));
+    let jitter = crc32c::crc32c(format!("{key} {attempts}").as_bytes()) % 1000;
+    full - full * jitter / 2000
+}
+
+/// Observe, plan, act, report.
+async fn reconcile(world: &World, subject: &Subject) -> Result<Next, Trouble> {
+    let (plan, forget) = match subject {
+        Subject::App(name) => {
+            let Some((app, view)) = observe::app(world, name).await? else { return Ok(Next::Done) };
+            let plan = crate::workflow::plan_app(&app, &view);
+            act::app(world, &app, &plan.actions).await?;
+            let forget = plan.actions.contains(&Action::Forget);
+            (plan, forget.then_some(app))
+        }
+        Subject::Run(number) => {
+            let Some((run, view)) = observe::run(world, *number).await? else { return Ok(Next::Done) };
+            let plan = crate::workflow::plan_run(&run, &view);
+            act::run(world, &run, &plan.actions).await?;
+            (plan, None)
+        }
+        Subject::Pull(..) => (crate::workflow::Plan::default(), None),
+    };
+    let published = publish::subject(world, subject).await;
+    if let (Err(Trouble::Retry { .. }), Some(again)) = (&published, plan.again_in) {
+        // What GitHub could not be told yet is told at a later look; boots and drains do not wait for it.
+        warn!(%subject, "GitHub could not be told yet");
+        return Ok(Next::Again { after: again.max(Duration::from_millis(500)) });
+    }
+    published?;
+    if let Some(app) = forget {
+        act::forget(world, &app).await?;
+        return Ok(Next::Done);
+    }
+    // What was done may have made the next thing possible; a converged subject has done nothing.
+    match plan.again_in {
+        Some(after) => Ok(Next::Again { after }),
+        None if plan.actions.is_empty() => Ok(Next::Done),
+        None => Ok(Next::Again { after: Duration::ZERO }),
+    }
+}
+
+/// Works for ever on `workers` entries at a time.
+pub async fn run(world: Arc<World>, workers: usize) {
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..workers {
+        tasks.spawn(work(world.clone()));
+    }
+    tasks.spawn(follow_platform(world.clone()));
+    tasks.spawn(tick(world));
+    while let Some(ended) = tasks.join_next().await {
+        if let Err(error) = ended {
+            error!("a worker ended: {error}");
+        }
+    }
+}
+
+async fn work(world: Arc<World>) {
+    loop {
+        let woken = world.wake.notified();
+        match step(&world).await {
+            Ok(Step::Worked { .. }) => {}
+            Ok(Step::Idle { next }) => {
+                let now = world.now();
+                let wait = next.map_or(Duration::from_secs(1), |next| next.since(now));
+                let wait = wait.clamp(Duration::from_millis(5), Duration::from_secs(1));
+                let _ = tokio::time::timeout(wait, woken).await;
+            }
+            Err(error) => {
+                error!("the store does not answer: {error}");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
+}
+
+/// Turns what happens to processes into subjects to look at.
+async fn follow_platform(world: Arc<World>) {
+    let mut changes = world.platform.watch();
+    loop {
+        // A gap says nothing about what runs: it is looked at like a change of everything.
+        let Some(change) = changes.next().await else { return };
+        if let Err(error) = sweep::process_changed(&world, change).await {
+            warn!("a process changed, and its subject could not be queued: {error}");
+        }
+    }
+}
+
+/// The slow tick over all subjects: events are for speed, this is for truth.
+async fn tick(world: Arc<World>) {
+    loop {
+        if let Err(error) = slow_tick(&world).await {
+            warn!("the slow tick failed: {error}");
+        }
+        tokio::time::sleep(Duration::from_secs(30)).await;
+    }
+}

@@ -1,1 +1,30 @@
-//! (in construction)
+//! The data plane: host → targets; health, switch, drain, and what was seen of every request.
+//!
+//! A process of its own that outlives the control plane: it serves from the last table that it was given, which it
+//! keeps on disk. The rules it keeps: a process gets requests only while the table calls it active; the switch to a
+//! new table is one atomic swap; once a target that left shows no request in flight, none can come any more
+//! (invariant 5). What is not valid HTTP in the strictest reading is refused, not repaired.
+
+mod client;
+mod clients;
+mod control;
+mod dial;
+mod errors;
+mod framing;
+mod health;
+mod live;
+mod log;
+mod metrics;
+mod proxy;
+mod request;
+mod server;
+mod table;
+#[cfg(test)]
+mod tests;
+
+pub use client::{MemoryRouter, Router, RouterError};
+pub use control::{AppStatus, Status, TargetStatus};
+pub use errors::Code;
+pub use log::LogLine;
+pub use server::{RouterOptions, run};
+pub use table::{Notice, Route, Table, TableError, Target, TargetState, normalise_host};

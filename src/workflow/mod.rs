@@ -1,1 +1,208 @@
-//! (in construction)
+//! Every decision that Landfall takes, a file for each thing that a user can watch. Pure: no async, no input or
+//! output, no clock, no randomness; what a decision needs comes in as data, what it wants goes out as data.
+//!
+//! Three questions are answered here. `intake`: an event happened, what is wanted now? `deploy`, `test_run`: this
+//! is wanted and that is observed, what must be done next? `report`: this is the state, what should people see?
+
+mod commands;
+mod deploy;
+mod intake;
+mod report;
+mod test_run;
+
+pub use commands::{mentioned_commands, needs_right, promote, roll_back};
+pub use deploy::{AppView, plan_app};
+pub use intake::{Right, Snapshot, decide};
+pub use report::{
+    AppLine, CheckReport, CommandLine, CommentView, DeploymentReport, DeploymentState, PullView, Reaction, RunLine,
+    StatusReport, StatusState, app_reports, comment_view, deployment_key, reactions, run_report,
+};
+pub use test_run::{RunView, SETUP_FAILED, plan_run, test_script, verdict};
+
+use crate::clock::Timestamp;
+use crate::domain::*;
+use std::time::Duration;
+
+/// Something that is wanted from now on. All changes of one delivery are written in one transaction with the mark
+/// that it was applied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    PutPull(Pull),
+    /// Serve this commit in this stage; an app that does not exist yet is made.
+    Deploy {
+        stage: Stage,
+        commit: Sha,
+        branch: String,
+        cause: Cause,
+        by: Option<String>,
+        /// Wait for the tests that the same delivery starts for this commit.
+        after_tests: bool,
+    },
+    /// Show the pull request, but run nothing of it.
+    Hold {
+        stage: Stage,
+    },
+    /// Take the app away.
+    Remove {
+        stage: Stage,
+    },
+    StartRun {
+        pull: Option<PullNumber>,
+        branch: String,
+        commit: Sha,
+    },
+    /// End the runs that are still going on for this pull request or branch, but those of `except`.
+    CancelRuns {
+        pull: Option<PullNumber>,
+        branch: String,
+        except: Option<Sha>,
+        because: Cancelled,
+    },
+    Answer(CommandRecord),
+    /// As `Answer`, for a command whose effect is the deploy or the run that the same delivery starts.
+    AnswerWithNewest(CommandRecord),
+    /// Take all of its apps away.
+    RemoveAll,
+}
+
+impl Change {
+    /// A short line for the list of deliveries; names no title or branch, which are other people's text.
+    pub fn summary(&self) -> String {
+        match self {
+            Change::PutPull(pull) => format!("know pull request {} at {}", pull.number, pull.head.short()),
+            Change::Deploy { stage, commit, cause, .. } => {
+                let how = match cause {
+                    Cause::Push => "deploy",
+                    Cause::Promotion { .. } => "promote",
+                    Cause::Rollback { .. } => "roll back",
+                };
+                format!("{how} {} to {}", commit.short(), stage.environment())
+            }
+            Change::Hold { stage } => format!("hold {}", stage.environment()),
+            Change::Remove { stage } => format!("remove {}", stage.environment()),
+            Change::StartRun { commit, .. } => format!("test {}", commit.short()),
+            Change::CancelRuns { .. } => "cancel older test runs".to_owned(),
+            Change::Answer(record) | Change::AnswerWithNewest(record) => {
+                format!("answer a command in pull request {}", record.pull)
+            }
+            Change::RemoveAll => "remove every app of the repository".to_owned(),
+        }
+    }
+}
+
+/// What is to be done now, and when to look again if nothing happens before.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Plan {
+    pub actions: Vec<Action>,
+    pub again_in: Option<Duration>,
+}
+
+impl Plan {
+    fn act(&mut self, action: Action) {
+        self.actions.push(action);
+    }
+
+    fn look_again_in(&mut self, wait: Duration) {
+        self.again_in = Some(self.again_in.map_or(wait, |earlier| earlier.min(wait)));
+    }
+}
+
+/// One effect. Every one may be repeated: doing it twice is doing it once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Fetch the commit, and build its tree unless that was done.
+    EnsureBuild {
+        commit: Sha,
+    },
+    /// The build process ended: make a slug of its folder, or note why there is none.
+    CollectBuild {
+        key: BuildKey,
+    },
+    /// Write the release of a deploy: slug, config and formation.
+    MakeRelease {
+        deploy: u64,
+    },
+    StartProcess {
+        release: ReleaseNumber,
+        kind: String,
+        ordinal: u16,
+        attempt: u32,
+    },
+    StartNode {
+        node: u16,
+        attempt: u32,
+    },
+    Stop {
+        process: ProcessId,
+    },
+    /// Keep its log, then forget an ended process.
+    Discard {
+        process: ProcessId,
+    },
+    SetRoute {
+        route: Option<WantedRoute>,
+    },
+    CollectNode {
+        node: u16,
+        process: ProcessId,
+    },
+    /// Read the tail of an ended process' output and fail the deploy with it.
+    FailDeploy {
+        deploy: u64,
+        failure: Failure,
+        tail_of: Option<ProcessId>,
+    },
+    MarkReleased {
+        deploy: u64,
+    },
+    GoLive {
+        deploy: u64,
+    },
+    PlanNodes {
+        nodes: u16,
+    },
+    Conclude {
+        verdict: Verdict,
+    },
+    /// Nothing of the app runs any more: drop its folders and routes, and its record once GitHub knows.
+    Forget,
+}
+
+/// A process as the platform shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProcessView {
+    pub id: ProcessId,
+    pub release: Option<ReleaseNumber>,
+    pub kind: String,
+    pub ordinal: u16,
+    pub attempt: u32,
+    pub state: ProcessState,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ProcessState {
+    Starting,
+    Running { since: Timestamp },
+    Stopping,
+    Exited { ended: Ended, started_at: Timestamp, at: Timestamp },
+}
+
+impl ProcessView {
+    pub fn is_over(&self) -> bool {
+        matches!(self.state, ProcessState::Exited { .. })
+    }
+
+    pub fn name(&self) -> String {
+        format!("{}.{}", self.kind, self.ordinal)
+    }
+}
+
+/// A target as the router shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TargetView {
+    pub state: TargetState,
+    pub healthy: bool,
+    /// What the last health check saw, in the router's words.
+    pub seen: String,
+    pub in_flight: u64,
+}

@@ -1,0 +1,356 @@
+//! The command line. What runs things calls the composition root; everything else asks the control plane over HTTP,
+//! as anybody's script could, since only one process may have the store open.
+//!
+//! Exit codes: 0 done, 1 not done (the reason stands on standard error), 2 not understood.
+
+mod client;
+mod machine;
+mod print;
+mod show;
+
+use crate::config::Config;
+use crate::domain::{AppName, ReleaseNumber};
+use crate::text::Texts;
+use clap::{Args, Parser, Subcommand};
+use client::Client;
+use serde_json::json;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+#[derive(Parser)]
+#[command(
+    name = "landfall",
+    version,
+    about = "Review apps, parallel tests, staging and promotion for GitHub repositories, on your own machine",
+    arg_required_else_help = true,
+    disable_help_subcommand = true,
+    subcommand_required = true
+)]
+struct Cli {
+    /// The configuration; each key can be overridden as LANDFALL_SECTION__KEY
+    #[arg(long, global = true, value_name = "FILE", default_value = "landfall.toml")]
+    config: PathBuf,
+    /// Print JSON, as the API answers it
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the control plane: webhooks, reconciler, dashboard, API
+    Serve,
+    /// Run the router; `serve` starts it by itself if none runs
+    Router,
+    /// Show everything on this machine, without an account and without a network
+    Demo(Demo),
+    /// Run the stand-in for GitHub alone
+    Sim(Sim),
+    /// List the apps
+    Apps,
+    /// List an app's processes, or everybody's
+    Ps { app: Option<AppName> },
+    /// End an app's processes; each is started anew
+    Restart { app: AppName },
+    /// Show what an app's processes print, and its requests
+    Logs(Logs),
+    /// List an app's releases
+    Releases { app: AppName },
+    /// Serve an earlier release again: the one before the live one, or the one that is named (v3)
+    Rollback { app: AppName, release: Option<ReleaseNumber> },
+    /// Put staging's release into production
+    Promote {
+        /// OWNER/NAME; may be left out where there is one pipeline
+        pipeline: Option<String>,
+    },
+    /// Test runs
+    #[command(subcommand)]
+    Ci(Ci),
+    /// List the repositories with their stages
+    Pipelines,
+    /// List what GitHub sent and what was decided on it
+    Deliveries {
+        /// Show one with its payload
+        id: Option<String>,
+        /// How many to list
+        #[arg(short = 'n', long, default_value_t = 30, value_name = "N")]
+        lines: usize,
+        /// List those only on which something was decided, or that are not dealt with yet
+        #[arg(long, default_value = "all", value_parser = ["all", "decided", "open"])]
+        only: String,
+    },
+    /// Work again on what is parked
+    Replay {
+        /// One delivery; all that is parked unless given
+        id: Option<String>,
+    },
+    /// Write the whole store as JSON lines
+    Export {
+        /// `-` is standard output
+        file: PathBuf,
+    },
+    /// Make a new store from an export; nothing may be there yet
+    Import {
+        /// `-` is standard input
+        file: PathBuf,
+    },
+    /// Look at the machine, the store, the router, and for anything left over
+    Doctor,
+    /// Stop everything of this data folder: apps, router and control plane
+    Down,
+    /// The supervisor of one process
+    #[command(hide = true)]
+    Dyno {
+        #[arg(long)]
+        spec: PathBuf,
+    },
+}
+
+#[derive(Args)]
+struct Demo {
+    /// Play the whole story without a keyboard, check every step, and end
+    #[arg(long)]
+    once: bool,
+    /// Where the demo keeps its data; emptied first
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct Sim {
+    #[arg(long, value_name = "ADDR")]
+    listen: SocketAddr,
+    /// Where repositories are kept, each at DIR/OWNER/NAME.git
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+    /// What links begin with
+    #[arg(long, value_name = "URL")]
+    public_url: Option<String>,
+    #[arg(long, value_name = "URL")]
+    webhook_url: String,
+    #[arg(long, value_name = "SECRET")]
+    webhook_secret: String,
+    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    app_id: u64,
+    /// The public half of the app's key: a PEM text, or a file that holds one
+    #[arg(long, value_name = "PEM", allow_hyphen_values = true)]
+    app_public_key: String,
+    /// A person and their token; the first one owns what it makes
+    #[arg(long, value_name = "NAME:TOKEN")]
+    user: Vec<String>,
+}
+
+#[derive(Args)]
+struct Logs {
+    app: AppName,
+    /// Go on as more is printed
+    #[arg(short, long)]
+    tail: bool,
+    /// How many lines to begin with
+    #[arg(short = 'n', long = "num", default_value_t = 100, value_name = "N")]
+    lines: usize,
+}
+
+#[derive(Subcommand)]
+enum Ci {
+    /// List test runs, newest first
+    List {
+        /// OWNER/NAME
+        #[arg(long, value_name = "REPOSITORY")]
+        repository: Option<String>,
+    },
+    /// Show a run with its nodes, or what one node printed
+    Show {
+        run: u64,
+        /// Print that node's log
+        #[arg(long, value_name = "N")]
+        node: Option<u16>,
+    },
+    /// Test the commit of a run again
+    Rerun { run: u64 },
+    /// End a run
+    Cancel { run: u64 },
+}
+
+/// Why a command was not done.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failed {
+    /// A sentence for the person, and the code to end with.
+    #[error("{0}")]
+    Said(String),
+    /// Something was found that needs a person; it was printed already.
+    #[error("")]
+    Found,
+    /// Nobody reads what is printed any more, as with `| head`.
+    #[error("")]
+    OutputClosed,
+}
+
+impl From<std::io::Error> for Failed {
+    fn from(error: std::io::Error) -> Failed {
+        if error.kind() == std::io::ErrorKind::BrokenPipe {
+            Failed::OutputClosed
+        } else {
+            Failed::Said(error.to_string())
+        }
+    }
+}
+
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.command {
+        Command::Dyno { spec } => crate::platform::dyno::main(&spec),
+        Command::Serve => with_config(&cli.config, |config| crate::server::serve(config, &cli.config)),
+        Command::Router => with_config(&cli.config, |config| crate::server::router(&config)),
+        Command::Demo(demo) => {
+            let options = crate::demo::Options { once: demo.once, data_dir: demo.data_dir };
+            crate::demo::run(options).map_err(|error| Failed::Said(format!("{error:#}")))
+        }
+        Command::Sim(sim) => run_sim(sim),
+        command => ask(&cli.config, cli.json, command),
+    };
+    match result {
+        Ok(()) | Err(Failed::OutputClosed) => ExitCode::SUCCESS,
+        Err(Failed::Found) => ExitCode::FAILURE,
+        Err(Failed::Said(sentence)) => {
+            eprintln!("landfall: {sentence}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The default file may be missing; one that was named may not.
+fn load(path: &Path) -> Result<Config, Failed> {
+    let required = path != Path::new("landfall.toml");
+    Config::load(path, required).map_err(|error| Failed::Said(error.to_string()))
+}
+
+fn with_config(path: &Path, run: impl FnOnce(Config) -> anyhow::Result<()>) -> Result<(), Failed> {
+    run(load(path)?).map_err(|error| Failed::Said(format!("{error:#}")))
+}
+
+fn run_sim(sim: Sim) -> Result<(), Failed> {
+    let texts = Texts::load();
+    let app_public_key_pem = if sim.app_public_key.contains("-----BEGIN") {
+        // A shell makes it easier to write `\n` than a line break.
+        sim.app_public_key.replace("\\n", "\n")
+    } else {
+        std::fs::read_to_string(&sim.app_public_key).map_err(|error| {
+            Failed::Said(texts.line("cli.txt", json!({ "say": "bad_key", "detail": error.to_string() })))
+        })?
+    };
+    let mut users = Vec::new();
+    for user in sim.user {
+        let Some((name, token)) = user.split_once(':').filter(|(name, token)| !name.is_empty() && !token.is_empty())
+        else {
+            return Err(Failed::Said(texts.line("cli.txt", json!({ "say": "bad_user" }))));
+        };
+        users.push((name.to_owned(), token.to_owned()));
+    }
+    let options = crate::sim::Options {
+        listen: sim.listen,
+        data: sim.data,
+        public_url: sim.public_url,
+        webhook_url: sim.webhook_url,
+        webhook_secret: sim.webhook_secret,
+        app_id: sim.app_id,
+        app_public_key_pem,
+        users,
+    };
+    crate::server::start_logging();
+    crate::github::install_crypto_provider();
+    let run = async {
+        let running = crate::sim::Sim::start(options).await?;
+        println!("GitHub's stand-in answers at {}", running.url());
+        crate::server::terminated().await;
+        running.stop().await;
+        Ok(())
+    };
+    let result: anyhow::Result<()> = crate::server::runtime().and_then(|runtime| runtime.block_on(run));
+    result.map_err(|error| Failed::Said(format!("{error:#}")))
+}
+
+/// The commands that ask the control plane.
+fn ask(config_file: &Path, json: bool, command: Command) -> Result<(), Failed> {
+    let config = load(config_file)?;
+    crate::github::install_crypto_provider();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let client = Client::new(&config, json)?;
+    runtime.block_on(async {
+        match command {
+            Command::Apps => show::apps(&client).await,
+            Command::Ps { app } => show::processes(&client, app.as_ref()).await,
+            Command::Restart { app } => show::restart(&client, &app).await,
+            Command::Logs(Logs { app, tail, lines }) => show::logs(&client, &app, tail, lines).await,
+            Command::Releases { app } => show::releases(&client, &app).await,
+            Command::Rollback { app, release } => show::roll_back(&client, &app, release).await,
+            Command::Promote { pipeline } => show::promote(&client, pipeline.as_deref()).await,
+            Command::Ci(Ci::List { repository }) => show::runs(&client, repository.as_deref()).await,
+            Command::Ci(Ci::Show { run, node: None }) => show::run(&client, run).await,
+            Command::Ci(Ci::Show { run, node: Some(node) }) => show::node_log(&client, run, node).await,
+            Command::Ci(Ci::Rerun { run }) => show::rerun(&client, run).await,
+            Command::Ci(Ci::Cancel { run }) => show::cancel(&client, run).await,
+            Command::Pipelines => show::pipelines(&client).await,
+            Command::Deliveries { id: None, lines, only } => show::deliveries(&client, lines, &only).await,
+            Command::Deliveries { id: Some(id), .. } => show::delivery(&client, &id).await,
+            Command::Replay { id } => show::replay(&client, id.as_deref()).await,
+            Command::Export { file } => machine::export(&client, &config, &file).await,
+            Command::Import { file } => machine::import(&client, &config, &file),
+            Command::Doctor => machine::doctor(&client, &config).await,
+            Command::Down => machine::down(&client, &config).await,
+            Command::Serve | Command::Router | Command::Demo(_) | Command::Sim(_) | Command::Dyno { .. } => Ok(()),
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_arguments_are_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_designed_lines_are_understood() {
+        for line in [
+            "landfall serve",
+            "landfall --config x.toml serve",
+            "landfall router --config x.toml",
+            "landfall demo --once",
+            "landfall sim --listen 127.0.0.1:0 --data d --webhook-url http://x/ --webhook-secret s --app-id 1 \
+             --app-public-key -----BEGIN\\nPUBLIC --user olivia:token --user oscar:other",
+            "landfall apps --json",
+            "landfall ps",
+            "landfall ps hello-staging",
+            "landfall restart hello-staging",
+            "landfall logs hello-staging -t -n 5",
+            "landfall releases hello-staging",
+            "landfall rollback hello-staging v3",
+            "landfall promote acme/hello",
+            "landfall ci list",
+            "landfall ci show 3 --node 1",
+            "landfall ci rerun 3",
+            "landfall ci cancel 3",
+            "landfall pipelines",
+            "landfall deliveries",
+            "landfall replay",
+            "landfall export out.jsonl",
+            "landfall import -",
+            "landfall doctor",
+            "landfall down",
+            "landfall dyno --spec f",
+        ] {
+            let parsed = Cli::try_parse_from(line.split_whitespace());
+            assert!(parsed.is_ok(), "{line}: {}", parsed.err().map(|error| error.to_string()).unwrap_or_default());
+        }
+        for line in ["landfall", "landfall apps x", "landfall ps ../x", "landfall rollback a b", "landfall logs"] {
+            let error = Cli::try_parse_from(line.split_whitespace()).err().expect(line);
+            assert_eq!(error.exit_code(), 2, "{line}");
+        }
+    }
+}

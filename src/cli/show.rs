@@ -1,0 +1,417 @@
+//! The commands that show what the control plane knows, and those that give it orders.
+
+use super::Failed;
+use super::client::Client;
+use super::print::{self, ago, json as print_json, line, list, release, short, span, table, text};
+use crate::domain::{AppName, ReleaseNumber};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// How often a log is asked for what is new.
+const FOLLOW: Duration = Duration::from_millis(500);
+
+pub async fn apps(client: &Client) -> Result<(), Failed> {
+    let answer = client.get("/api/v1/apps").await?;
+    if client.json {
+        return print_json(&answer);
+    }
+    let rows: Vec<Vec<String>> = list(&answer, "apps")
+        .iter()
+        .map(|app| {
+            vec![
+                text(app, &["name"]),
+                text(app, &["stage"]),
+                words(&text(app, &["state"])),
+                release(&text(app, &["live", "release"])),
+                short(&text(app, &["newest", "commit"])),
+                ago(app.get("newest").unwrap_or(&Value::Null), "asked"),
+                text(app, &["url"]),
+            ]
+        })
+        .collect();
+    if rows.is_empty() {
+        return line(&client.sentence(json!({ "say": "no_apps" })));
+    }
+    table(&["APP", "STAGE", "STATE", "LIVE", "COMMIT", "ASKED", "URL"], &rows)
+}
+
+/// `release_phase` as people write it.
+fn words(name: &str) -> String {
+    name.replace('_', " ")
+}
+
+pub async fn processes(client: &Client, app: Option<&AppName>) -> Result<(), Failed> {
+    let names: Vec<String> = match app {
+        Some(app) => vec![app.to_string()],
+        None => list(&client.get("/api/v1/apps").await?, "apps").iter().map(|app| text(app, &["name"])).collect(),
+    };
+    let (mut rows, mut all) = (Vec::new(), Vec::new());
+    for name in names {
+        let answer = client.get(&format!("/api/v1/apps/{name}/processes")).await?;
+        for process in list(&answer, "processes") {
+            let target = match text(process, &["target", "state"]).as_str() {
+                "active" if text(process, &["target", "healthy"]) == "true" => "serving".to_owned(),
+                "active" => "unhealthy".to_owned(),
+                other => other.to_owned(),
+            };
+            rows.push(vec![
+                name.clone(),
+                text(process, &["name"]),
+                text(process, &["state"]),
+                release(&text(process, &["release"])),
+                ago(process, "since"),
+                process.get("memory_bytes").and_then(Value::as_u64).map(crate::text::size).unwrap_or_default(),
+                span(process, "cpu_millis"),
+                target,
+                text(process, &["command"]),
+            ]);
+        }
+        all.push(json!({ "app": name, "processes": answer.get("processes") }));
+    }
+    if client.json {
+        return print_json(&json!({ "apps": all }));
+    }
+    if rows.is_empty() {
+        let of = app.map_or_else(String::new, AppName::to_string);
+        let say = if app.is_some() { "no_processes" } else { "no_apps" };
+        return line(&client.sentence(json!({ "say": say, "app": of })));
+    }
+    table(&["APP", "PROCESS", "STATE", "RELEASE", "SINCE", "MEMORY", "CPU", "TRAFFIC", "COMMAND"], &rows)
+}
+
+pub async fn restart(client: &Client, app: &AppName) -> Result<(), Failed> {
+    let answer = client.post(&format!("/api/v1/apps/{app}/restart"), json!({})).await?;
+    if client.json {
+        return print_json(&answer);
+    }
+    line(&client.sentence(json!({ "say": "restarted", "app": app, "processes": answer.get("restarted") })))
+}
+
+pub async fn logs(client: &Client, app: &AppName, tail: bool, lines: usize) -> Result<(), Failed> {
+    let path = format!("/api/v1/apps/{app}/logs");
+    follow(client, &path, tail, lines).await
+}
+
+pub async fn node_log(client: &Client, run: u64, node: u16) -> Result<(), Failed> {
+    follow(client, &format!("/api/v1/runs/{run}/nodes/{node}/logs"), false, 2_000).await
+}
+
+async fn follow(client: &Client, path: &str, tail: bool, lines: usize) -> Result<(), Failed> {
+    let mut page = client.get(&format!("{path}?lines={lines}")).await?;
+    let mut lost = false;
+    loop {
+        for entry in list(&page, "lines") {
+            print_line(client, entry)?;
+        }
+        if !tail || page.get("ended") == Some(&Value::Bool(true)) {
+            return Ok(());
+        }
+        let next = text(&page, &["next"]);
+        page = loop {
+            tokio::time::sleep(FOLLOW).await;
+            // The control plane may be started anew while somebody reads: the cursor holds.
+            match client.ask(reqwest::Method::GET, &format!("{path}?after={next}&lines=2000"), None).await {
+                Ok(Some(answer)) if answer.status == 200 => {
+                    lost = false;
+                    break answer.body;
+                }
+                Ok(Some(answer)) if answer.status < 500 => {
+                    return Err(Failed::Said(print::plain(&text(&answer.body, &["error"]))));
+                }
+                _ if lost => {}
+                _ => {
+                    lost = true;
+                    eprintln!("landfall: {}", client.sentence(json!({ "say": "no_server", "url": client.url() })));
+                }
+            }
+        };
+    }
+}
+
+/// `2026-11-22T23:19:37.250Z app[web.1]: listening`, in Heroku's form.
+fn print_line(client: &Client, entry: &Value) -> Result<(), Failed> {
+    if client.json {
+        return line(&entry.to_string());
+    }
+    let process = text(entry, &["process"]);
+    let source = if process == "router" || text(entry, &["stream"]) == "system" { "landfall" } else { "app" };
+    line(&format!("{} {source}[{process}]: {}", text(entry, &["at"]), print::log_text(&text(entry, &["text"]))))
+}
+
+pub async fn releases(client: &Client, app: &AppName) -> Result<(), Failed> {
+    let answer = client.get(&format!("/api/v1/apps/{app}/releases")).await?;
+    if client.json {
+        return print_json(&answer);
+    }
+    let rows: Vec<Vec<String>> = list(&answer, "releases")
+        .iter()
+        .map(|entry| {
+            let cause = match text(entry, &["cause", "kind"]).as_str() {
+                "promotion" => {
+                    format!("promoted from {} v{}", text(entry, &["cause", "from"]), text(entry, &["cause", "release"]))
+                }
+                "rollback" => format!("rolled back to v{}", text(entry, &["cause", "to"])),
+                _ => "pushed".to_owned(),
+            };
+            let state = if text(entry, &["live"]) == "true" { "live".to_owned() } else { text(entry, &["phase"]) };
+            vec![
+                release(&text(entry, &["number"])),
+                state,
+                short(&text(entry, &["commit"])),
+                text(entry, &["branch"]),
+                cause,
+                text(entry, &["by"]),
+                ago(entry, "made"),
+            ]
+        })
+        .collect();
+    if rows.is_empty() {
+        return line(&client.sentence(json!({ "say": "no_releases", "app": app })));
+    }
+    table(&["RELEASE", "STATE", "COMMIT", "BRANCH", "CAUSE", "BY", "MADE"], &rows)
+}
+
+pub async fn roll_back(client: &Client, app: &AppName, to: Option<ReleaseNumber>) -> Result<(), Failed> {
+    let body = json!({ "to": to.map(|release| release.to_string()) });
+    let answer = client.post(&format!("/api/v1/apps/{app}/rollback"), body).await?;
+    ordered(client, &answer)
+}
+
+pub async fn promote(client: &Client, pipeline: Option<&str>) -> Result<(), Failed> {
+    let name = match pipeline {
+        Some(name) => name.to_owned(),
+        None => {
+            let answer = client.get("/api/v1/pipelines").await?;
+            let names: Vec<String> =
+                list(&answer, "pipelines").iter().map(|pipeline| text(pipeline, &["full_name"])).collect();
+            match names.as_slice() {
+                [] => return Err(client.failed(json!({ "say": "no_pipelines" }))),
+                [only] => only.clone(),
+                several => return Err(client.failed(json!({ "say": "name_a_pipeline", "names": several }))),
+            }
+        }
+    };
+    let plain = |part: &str| {
+        !part.is_empty() && part.chars().all(|letter| letter.is_ascii_alphanumeric() || "._-".contains(letter))
+    };
+    let path = match name.split_once('/') {
+        Some((owner, name)) if plain(owner) && plain(name) => format!("/api/v1/pipelines/{owner}/{name}/promote"),
+        _ => return Err(client.failed(json!({ "say": "not_found", "what": "pipeline", "name": name }))),
+    };
+    let answer = client.post(&path, json!({})).await?;
+    ordered(client, &answer)
+}
+
+fn ordered(client: &Client, answer: &Value) -> Result<(), Failed> {
+    if client.json {
+        return print_json(answer);
+    }
+    let app = text(answer, &["app"]);
+    let page = format!("{}/apps/{app}", client.url());
+    line(&client.sentence(json!({ "say": "ordered", "app": app, "page": page })))
+}
+
+pub async fn runs(client: &Client, repository: Option<&str>) -> Result<(), Failed> {
+    let path = match repository {
+        Some(name) if name.chars().all(|letter| letter.is_ascii_alphanumeric() || "._-/".contains(letter)) => {
+            format!("/api/v1/runs?repository={name}")
+        }
+        Some(name) => return Err(client.failed(json!({ "say": "not_found", "what": "pipeline", "name": name }))),
+        None => "/api/v1/runs".to_owned(),
+    };
+    let answer = client.get(&path).await?;
+    if client.json {
+        return print_json(&answer);
+    }
+    let rows: Vec<Vec<String>> = list(&answer, "runs")
+        .iter()
+        .map(|run| {
+            vec![
+                text(run, &["number"]),
+                text(run, &["state"]),
+                text(run, &["repository"]),
+                text(run, &["branch"]),
+                short(&text(run, &["commit"])),
+                text(run, &["nodes"]),
+                counts(run),
+                span(run, "milliseconds"),
+                ago(run, "created"),
+            ]
+        })
+        .collect();
+    if rows.is_empty() {
+        return line(&client.sentence(json!({ "say": "no_runs" })));
+    }
+    table(&["RUN", "STATE", "REPOSITORY", "BRANCH", "COMMIT", "NODES", "TESTS", "TIME", "ASKED"], &rows)
+}
+
+fn counts(value: &Value) -> String {
+    let number = |name: &str| value.get("counts").and_then(|counts| counts.get(name)).and_then(Value::as_u64);
+    let mut parts = Vec::new();
+    for name in ["failed", "passed", "skipped"] {
+        if let Some(count) = number(name).filter(|count| *count > 0) {
+            parts.push(format!("{count} {name}"));
+        }
+    }
+    parts.join(", ")
+}
+
+pub async fn run(client: &Client, number: u64) -> Result<(), Failed> {
+    let answer = client.get(&format!("/api/v1/runs/{number}")).await?;
+    if client.json {
+        return print_json(&answer);
+    }
+    line(&format!(
+        "run {number} of {} ({}): {}, {} {}",
+        print::plain(&text(&answer, &["repository"])),
+        print::plain(&text(&answer, &["branch"])),
+        text(&answer, &["state"]),
+        short(&text(&answer, &["commit"])),
+        counts(&answer),
+    ))?;
+    let rows: Vec<Vec<String>> = list(&answer, "lanes")
+        .iter()
+        .map(|node| {
+            vec![text(node, &["node"]), words(&text(node, &["state"])), span(node, "milliseconds"), counts(node)]
+        })
+        .collect();
+    if !rows.is_empty() {
+        table(&["NODE", "STATE", "TIME", "TESTS"], &rows)?;
+    }
+    for node in list(&answer, "lanes") {
+        for failure in list(node, "failures") {
+            line(&format!("node {} failed: {}", text(node, &["node"]), print::plain(&text(failure, &["name"]))))?;
+        }
+    }
+    Ok(())
+}
+
+pub async fn rerun(client: &Client, number: u64) -> Result<(), Failed> {
+    let answer = client.post(&format!("/api/v1/runs/{number}/rerun"), json!({})).await?;
+    if client.json {
+        return print_json(&answer);
+    }
+    let run = text(&answer, &["run"]);
+    let page = format!("{}/runs/{run}", client.url());
+    line(&client.sentence(json!({ "say": "rerun", "run": run, "page": page })))
+}
+
+pub async fn cancel(client: &Client, number: u64) -> Result<(), Failed> {
+    let answer = client.post(&format!("/api/v1/runs/{number}/cancel"), json!({})).await?;
+    if client.json {
+        return print_json(&answer);
+    }
+    line(&client.sentence(json!({ "say": "cancelled", "run": number })))
+}
+
+pub async fn pipelines(client: &Client) -> Result<(), Failed> {
+    let answer = client.get("/api/v1/pipelines").await?;
+    if client.json {
+        return print_json(&answer);
+    }
+    let stage = |app: &Value| {
+        let name = text(app, &["name"]);
+        if name.is_empty() {
+            return "-".to_owned();
+        }
+        let live = release(&text(app, &["live", "release"]));
+        let commit = short(&text(app, &["live", "commit"]));
+        [words(&text(app, &["state"])), live, commit]
+            .into_iter()
+            .filter(|part| !part.is_empty())
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    let rows: Vec<Vec<String>> = list(&answer, "pipelines")
+        .iter()
+        .map(|pipeline| {
+            let promotable = pipeline.get("promotion").and_then(|promotion| promotion.get("possible"));
+            vec![
+                text(pipeline, &["full_name"]),
+                list(pipeline, "review").len().to_string(),
+                stage(pipeline.get("staging").unwrap_or(&Value::Null)),
+                stage(pipeline.get("production").unwrap_or(&Value::Null)),
+                if promotable == Some(&Value::Bool(true)) { "yes".to_owned() } else { "no".to_owned() },
+            ]
+        })
+        .collect();
+    if rows.is_empty() {
+        return line(&client.sentence(json!({ "say": "no_pipelines" })));
+    }
+    table(&["PIPELINE", "REVIEW", "STAGING", "PRODUCTION", "TO PROMOTE"], &rows)
+}
+
+pub async fn deliveries(client: &Client, most: usize, only: &str) -> Result<(), Failed> {
+    let answer = client.get(&format!("/api/v1/deliveries?limit={most}&only={only}")).await?;
+    if client.json {
+        return print_json(&answer);
+    }
+    let rows: Vec<Vec<String>> = list(&answer, "deliveries")
+        .iter()
+        .map(|delivery| {
+            let action = text(delivery, &["action"]);
+            let event = text(delivery, &["event"]);
+            vec![
+                text(delivery, &["id"]),
+                if action.is_empty() { event } else { format!("{event}.{action}") },
+                text(delivery, &["repository"]),
+                ago(delivery, "received"),
+                text(delivery, &["state", "kind"]),
+                decided(delivery),
+            ]
+        })
+        .collect();
+    if rows.is_empty() {
+        return line(&client.sentence(json!({ "say": "no_deliveries" })));
+    }
+    table(&["DELIVERY", "EVENT", "REPOSITORY", "CAME", "STATE", "DECIDED"], &rows)
+}
+
+fn decided(delivery: &Value) -> String {
+    let state = delivery.get("state").unwrap_or(&Value::Null);
+    let decisions: Vec<&str> = list(state, "decisions").iter().filter_map(Value::as_str).collect();
+    match (decisions.is_empty(), text(state, &["why"])) {
+        (false, _) => decisions.join(", "),
+        (true, why) if !why.is_empty() => words(&why),
+        (true, _) => text(state, &["error"]),
+    }
+}
+
+pub async fn delivery(client: &Client, id: &str) -> Result<(), Failed> {
+    let plain = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '-' | '_');
+    if id.is_empty() || !id.chars().all(plain) {
+        return Err(client.failed(json!({ "say": "not_found", "what": "delivery", "name": print::plain(id) })));
+    }
+    let answer = client.get(&format!("/api/v1/deliveries/{id}")).await?;
+    if client.json {
+        return print_json(&answer);
+    }
+    line(&format!(
+        "{} {} {}",
+        text(&answer, &["event"]),
+        text(&answer, &["action"]),
+        text(&answer, &["state", "kind"])
+    ))?;
+    line(&print::plain(&decided(&answer)))?;
+    for payload_line in text(&answer, &["payload"]).lines() {
+        line(&crate::web::ansi::visible(payload_line))?;
+    }
+    Ok(())
+}
+
+pub async fn replay(client: &Client, id: Option<&str>) -> Result<(), Failed> {
+    let path = match id {
+        Some(id) if id.chars().all(|letter| letter.is_ascii_alphanumeric() || matches!(letter, '-' | '_')) => {
+            format!("/api/v1/deliveries/{id}/replay")
+        }
+        Some(id) => {
+            return Err(client.failed(json!({ "say": "not_found", "what": "delivery", "name": print::plain(id) })));
+        }
+        None => "/api/v1/deliveries/replay".to_owned(),
+    };
+    let answer = client.post(&path, json!({})).await?;
+    if client.json {
+        return print_json(&answer);
+    }
+    line(&client.sentence(json!({ "say": "replayed", "keys": answer.get("replayed") })))
+}

@@ -1,0 +1,341 @@
+//! Configuration: one TOML file, each key overridable by an environment variable. The only module that reads the
+//! environment. Every key has a default that works on one machine, but for what only the operator can know.
+
+use crate::domain::Secret;
+use serde::Deserialize;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("cannot read {}: {source}", path.display())]
+    Unreadable { path: PathBuf, source: std::io::Error },
+    #[error("{}: {message}", path.display())]
+    Malformed { path: PathBuf, message: String },
+    #[error("{name}: {message}")]
+    Override { name: String, message: String },
+    #[error("{key}: {message}")]
+    Invalid { key: &'static str, message: String },
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Everything that Landfall keeps lies in this folder.
+    pub data_dir: PathBuf,
+    pub server: Server,
+    pub router: Router,
+    pub github: GitHub,
+    pub build: Build,
+    pub tests: Tests,
+    pub apps: Apps,
+    pub sandbox: Sandbox,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Server {
+    pub listen: SocketAddr,
+    /// How people and GitHub reach the dashboard; links in comments and checks begin with it.
+    pub public_url: String,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Router {
+    pub listen: SocketAddr,
+    /// An app is served at `http://<app>.<domain>:<port>/`.
+    pub domain: String,
+    /// How people reach the router, where that is not its own port: `https://apps.example.com` gives
+    /// `https://<app>.apps.example.com`.
+    pub public_url: Option<String>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GitHub {
+    pub api_url: String,
+    pub web_url: String,
+    pub app_id: Option<u64>,
+    pub private_key_path: Option<PathBuf>,
+    /// Instead of an app, for small set-ups: a personal access token.
+    pub token: Option<Secret>,
+    pub webhook_secret: Option<Secret>,
+    /// The secret before the present one, accepted as well while the two are being exchanged.
+    pub webhook_secret_previous: Option<Secret>,
+    /// The least time between two writes that make content, in milliseconds. GitHub asks for a second.
+    pub write_interval_ms: u64,
+    /// For how long GitHub's lists may not yet show what was just made, in seconds.
+    pub staleness_seconds: u64,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Build {
+    /// `host`: builds reach the package registries. `isolated`: they reach nothing.
+    pub network: Network,
+    pub memory_mb: u64,
+    pub disk_mb: u64,
+    pub minutes: u64,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tests {
+    /// Nodes of all runs that may run at a time on this machine.
+    pub slots: usize,
+    pub memory_mb: u64,
+    pub minutes: u64,
+    pub network: Network,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Apps {
+    pub memory_mb: u64,
+    pub disk_mb: u64,
+    /// Thousandths of a core.
+    pub cpu_millis: u64,
+    pub processes: u64,
+    pub network: Network,
+    /// COMPAT: a web process binds `$PORT` within 60 s.
+    pub boot_seconds: u64,
+    /// How long requests in flight on an old process are waited for.
+    pub drain_seconds: u64,
+    /// COMPAT: SIGKILL comes 30 s after SIGTERM.
+    pub grace_seconds: u64,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Sandbox {
+    /// Folders outside `/usr` that hold toolchains, readable inside every sandbox.
+    pub toolchains: Vec<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Network {
+    Isolated,
+    Host,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            data_dir: PathBuf::from("landfall-data"),
+            server: Server::default(),
+            router: Router::default(),
+            github: GitHub::default(),
+            build: Build::default(),
+            tests: Tests::default(),
+            apps: Apps::default(),
+            sandbox: Sandbox::default(),
+        }
+    }
+}
+
+impl Default for Server {
+    fn default() -> Server {
+        Server { listen: SocketAddr::from(([127, 0, 0, 1], 8080)), public_url: "http://localhost:8080".to_owned() }
+    }
+}
+
+impl Default for Router {
+    fn default() -> Router {
+        Router { listen: SocketAddr::from(([127, 0, 0, 1], 8000)), domain: "localhost".to_owned(), public_url: None }
+    }
+}
+
+impl Default for GitHub {
+    fn default() -> GitHub {
+        GitHub {
+            api_url: "https://api.github.com".to_owned(),
+            web_url: "https://github.com".to_owned(),
+            app_id: None,
+            private_key_path: None,
+            token: None,
+            webhook_secret: None,
+            webhook_secret_previous: None,
+            write_interval_ms: 1000,
+            staleness_seconds: 60,
+        }
+    }
+}
+
+impl Default for Build {
+    fn default() -> Build {
+        Build { network: Network::Host, memory_mb: 2048, disk_mb: 4096, minutes: 30 }
+    }
+}
+
+impl Default for Tests {
+    fn default() -> Tests {
+        Tests { slots: 4, memory_mb: 1024, minutes: 60, network: Network::Isolated }
+    }
+}
+
+impl Default for Apps {
+    fn default() -> Apps {
+        Apps {
+            memory_mb: 512,
+            disk_mb: 256,
+            cpu_millis: 1000,
+            processes: 256,
+            network: Network::Isolated,
+            boot_seconds: 60,
+            drain_seconds: 30,
+            grace_seconds: 30,
+        }
+    }
+}
+
+#[expect(clippy::derivable_impls, reason = "each section states its defaults in the same form")]
+impl Default for Sandbox {
+    fn default() -> Sandbox {
+        Sandbox { toolchains: Vec::new() }
+    }
+}
+
+impl Config {
+    /// Reads `path` (its absence is an error only when `required`), then `LANDFALL_SECTION__KEY` variables.
+    pub fn load(path: &Path, required: bool) -> Result<Config, ConfigError> {
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !required => String::new(),
+            Err(source) => return Err(ConfigError::Unreadable { path: path.to_owned(), source }),
+        };
+        Config::from_parts(path, &text, std::env::vars())
+    }
+
+    fn from_parts(
+        path: &Path,
+        text: &str,
+        variables: impl Iterator<Item = (String, String)>,
+    ) -> Result<Config, ConfigError> {
+        let malformed =
+            |error: toml::de::Error| ConfigError::Malformed { path: path.to_owned(), message: error.to_string() };
+        let mut table: toml::Table = text.parse().map_err(malformed)?;
+        for (name, value) in variables {
+            let Some(rest) = name.strip_prefix("LANDFALL_") else { continue };
+            if rest == "LOG" {
+                continue;
+            }
+            set(&mut table, &rest.to_lowercase(), &value)
+                .map_err(|message| ConfigError::Override { name: name.clone(), message })?;
+        }
+        let config: Config = table.try_into().map_err(malformed)?;
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let invalid = |key, message: &str| Err(ConfigError::Invalid { key, message: message.to_owned() });
+        for (key, url) in [
+            ("server.public_url", &self.server.public_url),
+            ("github.api_url", &self.github.api_url),
+            ("github.web_url", &self.github.web_url),
+        ] {
+            if !url.starts_with("http://") && !url.starts_with("https://") {
+                return invalid(key, "must begin with http:// or https://");
+            }
+        }
+        if self.router.domain.is_empty() || self.router.domain.contains(['/', ':', ' ']) {
+            return invalid("router.domain", "must be a host name such as apps.example.com, without scheme or port");
+        }
+        Ok(())
+    }
+
+    /// The address that an app is served at, as people type it: with the router's port where that is not 80.
+    pub fn app_url(&self, host_label: &str, router_port: u16) -> String {
+        match &self.router.public_url {
+            Some(url) => match url.split_once("://") {
+                Some((scheme, rest)) => format!("{scheme}://{host_label}.{}/", rest.trim_end_matches('/')),
+                None => format!("http://{host_label}.{url}/"),
+            },
+            None if router_port == 80 => format!("http://{host_label}.{}/", self.router.domain),
+            None => format!("http://{host_label}.{}:{router_port}/", self.router.domain),
+        }
+    }
+
+    /// A page of the dashboard.
+    pub fn page(&self, path: &str) -> String {
+        format!("{}{path}", self.server.public_url.trim_end_matches('/'))
+    }
+
+    pub fn boot_timeout(&self) -> Duration {
+        Duration::from_secs(self.apps.boot_seconds)
+    }
+}
+
+/// Writes `section__key` into the table; a value that reads as TOML keeps its type, anything else is a string.
+fn set(table: &mut toml::Table, path: &str, value: &str) -> Result<(), String> {
+    let parsed = match value.parse::<toml::Value>() {
+        Ok(parsed @ (toml::Value::Integer(_) | toml::Value::Boolean(_) | toml::Value::Array(_))) => parsed,
+        _ => toml::Value::String(value.to_owned()),
+    };
+    let text_keys = ["webhook_secret", "webhook_secret_previous", "token", "domain"];
+    match path.split_once("__") {
+        None if path == "data_dir" => {
+            table.insert(path.to_owned(), toml::Value::String(value.to_owned()));
+            Ok(())
+        }
+        None => Err("is not a key: write LANDFALL_SECTION__KEY, for example LANDFALL_SERVER__LISTEN".to_owned()),
+        Some((section, key)) => {
+            let entry = table.entry(section.to_owned()).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+            let section = entry.as_table_mut().ok_or("its section is not a table in the file")?;
+            let parsed = if text_keys.contains(&key) { toml::Value::String(value.to_owned()) } else { parsed };
+            section.insert(key.to_owned(), parsed);
+            Ok(())
+        }
+    }
+}
+
+/// The variable that sets which log lines are written, for example `LANDFALL_LOG=landfall=debug`.
+pub fn log_filter() -> Option<String> {
+    std::env::var("LANDFALL_LOG").ok()
+}
+
+/// Where programs are looked for.
+pub fn search_path() -> Vec<PathBuf> {
+    std::env::var_os("PATH").map(|path| std::env::split_paths(&path).collect()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str, variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        Config::from_parts(Path::new("landfall.toml"), text, variables)
+    }
+
+    #[test]
+    fn a_variable_overrides_the_file_and_the_file_the_default() {
+        let config = load(
+            "data_dir = \"/srv/landfall\"\n[router]\ndomain = \"apps.example.com\"\n",
+            &[("LANDFALL_ROUTER__LISTEN", "0.0.0.0:80"), ("LANDFALL_GITHUB__WEBHOOK_SECRET", "12345"), ("HOME", "/x")],
+        )
+        .unwrap();
+        assert_eq!(config.data_dir, Path::new("/srv/landfall"));
+        assert_eq!(config.router.listen.port(), 80);
+        assert_eq!(config.app_url("hello-pr-1", 80), "http://hello-pr-1.apps.example.com/");
+        assert_eq!(config.github.webhook_secret.as_ref().map(Secret::expose), Some("12345"));
+        assert_eq!(config.apps.boot_seconds, 60);
+        assert!(!format!("{config:?}").contains("12345"));
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for (text, variables, expected) in [
+            ("[servr]\n", vec![], "servr"),
+            ("[server]\nlisten = \"nowhere\"\n", vec![], "listen"),
+            ("", vec![("LANDFALL_LISTEN", "x")], "LANDFALL_SECTION__KEY"),
+            ("[router]\ndomain = \"http://x\"\n", vec![], "router.domain"),
+        ] {
+            let error = load(text, &variables).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+}

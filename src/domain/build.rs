@@ -1,0 +1,103 @@
+//! A build: one tree becomes one slug, once.
+
+use super::{AppName, Failure, Manifest, ProcessId, RepositoryId, RunNumber, Sha, SlugDigest};
+use crate::clock::Timestamp;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// What a build is made from: the same key always gives the same slug. Sixteen hex digits of a SHA-256 over
+/// repository, tree and the buildpacks' own content.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct BuildKey(pub String);
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Build {
+    pub key: BuildKey,
+    pub repository: RepositoryId,
+    pub commit: Sha,
+    pub tree: Sha,
+    /// Counts from 1; a build that failed through no fault of the code is tried again.
+    pub attempt: u32,
+    pub process: ProcessId,
+    pub started_at: Timestamp,
+    pub state: BuildState,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum BuildState {
+    Running,
+    Succeeded { slug: SlugDigest, at: Timestamp },
+    Failed { failure: Failure, at: Timestamp },
+}
+
+/// What is known of a slug besides its bytes. Never changed once written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Slug {
+    pub digest: SlugDigest,
+    pub repository: RepositoryId,
+    pub tree: Sha,
+    pub commit: Sha,
+    pub created_at: Timestamp,
+    pub bytes: u64,
+    pub files: u64,
+    pub buildpacks: Vec<String>,
+    /// From `Procfile`, else the buildpack's defaults.
+    pub process_types: BTreeMap<String, String>,
+    /// Defaults that the buildpack gives to the app's environment.
+    pub config_vars: BTreeMap<String, String>,
+    /// The buildpack's own way to run tests.
+    pub test_command: Option<String>,
+    /// `app.json` as it was in the tree, already found to be valid.
+    pub manifest: Option<String>,
+    /// What `Procfile` and `app.json` hold that was not understood, as sentences.
+    pub warnings: Vec<String>,
+}
+
+impl Slug {
+    pub fn manifest(&self) -> Manifest {
+        let text = self.manifest.as_deref().unwrap_or("{}");
+        Manifest::parse(text.as_bytes()).map(|(manifest, _)| manifest).unwrap_or_default()
+    }
+}
+
+/// What can be reconciled: a subject is looked at anew whenever something about it may have changed, and is told
+/// nothing else.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Subject {
+    App(AppName),
+    Run(RunNumber),
+    /// What people see of a pull request besides its app and its tests: the comment and the answers to commands.
+    Pull(RepositoryId, super::PullNumber),
+}
+
+impl std::fmt::Display for Subject {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Subject::App(app) => write!(formatter, "app:{app}"),
+            Subject::Run(number) => write!(formatter, "run:{number}"),
+            Subject::Pull(repository, number) => write!(formatter, "pull:{repository}:{number}"),
+        }
+    }
+}
+
+impl std::str::FromStr for Subject {
+    type Err = super::InvalidId;
+
+    fn from_str(text: &str) -> Result<Subject, Self::Err> {
+        let invalid = || super::InvalidId { value: text.to_owned(), expected: "a subject" };
+        match text.split_once(':').ok_or_else(invalid)? {
+            ("app", name) => Ok(Subject::App(name.parse()?)),
+            ("run", number) => Ok(Subject::Run(RunNumber(number.parse().map_err(|_| invalid())?))),
+            ("pull", rest) => {
+                let (repository, number) = rest.split_once(':').ok_or_else(invalid)?;
+                Ok(Subject::Pull(
+                    RepositoryId(repository.parse().map_err(|_| invalid())?),
+                    super::PullNumber(number.parse().map_err(|_| invalid())?),
+                ))
+            }
+            _ => Err(invalid()),
+        }
+    }
+}

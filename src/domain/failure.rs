@@ -1,0 +1,62 @@
+//! What went wrong with somebody's code, as data. The sentence for each stands in `templates/failures.txt`;
+//! who must act is part of the type: all of these are for the person who wrote the commit, but `Internal`.
+
+use super::RunNumber;
+use serde::{Deserialize, Serialize};
+
+/// Why a deploy or a test run could not go on. `tail` holds the last lines of output, oldest first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Failure {
+    /// The commit can't be had from the repository, or its tree is refused.
+    Source { detail: String },
+    /// `app.json` or `Procfile` breaks its rules; the detail names the line.
+    Configuration { file: String, detail: String },
+    /// No buildpack takes this repository.
+    NotBuildable { looked_for: Vec<String> },
+    /// The build ended with another status than 0.
+    Build { ended: Ended, tail: Vec<String> },
+    /// The built code is larger than a slug may be.
+    SlugTooLarge { detail: String },
+    /// A config var that `app.json` requires has no value.
+    MissingConfig { names: Vec<String> },
+    /// The release phase ended with another status than 0; the live release is untouched.
+    ReleasePhase { ended: Ended, tail: Vec<String> },
+    /// The slug declares no process that this app could run.
+    NothingToRun,
+    /// A process ended before it answered.
+    Crashed { process: String, ended: Ended, tail: Vec<String> },
+    /// A web process ran, but never answered its health check in time.
+    NotHealthy { process: String, seconds: u64, seen: String, tail: Vec<String> },
+    /// The commit's own tests are not green.
+    Tests { run: RunNumber },
+    /// Landfall itself failed: the operator must look.
+    Internal { detail: String },
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "how", rename_all = "snake_case")]
+pub enum Ended {
+    Exited {
+        code: i32,
+    },
+    Signalled {
+        signal: i32,
+    },
+    OutOfMemory,
+    TimeLimit,
+    OutputLimit,
+    DiskLimit,
+    /// The machine or the supervisor went away under it.
+    Lost,
+    CouldNotStart {
+        detail: String,
+    },
+}
+
+impl Ended {
+    pub fn is_success(&self) -> bool {
+        matches!(self, Ended::Exited { code: 0 })
+    }
+}

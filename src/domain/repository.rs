@@ -1,0 +1,145 @@
+//! A repository with the app installed, and its pull requests.
+
+use super::{AppName, InstallationId, PullNumber, RepositoryId, Sha};
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Repository {
+    pub id: RepositoryId,
+    pub owner: String,
+    pub name: String,
+    pub default_branch: String,
+    pub private: bool,
+    pub html_url: String,
+    /// `None` where a plain token is used instead of an app.
+    pub installation: Option<InstallationId>,
+    /// The first part of its apps' names. Chosen when the repository is first seen and kept through renames, so that
+    /// a link that somebody was given goes on working.
+    pub label: String,
+}
+
+impl Repository {
+    pub fn full_name(&self) -> String {
+        format!("{}/{}", self.owner, self.name)
+    }
+
+    /// `hello-pr-1`, `hello-staging`, `hello-production`.
+    pub fn app_name(&self, stage: Stage) -> AppName {
+        let suffix = match stage {
+            Stage::Review(number) => format!("-pr-{number}"),
+            Stage::Staging => "-staging".to_owned(),
+            Stage::Production => "-production".to_owned(),
+        };
+        let room = 63 - suffix.len();
+        let label = self.label.get(..room).unwrap_or(&self.label).trim_end_matches('-');
+        format!("{label}{suffix}").parse().expect("a label and a suffix make a DNS label")
+    }
+}
+
+/// The label that a repository's apps start with: its name as a DNS label, owner-prefixed where `taken` says that
+/// another repository has that label already, and numbered where even that is taken.
+pub fn choose_label(owner: &str, name: &str, taken: impl Fn(&str) -> bool) -> String {
+    let plain = dns_label(name);
+    if !taken(&plain) {
+        return plain;
+    }
+    let prefixed = dns_label(&format!("{owner}-{name}"));
+    if !taken(&prefixed) {
+        return prefixed;
+    }
+    (2..).map(|number| format!("{prefixed}-{number}")).find(|label| !taken(label)).expect("numbers do not run out")
+}
+
+/// Lower case, everything that is not `[a-z0-9]` a hyphen, no doubled or outer hyphens, at most 40 characters.
+fn dns_label(text: &str) -> String {
+    let mut label = String::new();
+    for character in text.to_lowercase().chars() {
+        if character.is_ascii_alphanumeric() {
+            label.push(character);
+        } else if !label.is_empty() && !label.ends_with('-') {
+            label.push('-');
+        }
+        if label.len() == 40 {
+            break;
+        }
+    }
+    let label = label.trim_end_matches('-');
+    if label.is_empty() { "app".to_owned() } else { label.to_owned() }
+}
+
+/// Where in its pipeline an app stands. A review app belongs to one pull request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    Review(PullNumber),
+    Staging,
+    Production,
+}
+
+impl Stage {
+    /// The name of its environment on GitHub.
+    pub fn environment(self) -> String {
+        match self {
+            Stage::Review(number) => format!("review/pr-{number}"),
+            Stage::Staging => "staging".to_owned(),
+            Stage::Production => "production".to_owned(),
+        }
+    }
+
+    pub fn word(self) -> &'static str {
+        match self {
+            Stage::Review(_) => "review",
+            Stage::Staging => "staging",
+            Stage::Production => "production",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pull {
+    pub repository: RepositoryId,
+    pub number: PullNumber,
+    pub title: String,
+    pub author: String,
+    pub head: Sha,
+    pub branch: String,
+    /// `None` when the fork it came from is gone.
+    pub head_repository: Option<RepositoryId>,
+    pub base_branch: String,
+    pub open: bool,
+    pub merged: bool,
+    pub html_url: String,
+}
+
+impl Pull {
+    /// Whether its code comes from another repository: such code is not trusted, whoever wrote it.
+    pub fn is_fork(&self) -> bool {
+        self.head_repository != Some(self.repository)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_repository_name_makes_a_host() {
+        let free = |_: &str| false;
+        assert_eq!(choose_label("acme", "Hello.World_2", free), "hello-world-2");
+        assert_eq!(choose_label("acme", "---", free), "app");
+        assert_eq!(choose_label("Acme", "web", |label| label == "web"), "acme-web");
+        assert_eq!(choose_label("a", "web", |label| label != "a-web-3"), "a-web-3");
+        let long = Repository {
+            id: RepositoryId(1),
+            owner: "o".into(),
+            name: "n".into(),
+            default_branch: "main".into(),
+            private: false,
+            html_url: String::new(),
+            installation: None,
+            label: dns_label(&"x-".repeat(60)),
+        };
+        assert!(long.app_name(Stage::Review(PullNumber(u64::MAX))).as_str().len() <= 63);
+        assert!(long.app_name(Stage::Production).as_str().ends_with("-production"));
+    }
+}

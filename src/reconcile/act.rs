@@ -1,0 +1,429 @@
+//! Does what a plan says, one action after the other. Every action may be repeated after a crash: it looks at what is
+//! there before it does anything, and names the release that it serves.
+
+use super::apply::{enqueue, put_app};
+use super::{Trouble, World, build, observe, start};
+use crate::domain::*;
+use crate::outside;
+use crate::platform::{PlatformError, State};
+use crate::router;
+use crate::store::{StoreError, StoredRoute, Transaction, queue};
+use crate::workflow::{Action, SETUP_FAILED};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use tracing::{info, warn};
+
+/// Lines of output that a report shows.
+const TAIL: usize = 20;
+
+pub(super) async fn app(world: &World, app: &App, actions: &[Action]) -> Result<(), Trouble> {
+    for action in actions {
+        match action {
+            Action::EnsureBuild { commit } => {
+                let wish = build::Wish { repository: app.repository, commit, asked_at: newest_asked_at(app) };
+                match build::ensure(world, &wish).await? {
+                    Ok(tree) => {
+                        change_deploy(world, app, newest_number(app), move |_, deploy| deploy.tree = Some(tree))
+                            .await?;
+                    }
+                    Err(failure) => fail(world, app, newest_number(app), failure).await?,
+                }
+            }
+            Action::CollectBuild { key } => build::collect(world, key).await?,
+            Action::MakeRelease { deploy } => start::make_release(world, app, *deploy).await?,
+            Action::StartProcess { release, kind, ordinal, attempt } => {
+                start::process(world, app, *release, kind, *ordinal, *attempt).await?;
+            }
+            Action::Stop { process } => stop(world, process).await?,
+            Action::Discard { process } => discard(world, process).await?,
+            Action::SetRoute { route } => set_route(world, app, route.as_ref()).await?,
+            Action::FailDeploy { deploy, failure, tail_of } => {
+                let failure = with_tail(world, failure.clone(), tail_of.as_ref()).await?;
+                fail(world, app, *deploy, failure).await?;
+            }
+            Action::MarkReleased { deploy } => {
+                change_deploy(world, app, *deploy, |_, deploy| deploy.released = true).await?;
+            }
+            Action::GoLive { deploy } => go_live(world, app, *deploy).await?,
+            // What remains to be said on GitHub comes first; see `forget`.
+            Action::Forget => {}
+            Action::StartNode { .. }
+            | Action::CollectNode { .. }
+            | Action::PlanNodes { .. }
+            | Action::Conclude { .. } => {
+                return Err(Trouble::bug("a test run's action for an app"));
+            }
+        }
+    }
+    Ok(())
+}
+
+pub(super) async fn run(world: &World, run: &TestRun, actions: &[Action]) -> Result<(), Trouble> {
+    for action in actions {
+        match action {
+            Action::EnsureBuild { commit } => {
+                let wish = build::Wish { repository: run.repository, commit, asked_at: run.created_at };
+                match build::ensure(world, &wish).await? {
+                    Ok(tree) => change_run(world, run.number, move |run, _| run.tree = Some(tree)).await?,
+                    Err(failure) => conclude(world, run.number, Verdict::Errored { failure }).await?,
+                }
+            }
+            Action::CollectBuild { key } => build::collect(world, key).await?,
+            Action::PlanNodes { nodes } => {
+                let nodes = *nodes;
+                change_run(world, run.number, move |run, now| {
+                    run.nodes = nodes;
+                    run.started_at = Some(now);
+                })
+                .await?;
+            }
+            Action::StartNode { node, attempt } => start::node(world, run, *node, *attempt).await?,
+            Action::CollectNode { node, process } => collect_node(world, run, *node, process).await?,
+            Action::Stop { process } => stop(world, process).await?,
+            Action::Discard { process } => discard(world, process).await?,
+            Action::Conclude { verdict } => conclude(world, run.number, verdict.clone()).await?,
+            Action::MakeRelease { .. }
+            | Action::StartProcess { .. }
+            | Action::SetRoute { .. }
+            | Action::FailDeploy { .. }
+            | Action::MarkReleased { .. }
+            | Action::GoLive { .. }
+            | Action::Forget => return Err(Trouble::bug("an app's action for a test run")),
+        }
+    }
+    Ok(())
+}
+
+fn newest_number(app: &App) -> u64 {
+    app.newest().map_or(0, |deploy| deploy.number)
+}
+
+fn newest_asked_at(app: &App) -> crate::clock::Timestamp {
+    app.newest().map_or(app.created_at, |deploy| deploy.asked_at)
+}
+
+/// Changes a deploy, unless it is over in the meantime: an action never acts for what is no longer wanted.
+pub(super) async fn change_deploy(
+    world: &World,
+    app: &App,
+    number: u64,
+    change: impl FnOnce(&mut App, &mut Deploy) + Send + 'static,
+) -> Result<(), StoreError> {
+    let (name, now) = (app.name.clone(), world.now());
+    world
+        .commit(move |tx| {
+            let Some(mut app) = tx.app(&name)? else { return Ok(()) };
+            let Some(place) = app.deploys.iter().position(|deploy| deploy.number == number && deploy.outcome.is_none())
+            else {
+                return Ok(());
+            };
+            let mut deploy = app.deploys[place].clone();
+            change(&mut app, &mut deploy);
+            app.deploys[place] = deploy;
+            put_app(tx, &app, now)?;
+            queue_watchers(tx, &app, now)
+        })
+        .await
+}
+
+/// The pull requests whose comments show a command on this app.
+fn queue_watchers(tx: &mut Transaction<'_>, app: &App, now: crate::clock::Timestamp) -> Result<(), StoreError> {
+    if app.pull().is_some() {
+        return Ok(());
+    }
+    for pull in tx.pulls_with_commands(app.repository)? {
+        enqueue(tx, &Subject::Pull(app.repository, pull), now)?;
+    }
+    Ok(())
+}
+
+async fn fail(world: &World, app: &App, deploy: u64, failure: Failure) -> Result<(), StoreError> {
+    let at = world.now();
+    warn!(app = %app.name, deploy, "a deploy of {} failed: {failure:?}", app.name);
+    change_deploy(world, app, deploy, move |_, deploy| deploy.outcome = Some(Outcome::Failed { failure, at })).await
+}
+
+async fn go_live(world: &World, app: &App, deploy: u64) -> Result<(), StoreError> {
+    let at = world.now();
+    info!(app = %app.name, deploy, "switched {} to its new release", app.name);
+    change_deploy(world, app, deploy, move |app, deploy| {
+        app.live = deploy.release;
+        deploy.outcome = Some(Outcome::Live { at });
+    })
+    .await
+}
+
+async fn with_tail(world: &World, failure: Failure, process: Option<&ProcessId>) -> Result<Failure, Trouble> {
+    let lines = match process {
+        Some(process) => observe::tail(world, process, TAIL).await?,
+        None => Vec::new(),
+    };
+    Ok(match failure {
+        Failure::ReleasePhase { ended, .. } => Failure::ReleasePhase { ended, tail: lines },
+        Failure::Crashed { process, ended, .. } => Failure::Crashed { process, ended, tail: lines },
+        Failure::NotHealthy { process, seconds, seen, .. } => {
+            Failure::NotHealthy { process, seconds, seen, tail: lines }
+        }
+        other => other,
+    })
+}
+
+async fn change_run(
+    world: &World,
+    number: RunNumber,
+    change: impl FnOnce(&mut TestRun, crate::clock::Timestamp) + Send + 'static,
+) -> Result<(), StoreError> {
+    let now = world.now();
+    world
+        .commit(move |tx| {
+            let Some(mut run) = tx.run(number)? else { return Ok(()) };
+            if run.verdict.is_some() {
+                return Ok(());
+            }
+            change(&mut run, now);
+            tx.put_run(&run)?;
+            enqueue(tx, &Subject::Run(number), now)?;
+            if let Some(pull) = run.pull {
+                enqueue(tx, &Subject::Pull(run.repository, pull), now)?;
+            }
+            if run.verdict.is_some() {
+                // Somebody may wait for the verdict.
+                for app in tx.apps_of(run.repository)? {
+                    if app.newest().is_some_and(|deploy| deploy.gate == Some(number)) {
+                        enqueue(tx, &Subject::App(app.name), now)?;
+                    }
+                }
+            }
+            Ok(())
+        })
+        .await
+}
+
+async fn conclude(world: &World, number: RunNumber, verdict: Verdict) -> Result<(), StoreError> {
+    info!(run = %number, "test run {number} ended: {}", verdict_word(&verdict));
+    change_run(world, number, move |run, now| {
+        run.verdict = Some(verdict);
+        run.finished_at = Some(now);
+    })
+    .await
+}
+
+fn verdict_word(verdict: &Verdict) -> &'static str {
+    match verdict {
+        Verdict::Passed => "passed",
+        Verdict::Reused { .. } => "passed before",
+        Verdict::Failed => "failed",
+        Verdict::Errored { .. } => "errored",
+        Verdict::Cancelled => "cancelled",
+        Verdict::NoTests => "no tests",
+    }
+}
+
+async fn collect_node(world: &World, run: &TestRun, node: u16, process: &ProcessId) -> Result<(), Trouble> {
+    let all = observe::list(world).await?;
+    let Some(status) = all.into_iter().find(|status| status.id == *process) else { return Ok(()) };
+    let State::Exited { code, signal, why, at } = &status.state else { return Ok(()) };
+    let lines: Vec<String> = observe::all_lines(world, process)
+        .await?
+        .into_iter()
+        .map(|line| crate::text::plain(&line.text, 2_000))
+        .collect();
+    let ended = observe::ended(*code, *signal, why);
+    let report = crate::ci::tap::read(lines.iter().map(String::as_str));
+    let setup_failed = ended == Ended::Exited { code: SETUP_FAILED };
+    let failures = within(report.as_ref().map(|report| report.failures.clone()).unwrap_or_default());
+    let result = NodeResult {
+        process: process.clone(),
+        started_at: status.started_at,
+        finished_at: *at,
+        setup_failed,
+        counts: report.as_ref().map(|report| report.counts),
+        failures,
+        tail: if ended.is_success() { Vec::new() } else { last_lines(&lines) },
+        ended,
+    };
+    change_run(world, run.number, move |run, _| {
+        run.results.entry(node).or_insert(result);
+    })
+    .await?;
+    Ok(())
+}
+
+/// A run's record holds the results of up to 64 nodes, and a record has at most 1 MiB.
+const FAILURE_BYTES: usize = 10_000;
+const TAIL_BYTES: usize = 4_000;
+
+/// The first failures, as many as there is room for.
+fn within(failures: Vec<TestFailure>) -> Vec<TestFailure> {
+    let mut bytes = 0;
+    failures
+        .into_iter()
+        .take_while(|failure| {
+            bytes += failure.name.len() + failure.message.len();
+            bytes <= FAILURE_BYTES
+        })
+        .collect()
+}
+
+/// The last lines, as many as there is room for.
+pub(super) fn last_lines(lines: &[String]) -> Vec<String> {
+    let mut bytes = 0;
+    let mut kept: Vec<String> = lines
+        .iter()
+        .rev()
+        .take(TAIL)
+        .take_while(|line| {
+            bytes += line.len();
+            bytes <= TAIL_BYTES
+        })
+        .cloned()
+        .collect();
+    kept.reverse();
+    kept
+}
+
+pub(super) async fn stop(world: &World, process: &ProcessId) -> Result<(), Trouble> {
+    outside::point("platform stop").await;
+    world.platform.stop(process).await?;
+    outside::point("platform stopped").await;
+    Ok(())
+}
+
+/// Keeps an ended process' log as a file, then forgets the process.
+pub(super) async fn discard(world: &World, process: &ProcessId) -> Result<(), Trouble> {
+    keep_log(world, process).await?;
+    outside::point("platform remove").await;
+    match world.platform.remove(process).await {
+        // Something looked dead and is not: the next look sees it.
+        Ok(()) | Err(PlatformError::StillRunning(_) | PlatformError::Unknown(_)) => {}
+        Err(error) => return Err(error.into()),
+    }
+    outside::point("platform removed").await;
+    Ok(())
+}
+
+pub fn log_file(world: &World, process: &ProcessId) -> PathBuf {
+    world.folder("logs").join(format!("{process}.jsonl"))
+}
+
+async fn keep_log(world: &World, process: &ProcessId) -> Result<(), Trouble> {
+    let path = log_file(world, process);
+    if tokio::fs::try_exists(&path).await? {
+        return Ok(());
+    }
+    let lines = observe::all_lines(world, process).await?;
+    let mut text = Vec::new();
+    for line in lines {
+        serde_json::to_writer(&mut text, &line).map_err(Trouble::bug)?;
+        text.push(b'\n');
+    }
+    let partial = path.with_extension("part");
+    tokio::fs::write(&partial, text).await?;
+    tokio::fs::rename(&partial, &path).await?;
+    Ok(())
+}
+
+/// Writes the route down, then hands the whole table to the router.
+async fn set_route(world: &World, app: &App, route: Option<&WantedRoute>) -> Result<(), Trouble> {
+    let _alone = world.locks.lock("router table").await;
+    let (name, route) = (app.name.clone(), route.cloned());
+    let stored = world.store.route(&name)?;
+    if stored.as_ref().map(|stored| &stored.route) != route.as_ref() {
+        world
+            .commit(move |tx| {
+                let version = tx.next_number("route table")?;
+                let stored = route.map(|route| StoredRoute { version, route });
+                tx.put_route(&name, stored.as_ref())
+            })
+            .await?;
+    }
+    send_table(world).await
+}
+
+/// Makes the router's table what the store says, if it isn't.
+pub(super) async fn send_table(world: &World) -> Result<(), Trouble> {
+    let version = world.commit(|tx| tx.next_number("route table")).await?;
+    let mut apps = BTreeMap::new();
+    for (name, stored) in world.store.routes()? {
+        let Some(app) = world.store.app(&name)? else { continue };
+        apps.insert(name.clone(), route_of(world, &app, &stored.route));
+    }
+    let table = router::Table { generation: world.store.generation(), version, apps };
+    if table.apps.is_empty() {
+        // An empty table is refused unless it is said that it is meant.
+        outside::point("router clear").await;
+        world.router.clear(table.generation, table.version).await?;
+    } else {
+        outside::point("router set").await;
+        world.router.set(table).await?;
+    }
+    outside::point("router set done").await;
+    Ok(())
+}
+
+fn route_of(world: &World, app: &App, route: &WantedRoute) -> router::Route {
+    router::Route {
+        hosts: vec![format!("{}.{}", app.name, world.config.router.domain)],
+        release: route.release.map(|release| release.to_string()).unwrap_or_default(),
+        noindex: app.stage != Stage::Production,
+        notice: route.notice.and_then(|notice| match notice {
+            Notice::Building => Some(router::Notice::Building),
+            Notice::Held => Some(router::Notice::Held),
+            Notice::Failed => Some(router::Notice::Failed),
+            Notice::Crashed => Some(router::Notice::Crashed),
+            // The router's own word for it is H14.
+            Notice::NoWeb => None,
+        }),
+        targets: route
+            .targets
+            .iter()
+            .map(|target| router::Target {
+                process: target.process.clone(),
+                name: target.name.clone(),
+                release: target.release.to_string(),
+                socket: world.platform.dial_socket(&target.process),
+                state: match target.state {
+                    TargetState::Warming => router::TargetState::Warming,
+                    TargetState::Active => router::TargetState::Active,
+                    TargetState::Draining => router::TargetState::Draining,
+                },
+                health_path: "/".to_owned(),
+            })
+            .collect(),
+    }
+}
+
+/// The last thing that is done for an app, once GitHub knows that it is gone: its folders, then its record.
+pub(super) async fn forget(world: &World, app: &App) -> Result<(), Trouble> {
+    remove_logs_of(world, &app.name).await?;
+    let (name, id, now) = (app.name.clone(), app.id.clone(), world.now());
+    let pull = app.pull().map(|number| (app.repository, number));
+    info!(app = %name, "nothing of {name} is left");
+    world
+        .commit(move |tx| {
+            // A pull request that was reopened meanwhile has made the app wanted again.
+            if tx.app(&name)?.is_some_and(|app| app.wanted == Wanted::Gone && app.id == id) {
+                tx.delete_app(&name)?;
+            }
+            match pull {
+                Some((repository, number)) => queue::enqueue(tx, &Subject::Pull(repository, number).to_string(), now),
+                None => Ok(()),
+            }
+        })
+        .await?;
+    Ok(())
+}
+
+async fn remove_logs_of(world: &World, app: &AppName) -> Result<(), Trouble> {
+    let prefix = format!("{app}.v");
+    let mut folder = tokio::fs::read_dir(world.folder("logs")).await?;
+    while let Some(entry) = folder.next_entry().await? {
+        if entry.file_name().to_string_lossy().starts_with(&prefix) {
+            match tokio::fs::remove_file(entry.path()).await {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,187 @@
+//! Writes wishes down. One transaction for all changes of a delivery, together with the mark that it was applied.
+
+use crate::clock::Timestamp;
+use crate::domain::*;
+use crate::store::{StoreError, Transaction, queue};
+use crate::workflow::Change;
+
+/// Puts a subject into the queue.
+pub fn enqueue(tx: &mut Transaction<'_>, subject: &Subject, due: Timestamp) -> Result<(), StoreError> {
+    queue::enqueue(tx, &subject.to_string(), due)
+}
+
+/// Random identities that the changes may need, drawn outside of the transaction, since it may run again.
+pub struct Fresh {
+    pub app_ids: Vec<String>,
+}
+
+pub fn apply(
+    tx: &mut Transaction<'_>,
+    repository: &Repository,
+    changes: &[Change],
+    mut fresh: Fresh,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let mut newest_run = None;
+    let mut newest_deploy = None;
+    for change in changes {
+        match change {
+            Change::PutPull(pull) => {
+                tx.put_pull(pull)?;
+                enqueue(tx, &Subject::Pull(pull.repository, pull.number), now)?;
+            }
+            Change::Deploy { stage, commit, branch, cause, by, after_tests } => {
+                let mut app = app_or_new(tx, repository, *stage, &mut fresh, now)?;
+                app.wanted = Wanted::Running;
+                for older in app.deploys.iter_mut().filter(|older| older.outcome.is_none()) {
+                    older.outcome = Some(Outcome::Superseded { at: now });
+                }
+                let number = app.deploys.last().map_or(1, |newest| newest.number + 1);
+                app.deploys.push(Deploy {
+                    number,
+                    commit: commit.clone(),
+                    branch: branch.clone(),
+                    cause: cause.clone(),
+                    by: by.clone(),
+                    asked_at: now,
+                    gate: if *after_tests { newest_run } else { None },
+                    tree: None,
+                    release: None,
+                    released: false,
+                    outcome: None,
+                });
+                trim(&mut app);
+                newest_deploy = Some((app.name.clone(), number));
+                put_app(tx, &app, now)?;
+            }
+            Change::Hold { stage } => {
+                let mut app = app_or_new(tx, repository, *stage, &mut fresh, now)?;
+                app.wanted = Wanted::Held;
+                put_app(tx, &app, now)?;
+            }
+            Change::Remove { stage } => remove(tx, repository, |app| app.stage == *stage, now)?,
+            Change::RemoveAll => remove(tx, repository, |_| true, now)?,
+            Change::StartRun { pull, branch, commit } => {
+                let number = RunNumber(tx.next_number("run")?);
+                let ordinal = tx.next_number(&format!("run of {}", repository.id))?;
+                tx.put_run(&TestRun {
+                    number,
+                    repository: repository.id,
+                    ordinal,
+                    pull: *pull,
+                    branch: branch.clone(),
+                    commit: commit.clone(),
+                    tree: None,
+                    created_at: now,
+                    started_at: None,
+                    nodes: 0,
+                    results: std::collections::BTreeMap::new(),
+                    cancelled: None,
+                    verdict: None,
+                    finished_at: None,
+                })?;
+                newest_run = Some(number);
+                enqueue(tx, &Subject::Run(number), now)?;
+            }
+            Change::CancelRuns { pull, branch, except, because } => {
+                for mut run in tx.runs_of(repository.id)? {
+                    let same = match pull {
+                        Some(_) => run.pull == *pull,
+                        None => run.pull.is_none() && run.branch == *branch,
+                    };
+                    let going_on = run.verdict.is_none() && run.cancelled.is_none();
+                    if same && going_on && except.as_ref() != Some(&run.commit) {
+                        run.cancelled = Some(because.clone());
+                        tx.put_run(&run)?;
+                        enqueue(tx, &Subject::Run(run.number), now)?;
+                    }
+                }
+            }
+            Change::Answer(record) => answer(tx, record, now)?,
+            Change::AnswerWithNewest(record) => {
+                let mut record = record.clone();
+                record.answer = match (&record.command, &newest_deploy, newest_run) {
+                    (Command::Retest, _, Some(run)) => Answer::Testing { run },
+                    (_, Some((app, deploy)), _) => Answer::Deploying { app: app.clone(), deploy: *deploy },
+                    _ => record.answer,
+                };
+                answer(tx, &record, now)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn answer(tx: &mut Transaction<'_>, record: &CommandRecord, now: Timestamp) -> Result<(), StoreError> {
+    tx.put_command(record)?;
+    enqueue(tx, &Subject::Pull(record.repository, record.pull), now)
+}
+
+/// Writes an app and queues everything that shows it.
+pub fn put_app(tx: &mut Transaction<'_>, app: &App, now: Timestamp) -> Result<(), StoreError> {
+    tx.put_app(app)?;
+    enqueue(tx, &Subject::App(app.name.clone()), now)?;
+    if let Some(pull) = app.pull() {
+        enqueue(tx, &Subject::Pull(app.repository, pull), now)?;
+    }
+    Ok(())
+}
+
+fn app_or_new(
+    tx: &mut Transaction<'_>,
+    repository: &Repository,
+    stage: Stage,
+    fresh: &mut Fresh,
+    now: Timestamp,
+) -> Result<App, StoreError> {
+    let name = repository.app_name(stage);
+    if let Some(app) = tx.app(&name)? {
+        return Ok(app);
+    }
+    let last_release = tx.earlier_releases(&name)?;
+    Ok(App {
+        name,
+        id: fresh.app_ids.pop().unwrap_or_default(),
+        repository: repository.id,
+        stage,
+        wanted: Wanted::Running,
+        deploys: Vec::new(),
+        live: None,
+        last_release,
+        generated: std::collections::BTreeMap::new(),
+        postdeploy_done: false,
+        created_at: now,
+    })
+}
+
+fn remove(
+    tx: &mut Transaction<'_>,
+    repository: &Repository,
+    which: impl Fn(&App) -> bool,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    for mut app in tx.apps_of(repository.id)?.into_iter().filter(which) {
+        app.wanted = Wanted::Gone;
+        for open in app.deploys.iter_mut().filter(|deploy| deploy.outcome.is_none()) {
+            open.outcome = Some(Outcome::Superseded { at: now });
+        }
+        put_app(tx, &app, now)?;
+    }
+    Ok(())
+}
+
+/// Drops the oldest deploys, but never the live one or one that is still under way.
+fn trim(app: &mut App) {
+    while app.deploys.len() > KEPT_DEPLOYS {
+        let live = app.live;
+        // What was pushed last is what a later push is compared with.
+        let newest_push =
+            app.deploys.iter().rev().find(|deploy| deploy.cause == Cause::Push).map(|deploy| deploy.number);
+        let spare =
+            |deploy: &Deploy| deploy.outcome.is_some() && deploy.release != live && Some(deploy.number) != newest_push;
+        let Some(oldest) = app.deploys.iter().position(spare) else {
+            return;
+        };
+        app.deploys.remove(oldest);
+    }
+}

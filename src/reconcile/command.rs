@@ -1,0 +1,201 @@
+//! What a person asks for outside of a pull request, on a page or in a terminal: the same decisions as a comment's,
+//! written in one transaction. Nothing is done here; the loop makes it true.
+
+use super::apply::{apply, enqueue};
+use super::deliver::fresh_for;
+use super::observe::{self, label};
+use super::{Trouble, World, act};
+use crate::domain::*;
+use crate::platform::State;
+use crate::store::{StoreError, queue};
+use crate::workflow::{Change, Snapshot, decide, promote as decide_promotion, roll_back as decide_rollback};
+use tracing::info;
+
+/// A deploy that was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ordered {
+    pub app: AppName,
+    pub deploy: u64,
+}
+
+/// Puts staging's live slug into production.
+pub async fn promote(world: &World, repository: &Repository, by: &str) -> Result<Result<Ordered, Refusal>, Trouble> {
+    let _alone = world.locks.lock(&format!("repository {}", repository.id)).await;
+    let snapshot = snapshot(world, repository)?;
+    match decide_promotion(by, &snapshot) {
+        Ok(change) => order(world, repository, Stage::Production, change).await.map(Ok),
+        Err(refusal) => Ok(Err(refusal)),
+    }
+}
+
+/// Why a promotion would be refused now, if it would.
+pub fn promotion_refused(world: &World, repository: &Repository) -> Result<Option<Refusal>, Trouble> {
+    Ok(decide_promotion("", &snapshot(world, repository)?).err())
+}
+
+/// Makes an earlier release of an app its newest one; the one before the live one unless named.
+pub async fn roll_back(
+    world: &World,
+    app: &App,
+    to: Option<ReleaseNumber>,
+    by: &str,
+) -> Result<Result<Ordered, Refusal>, Trouble> {
+    let _alone = world.locks.lock(&format!("repository {}", app.repository)).await;
+    let repository = repository_of(world, app.repository)?;
+    let snapshot = snapshot(world, &repository)?;
+    // Between the page and the click the app may have gone, or been held.
+    if snapshot.app(app.stage).is_none_or(|app| app.wanted != Wanted::Running) {
+        return Ok(Err(Refusal::NoSuchRelease));
+    }
+    match decide_rollback(app.stage, to, by, &snapshot) {
+        Ok(change) => order(world, &repository, app.stage, change).await.map(Ok),
+        Err(refusal) => Ok(Err(refusal)),
+    }
+}
+
+/// Tests a run's commit again, as the Re-run button on GitHub does.
+pub async fn rerun(world: &World, run: &TestRun, by: &str) -> Result<Result<RunNumber, Refusal>, Trouble> {
+    let _alone = world.locks.lock(&format!("repository {}", run.repository)).await;
+    let repository = repository_of(world, run.repository)?;
+    let event = Event::RerunAsked { commit: run.commit.clone(), run: Some(run.number), by: Some(by.to_owned()) };
+    let changes = decide(&event, &snapshot(world, &repository)?);
+    if changes.is_empty() {
+        return Ok(Err(Refusal::NothingToTest));
+    }
+    let (fresh, now, commit) = (fresh_for(world, &changes)?, world.now(), run.commit.clone());
+    let number = world
+        .commit(move |tx| {
+            apply(tx, &repository, &changes, fresh, now)?;
+            let made = tx.runs_of(repository.id)?.into_iter().filter(|run| run.commit == commit);
+            Ok(made.map(|run| run.number).max())
+        })
+        .await?
+        .ok_or_else(|| Trouble::bug("a run that was just made is not there"))?;
+    info!(run = %number, "{by} asked for test run {number}");
+    world.wake.notify_waiters();
+    Ok(Ok(number))
+}
+
+/// Ends one run. `false` when it was over or being ended already.
+pub async fn cancel(world: &World, number: RunNumber, by: &str) -> Result<bool, Trouble> {
+    let (login, now) = (by.to_owned(), world.now());
+    let cancelled = world
+        .commit(move |tx| {
+            let Some(mut run) = tx.run(number)? else { return Ok(false) };
+            if run.verdict.is_some() || run.cancelled.is_some() {
+                return Ok(false);
+            }
+            run.cancelled = Some(Cancelled::By { login });
+            tx.put_run(&run)?;
+            enqueue(tx, &Subject::Run(number), now)?;
+            Ok::<bool, StoreError>(true)
+        })
+        .await?;
+    world.wake.notify_waiters();
+    Ok(cancelled)
+}
+
+/// Ends the app's processes; the loop starts each anew. Gives their names.
+pub async fn restart(world: &World, app: &AppName) -> Result<Vec<String>, Trouble> {
+    let mut stopped = Vec::new();
+    for status in observe::list(world).await? {
+        let own = status.labels.get(label::APP).map(String::as_str) == Some(app.as_str());
+        // Whether an interrupted release phase may run again is nothing that a restart may decide.
+        let one_off = status.labels.get(label::TYPE).map(String::as_str) == Some("release");
+        if own && !one_off && matches!(status.state, State::Starting | State::Running { .. }) {
+            act::stop(world, &status.id).await?;
+            stopped.push(status.name);
+        }
+    }
+    info!(%app, "restarted {app}");
+    world.enqueue_subject(&Subject::App(app.clone())).await?;
+    Ok(stopped)
+}
+
+/// Lets a parked or waiting delivery be worked on now. `false` when it was applied, ignored or never came.
+pub async fn replay(world: &World, id: &str) -> Result<bool, Trouble> {
+    let (id, now) = (id.to_owned(), world.now());
+    let found = world
+        .commit(move |tx| {
+            let Some(mut record) = tx.delivery(&id)? else { return Ok(false) };
+            match record.delivery.state {
+                DeliveryState::Applied { .. } | DeliveryState::Ignored { .. } => return Ok(false),
+                DeliveryState::Queued | DeliveryState::Retrying { .. } | DeliveryState::Parked { .. } => {}
+            }
+            record.delivery.state = DeliveryState::Queued;
+            record.delivery.attempts = 0;
+            tx.put_delivery(&record)?;
+            queue::enqueue(tx, &format!("delivery:{id}"), now)?;
+            Ok::<bool, StoreError>(true)
+        })
+        .await?;
+    world.wake.notify_waiters();
+    Ok(found)
+}
+
+/// Replays every parked delivery and looks again at every parked subject. Gives their keys.
+pub async fn replay_parked(world: &World) -> Result<Vec<String>, Trouble> {
+    let mut replayed = Vec::new();
+    for entry in parked(world)? {
+        match entry.key.strip_prefix("delivery:") {
+            Some(id) => {
+                if !replay(world, id).await? {
+                    // Its record says that it is done, so nothing is left to do for the entry.
+                    let key = entry.key.clone();
+                    world.commit(move |tx| queue::remove(tx, &key)).await?;
+                    continue;
+                }
+            }
+            None => {
+                let (key, now) = (entry.key.clone(), world.now());
+                world.commit(move |tx| queue::unpark(tx, &key, now)).await?;
+            }
+        }
+        replayed.push(entry.key);
+    }
+    world.wake.notify_waiters();
+    Ok(replayed)
+}
+
+/// What waits for a person, in the order of its keys.
+pub fn parked(world: &World) -> Result<Vec<queue::QueueEntry>, StoreError> {
+    Ok(queue::entries(&world.store, "")?.into_iter().filter(|entry| entry.parked.is_some()).collect())
+}
+
+fn repository_of(world: &World, id: RepositoryId) -> Result<Repository, Trouble> {
+    world.store.repository(id)?.ok_or_else(|| Trouble::bug("an app or a run of an unknown repository"))
+}
+
+fn snapshot(world: &World, repository: &Repository) -> Result<Snapshot, Trouble> {
+    let apps = world.store.apps_of(repository.id)?;
+    let mut releases = Vec::new();
+    for app in &apps {
+        releases.extend(world.store.releases(&app.name)?);
+    }
+    Ok(Snapshot {
+        now: world.now(),
+        repository: repository.clone(),
+        pull: None,
+        apps,
+        releases,
+        runs: world.store.runs_of(repository.id)?,
+        answered: Vec::new(),
+        right: None,
+    })
+}
+
+async fn order(world: &World, repository: &Repository, stage: Stage, change: Change) -> Result<Ordered, Trouble> {
+    info!(repository = %repository.full_name(), "asked for by the operator: {}", change.summary());
+    let changes = vec![change];
+    let (fresh, now, repository) = (fresh_for(world, &changes)?, world.now(), repository.clone());
+    let ordered = world
+        .commit(move |tx| {
+            apply(tx, &repository, &changes, fresh, now)?;
+            let app = tx.app(&repository.app_name(stage))?;
+            Ok(app.and_then(|app| app.newest().map(|deploy| Ordered { app: app.name.clone(), deploy: deploy.number })))
+        })
+        .await?
+        .ok_or_else(|| Trouble::bug("a deploy that was just ordered is not there"))?;
+    world.wake.notify_waiters();
+    Ok(ordered)
+}

@@ -1,0 +1,466 @@
+//! A delivery becomes wishes: bytes → event → facts read again from GitHub → changes → one transaction.
+//!
+//! A webhook is a hint that something is different now. What it says is checked against GitHub before anything is
+//! decided, so deliveries may be late, doubled, out of order or lies of a former administrator of the hook.
+
+use super::apply::{Fresh, apply};
+use super::{Next, Trouble, World};
+use crate::domain::*;
+use crate::github::event::{
+    CheckRunAction, CheckSuiteAction, CommentAction, InstallationAction, PullAction, Reference, RepositoryAction,
+};
+use crate::github::reads::Level;
+use crate::github::{self, GitHubError, RepoHandle};
+use crate::store::{DeliveryRecord, StoreError, Transaction};
+use crate::workflow::{Change, Right, Snapshot, decide, mentioned_commands, needs_right};
+use std::time::Duration;
+use tracing::info;
+
+/// The name of our check run; other people's checks of another name are not ours to run again.
+pub const CHECK_NAME: &str = "landfall/tests";
+
+/// What an event of GitHub's is to us.
+#[expect(clippy::large_enum_variant, reason = "one of them lives at a time")]
+enum Meaning {
+    Ignored(IgnoredBecause),
+    /// About one repository.
+    About {
+        repository: RepositoryFacts,
+        event: Event,
+        before: Option<Sha>,
+        updated_at: Option<crate::clock::Timestamp>,
+    },
+    /// The grant for these repositories ended.
+    Revoked {
+        installation: InstallationId,
+        repositories: Option<Vec<RepositoryId>>,
+    },
+}
+
+pub(super) async fn process(world: &World, id: &str, attempts: u32) -> Result<Next, Trouble> {
+    let Some(record) = world.store.delivery(id)? else { return Ok(Next::Done) };
+    if matches!(record.delivery.state, DeliveryState::Applied { .. } | DeliveryState::Ignored { .. }) {
+        return Ok(Next::Done);
+    }
+    let body = world.store.blob(&record.payload).map_err(Trouble::bug)?;
+    let event =
+        github::parse(&record.delivery.event, &body, record.delivery.content_type.as_deref()).map_err(Trouble::bug)?;
+    match meaning(event, world.config.github.app_id) {
+        Meaning::Ignored(why) => ignore(world, record, why).await?,
+        Meaning::Revoked { installation, repositories } => revoke(world, record, installation, repositories).await?,
+        Meaning::About { repository, event, before, updated_at } => {
+            let _alone = world.locks.lock(&format!("repository {}", repository.id)).await;
+            let id = record.delivery.id.clone();
+            match about(world, record, repository, event, before, updated_at, attempts).await {
+                // Whoever installs the app again is asked for what is open then.
+                Err(Trouble::NoAccess) => {
+                    change_state_to_ignored(world, id, IgnoredBecause::NoAccess).await?;
+                }
+                other => other?,
+            }
+        }
+    }
+    world.wake.notify_waiters();
+    Ok(Next::Done)
+}
+
+#[expect(clippy::too_many_lines, reason = "one arm for each event of GitHub's that means something to us")]
+fn meaning(event: github::Event, own_app: Option<u64>) -> Meaning {
+    let facts = |repo: github::Repo, installation| RepositoryFacts {
+        id: repo.id,
+        owner: repo.owner,
+        name: repo.name,
+        default_branch: Some(repo.default_branch).filter(|branch| !branch.is_empty()),
+        private: repo.private,
+        html_url: repo.html_url,
+        installation,
+    };
+    let about = |repository, event| Meaning::About { repository, event, before: None, updated_at: None };
+    match event {
+        github::Event::PullRequest { action, repo, installation, pull, .. } => {
+            let closed = action == PullAction::Closed;
+            let updated_at = pull.updated_at;
+            let pull = pull_of(repo.id, &pull);
+            let repository = facts(repo, installation);
+            let event = if closed { Event::PullClosed { pull } } else { Event::PullChanged { pull } };
+            Meaning::About { repository, event, before: None, updated_at }
+        }
+        github::Event::Push(push) => match push.reference {
+            Reference::Branch(branch) if !push.deleted && !push.after.is_zero() => Meaning::About {
+                repository: facts(push.repo, push.installation),
+                event: Event::BranchPushed { branch, commit: push.after },
+                before: Some(push.before),
+                updated_at: None,
+            },
+            _ => Meaning::Ignored(IgnoredBecause::NothingToDo),
+        },
+        github::Event::IssueComment {
+            action: CommentAction::Created,
+            repo,
+            installation,
+            issue,
+            is_pull,
+            comment,
+            sender,
+            ..
+        } => {
+            let ours = comment.via_app.is_some() && comment.via_app == own_app;
+            if ours || comment.author.is_bot || sender.is_bot || sender.id != comment.author.id {
+                return Meaning::Ignored(IgnoredBecause::OwnDoing);
+            }
+            if !is_pull || mentioned_commands(&comment.body).is_empty() {
+                return Meaning::Ignored(IgnoredBecause::NothingToDo);
+            }
+            about(
+                facts(repo, installation),
+                Event::Comment {
+                    pull: issue,
+                    comment: comment.id,
+                    author: comment.author.login,
+                    body: comment.body,
+                    written_at: comment.created_at.unwrap_or_default(),
+                },
+            )
+        }
+        github::Event::CheckRun {
+            action: CheckRunAction::Rerequested,
+            repo,
+            installation,
+            name,
+            head_sha,
+            external_id,
+            app_id,
+            sender,
+            ..
+        } => {
+            if name != CHECK_NAME || (own_app.is_some() && app_id != own_app) {
+                return Meaning::Ignored(IgnoredBecause::NothingToDo);
+            }
+            let run = external_id.as_deref().and_then(run_of_external_id);
+            about(facts(repo, installation), Event::RerunAsked { commit: head_sha, run, by: Some(sender.login) })
+        }
+        github::Event::CheckSuite {
+            action: CheckSuiteAction::Rerequested,
+            repo,
+            installation,
+            head_sha,
+            sender,
+            ..
+        } => {
+            about(facts(repo, installation), Event::RerunAsked { commit: head_sha, run: None, by: Some(sender.login) })
+        }
+        github::Event::Repository { action: RepositoryAction::Deleted, repo, installation } => {
+            about(facts(repo, installation), Event::RepositoryGone)
+        }
+        github::Event::Repository { repo, installation, .. } => {
+            about(facts(repo, installation), Event::RepositoryChanged)
+        }
+        github::Event::Installation { action: InstallationAction::Deleted, installation, .. } => {
+            Meaning::Revoked { installation, repositories: None }
+        }
+        github::Event::InstallationRepositories { installation, removed, .. } if !removed.is_empty() => {
+            Meaning::Revoked { installation, repositories: Some(removed.into_iter().map(|repo| repo.id).collect()) }
+        }
+        github::Event::Ping { .. } => Meaning::Ignored(IgnoredBecause::NothingToDo),
+        github::Event::IssueComment { .. } | github::Event::CheckRun { .. } | github::Event::CheckSuite { .. } => {
+            Meaning::Ignored(IgnoredBecause::UnreadAction)
+        }
+        _ => Meaning::Ignored(IgnoredBecause::UnreadEvent),
+    }
+}
+
+/// `external_id` of our check runs.
+pub fn external_id(run: RunNumber) -> String {
+    format!("landfall-run-{run}")
+}
+
+fn run_of_external_id(text: &str) -> Option<RunNumber> {
+    text.strip_prefix("landfall-run-")?.parse().ok().map(RunNumber)
+}
+
+pub(super) fn pull_of(repository: RepositoryId, pull: &github::Pull) -> Pull {
+    Pull {
+        repository,
+        number: pull.number,
+        title: pull.title.clone(),
+        author: pull.author.login.clone(),
+        head: pull.head.sha.clone(),
+        branch: pull.head.branch.clone(),
+        head_repository: pull.head.repository,
+        base_branch: pull.base.branch.clone(),
+        open: pull.open,
+        merged: pull.merged,
+        html_url: pull.html_url.clone(),
+    }
+}
+
+async fn about(
+    world: &World,
+    record: DeliveryRecord,
+    facts: RepositoryFacts,
+    event: Event,
+    before: Option<Sha>,
+    updated_at: Option<crate::clock::Timestamp>,
+    attempts: u32,
+) -> Result<(), Trouble> {
+    let repository = known_repository(world, facts).await?;
+    let handle = handle_of(&repository);
+    let event = read_again(world, &handle, event, before, updated_at, attempts).await?;
+    let Some(event) = event else {
+        return Ok(ignore(world, record, IgnoredBecause::NothingToDo).await?);
+    };
+    let snapshot = snapshot(world, repository.clone(), &event, &handle).await?;
+    let changes = decide(&event, &snapshot);
+    finish(world, record, repository, changes).await?;
+    Ok(())
+}
+
+/// The truth behind the event; `None` when there is nothing left of it.
+async fn read_again(
+    world: &World,
+    handle: &RepoHandle,
+    event: Event,
+    before: Option<Sha>,
+    updated_at: Option<crate::clock::Timestamp>,
+    attempts: u32,
+) -> Result<Option<Event>, Trouble> {
+    let now = world.now();
+    match event {
+        Event::PullChanged { pull } | Event::PullClosed { pull } => {
+            let fresh = match world.github.pull(handle, pull.number).await {
+                Ok(fresh) => fresh,
+                Err(error) => return Err(Trouble::github(&error, now)),
+            };
+            // GitHub's answer may be older than the event that it sent: then the event is the better source, once
+            // some time was given to the answer.
+            let stale = matches!((fresh.updated_at, updated_at), (Some(read), Some(told)) if read < told);
+            if stale && attempts < 5 {
+                return Err(Trouble::retry_in(Duration::from_secs(2), "GitHub's answer is older than its event"));
+            }
+            let truth = if stale { pull } else { pull_of(handle.id, &fresh) };
+            Ok(Some(if truth.open { Event::PullChanged { pull: truth } } else { Event::PullClosed { pull: truth } }))
+        }
+        Event::BranchPushed { branch, commit } => {
+            if !is_default(world, handle, &branch)? {
+                return Ok(None);
+            }
+            match world.github.branch_head(handle, &branch).await {
+                Ok(None) => Ok(None),
+                Ok(Some(head)) if Some(&head) == before.as_ref() && head != commit && attempts < 5 => {
+                    Err(Trouble::retry_in(Duration::from_secs(2), "GitHub does not show the pushed commit yet"))
+                }
+                Ok(Some(head)) => Ok(Some(Event::BranchPushed { branch, commit: head })),
+                Err(error) => Err(Trouble::github(&error, now)),
+            }
+        }
+        other => Ok(Some(other)),
+    }
+}
+
+fn is_default(world: &World, handle: &RepoHandle, branch: &str) -> Result<bool, StoreError> {
+    Ok(world.store.repository(handle.id)?.is_some_and(|repository| repository.default_branch == branch))
+}
+
+async fn snapshot(
+    world: &World,
+    repository: Repository,
+    event: &Event,
+    handle: &RepoHandle,
+) -> Result<Snapshot, Trouble> {
+    let number = match event {
+        Event::PullChanged { pull } | Event::PullClosed { pull } => Some(pull.number),
+        Event::Comment { pull, .. } => Some(*pull),
+        _ => None,
+    };
+    let mut pull = match number {
+        Some(number) => world.store.pull(repository.id, number)?,
+        None => None,
+    };
+    let mut right = None;
+    if let Event::Comment { author, body, pull: number, .. } = event {
+        // A comment says nothing about its pull request's state; it may be the first that is heard of it.
+        if pull.is_none() {
+            let fresh = world.github.pull(handle, *number).await;
+            pull = Some(pull_of(repository.id, &fresh.map_err(|error| Trouble::github(&error, world.now()))?));
+        }
+        if needs_right(&mentioned_commands(body)) {
+            right = match world.github.permission(handle, author).await {
+                Ok(permission) => {
+                    Some(Right { may_write: permission.level >= Level::Write, role: permission.role_name })
+                }
+                Err(GitHubError::NotFound { .. }) => None,
+                Err(error) => return Err(Trouble::github(&error, world.now())),
+            };
+        }
+    }
+    let apps = world.store.apps_of(repository.id)?;
+    let mut releases = Vec::new();
+    for app in apps.iter().filter(|app| app.pull().is_none()) {
+        releases.extend(world.store.releases(&app.name)?);
+    }
+    let runs = world.store.runs_of(repository.id)?;
+    let answered = match number {
+        Some(number) => world.store.commands(repository.id, number)?,
+        None => Vec::new(),
+    };
+    let answered = answered.iter().map(|record| (record.comment, record.place)).collect();
+    Ok(Snapshot { now: world.now(), repository, pull, apps, releases, runs, answered, right })
+}
+
+/// The repository's record, made or brought up to date. Names change; the label of its apps doesn't.
+pub(super) async fn known_repository(world: &World, facts: RepositoryFacts) -> Result<Repository, Trouble> {
+    let known = world.store.repository(facts.id)?;
+    let default_branch = match (&facts.default_branch, &known) {
+        (Some(branch), _) => branch.clone(),
+        (None, Some(known)) => known.default_branch.clone(),
+        (None, None) => "main".to_owned(),
+    };
+    let updated = |label: String| Repository {
+        id: facts.id,
+        owner: facts.owner.clone(),
+        name: facts.name.clone(),
+        default_branch: default_branch.clone(),
+        private: facts.private,
+        html_url: facts.html_url.clone(),
+        installation: facts.installation.or(known.as_ref().and_then(|known| known.installation)),
+        label,
+    };
+    if let Some(known) = &known
+        && updated(known.label.clone()) == *known
+    {
+        return Ok(known.clone());
+    }
+    let template = updated(known.as_ref().map_or_else(String::new, |known| known.label.clone()));
+    Ok(world
+        .commit(move |tx| {
+            let mut repository = template;
+            if repository.label.is_empty() {
+                let id = repository.id;
+                repository.label = choose_label(&repository.owner, &repository.name, |label| {
+                    tx.label_owner(label).ok().flatten().is_some_and(|owner| owner != id)
+                });
+            }
+            tx.put_repository(&repository)?;
+            Ok(repository)
+        })
+        .await?)
+}
+
+pub fn handle_of(repository: &Repository) -> RepoHandle {
+    RepoHandle {
+        installation: repository.installation,
+        id: repository.id,
+        owner: repository.owner.clone(),
+        name: repository.name.clone(),
+    }
+}
+
+async fn finish(
+    world: &World,
+    record: DeliveryRecord,
+    repository: Repository,
+    changes: Vec<Change>,
+) -> Result<(), Trouble> {
+    let fresh = fresh_for(world, &changes)?;
+    let now = world.now();
+    let decisions: Vec<String> = changes.iter().map(Change::summary).collect();
+    for decision in &decisions {
+        info!(delivery = %record.delivery.id, repository = %repository.full_name(), "decided: {decision}");
+    }
+    world
+        .commit(move |tx| {
+            let Some(mut record) = not_yet_applied(tx, &record.delivery.id)? else { return Ok(()) };
+            apply(tx, &repository, &changes, fresh, now)?;
+            record.delivery.state = if decisions.is_empty() {
+                DeliveryState::Ignored { why: IgnoredBecause::NothingToDo, at: now }
+            } else {
+                DeliveryState::Applied { decisions, at: now }
+            };
+            tx.put_delivery(&record)
+        })
+        .await?;
+    Ok(())
+}
+
+pub(super) fn fresh_for(world: &World, changes: &[Change]) -> Result<Fresh, Trouble> {
+    let makes_app = |change: &&Change| matches!(change, Change::Deploy { .. } | Change::Hold { .. });
+    let app_ids = changes.iter().filter(makes_app).map(|_| world.vault.random_hex(16)).collect::<Result<_, _>>()?;
+    Ok(Fresh { app_ids })
+}
+
+/// The delivery as it is now, unless it was applied in the meantime: then nothing of it may happen again.
+fn not_yet_applied(tx: &Transaction<'_>, id: &str) -> Result<Option<DeliveryRecord>, StoreError> {
+    Ok(tx.delivery(id)?.filter(|record| {
+        !matches!(record.delivery.state, DeliveryState::Applied { .. } | DeliveryState::Ignored { .. })
+    }))
+}
+
+async fn ignore(world: &World, record: DeliveryRecord, why: IgnoredBecause) -> Result<(), StoreError> {
+    change_state_to_ignored(world, record.delivery.id, why).await
+}
+
+async fn change_state_to_ignored(world: &World, id: String, why: IgnoredBecause) -> Result<(), StoreError> {
+    let now = world.now();
+    change_state(world, id, move |delivery| delivery.state = DeliveryState::Ignored { why, at: now }).await
+}
+
+pub(super) async fn note_retry(world: &World, id: &str, error: String, attempts: u32) -> Result<(), StoreError> {
+    let now = world.now();
+    change_state(world, id.to_owned(), move |delivery| {
+        delivery.attempts = attempts;
+        delivery.state = DeliveryState::Retrying { error, at: now };
+    })
+    .await
+}
+
+pub(super) async fn note_parked(world: &World, id: &str, error: String, attempts: u32) -> Result<(), StoreError> {
+    let now = world.now();
+    change_state(world, id.to_owned(), move |delivery| {
+        delivery.attempts = attempts;
+        delivery.state = DeliveryState::Parked { error, at: now };
+    })
+    .await
+}
+
+async fn change_state(
+    world: &World,
+    id: String,
+    change: impl FnOnce(&mut Delivery) + Send + 'static,
+) -> Result<(), StoreError> {
+    world
+        .commit(move |tx| {
+            if let Some(mut record) = not_yet_applied(tx, &id)? {
+                change(&mut record.delivery);
+                tx.put_delivery(&record)?;
+            }
+            Ok(())
+        })
+        .await
+}
+
+async fn revoke(
+    world: &World,
+    record: DeliveryRecord,
+    installation: InstallationId,
+    repositories: Option<Vec<RepositoryId>>,
+) -> Result<(), Trouble> {
+    let affected: Vec<Repository> = world
+        .store
+        .repositories()?
+        .into_iter()
+        .filter(|repository| repository.installation == Some(installation))
+        .filter(|repository| repositories.as_ref().is_none_or(|named| named.contains(&repository.id)))
+        .collect();
+    let now = world.now();
+    world
+        .commit(move |tx| {
+            let Some(mut record) = not_yet_applied(tx, &record.delivery.id)? else { return Ok(()) };
+            for repository in &affected {
+                apply(tx, repository, &[Change::RemoveAll], Fresh { app_ids: Vec::new() }, now)?;
+            }
+            record.delivery.state = DeliveryState::Applied { decisions: vec![Change::RemoveAll.summary()], at: now };
+            tx.put_delivery(&record)
+        })
+        .await?;
+    Ok(())
+}

@@ -1,0 +1,220 @@
+//! What is: processes from the platform, targets from the router, records from the store. Nothing here changes
+//! anything.
+
+use super::{Trouble, World};
+use crate::domain::*;
+use crate::platform::{self, Exit, ProcessStatus, State};
+use crate::router;
+use crate::workflow::{AppView, ProcessState, ProcessView, RunView, TargetView};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// The labels by which a process is known again.
+pub mod label {
+    /// An app's process: its name.
+    pub const APP: &str = "app";
+    pub const RELEASE: &str = "release";
+    pub const TYPE: &str = "type";
+    pub const ORDINAL: &str = "ordinal";
+    pub const ATTEMPT: &str = "attempt";
+    /// A test node's run.
+    pub const RUN: &str = "run";
+    /// A build's key.
+    pub const BUILD: &str = "build";
+}
+
+pub(super) async fn app(world: &World, name: &AppName) -> Result<Option<(App, AppView)>, Trouble> {
+    let Some(app) = world.store.app(name)? else { return Ok(None) };
+    let all = list(world).await?;
+    let status = router_status(world).await?;
+    let newest = app.newest();
+    let (build, build_process_over) = match newest.and_then(|deploy| deploy.tree.as_ref()) {
+        Some(tree) => build(world, app.repository, tree, &all)?,
+        None => (None, false),
+    };
+    let gate = match newest.and_then(|deploy| deploy.gate) {
+        Some(run) => world.store.run(run)?.and_then(|run| run.verdict),
+        None => None,
+    };
+    let next = match newest.filter(|deploy| deploy.outcome.is_none()).and_then(|deploy| deploy.release) {
+        Some(number) => world.store.release(name, number)?,
+        None => None,
+    };
+    let live = match app.live {
+        Some(number) => world.store.release(name, number)?,
+        None => None,
+    };
+    let stored = world.store.route(name)?;
+    // A route counts only once the router has said that it took that table or a later one.
+    let confirmed =
+        stored.filter(|stored| status.generation == world.store.generation() && status.version >= stored.version);
+    let view = AppView {
+        now: world.now(),
+        gate,
+        build,
+        build_process_over,
+        next,
+        live,
+        processes: all
+            .iter()
+            .filter(|status| status.labels.get(label::APP).map(String::as_str) == Some(name.as_str()))
+            .map(process_view)
+            .collect(),
+        route: confirmed.map(|stored| stored.route),
+        targets: targets(&status),
+        boot_timeout: world.config.boot_timeout(),
+        drain_limit: Duration::from_secs(world.config.apps.drain_seconds),
+    };
+    Ok(Some((app, view)))
+}
+
+pub(super) async fn run(world: &World, number: RunNumber) -> Result<Option<(TestRun, RunView)>, Trouble> {
+    let Some(run) = world.store.run(number)? else { return Ok(None) };
+    let all = list(world).await?;
+    let (build, build_process_over) = match &run.tree {
+        Some(tree) => build(world, run.repository, tree, &all)?,
+        None => (None, false),
+    };
+    let slug = match build.as_ref().map(|build| &build.state) {
+        Some(BuildState::Succeeded { slug, .. }) => world.store.slug(slug)?,
+        _ => None,
+    };
+    let same_tree_passed = match &run.tree {
+        Some(tree) => world
+            .store
+            .runs_of(run.repository)?
+            .into_iter()
+            // The same run asked for again by a person shall really run again.
+            .find(|other| {
+                other.tree.as_ref() == Some(tree)
+                    && other.commit != run.commit
+                    && other.verdict == Some(Verdict::Passed)
+            })
+            .map(|other| other.number),
+        None => None,
+    };
+    let own = number.to_string();
+    let is_node = |status: &&ProcessStatus| status.labels.contains_key(label::RUN);
+    let busy = all.iter().filter(is_node).filter(|status| !status.state.is_over()).count();
+    let view = RunView {
+        now: world.now(),
+        build,
+        build_process_over,
+        slug,
+        same_tree_passed,
+        processes: all.iter().filter(|status| status.labels.get(label::RUN) == Some(&own)).map(process_view).collect(),
+        free_slots: world.config.tests.slots.saturating_sub(busy),
+    };
+    Ok(Some((run, view)))
+}
+
+/// The build of a tree, and whether its process is over. A build whose process never came to be is none.
+fn build(
+    world: &World,
+    repository: RepositoryId,
+    tree: &Sha,
+    all: &[ProcessStatus],
+) -> Result<(Option<Build>, bool), Trouble> {
+    let Some(key) = world.store.build_of_tree(repository, tree)? else { return Ok((None, false)) };
+    let Some(build) = world.store.build(&key)? else { return Ok((None, false)) };
+    let process = all.iter().find(|status| status.id == build.process);
+    match (&build.state, process) {
+        (BuildState::Running, None) => Ok((None, false)),
+        // Its bytes are gone: build them again.
+        (BuildState::Succeeded { slug, .. }, _) if !super::build::archive(world, slug).exists() => Ok((None, false)),
+        (_, process) => Ok((Some(build), process.is_some_and(|status| status.state.is_over()))),
+    }
+}
+
+pub(super) async fn list(world: &World) -> Result<Vec<ProcessStatus>, Trouble> {
+    Ok(world.platform.list().await?)
+}
+
+pub(super) async fn router_status(world: &World) -> Result<router::Status, Trouble> {
+    Ok(world.router.status().await?)
+}
+
+pub fn process_view(status: &ProcessStatus) -> ProcessView {
+    let text = |name: &str| status.labels.get(name).cloned().unwrap_or_default();
+    ProcessView {
+        id: status.id.clone(),
+        release: text(label::RELEASE).parse().ok(),
+        kind: text(label::TYPE),
+        ordinal: text(label::ORDINAL).parse().unwrap_or(0),
+        attempt: text(label::ATTEMPT).parse().unwrap_or(1),
+        state: match &status.state {
+            State::Starting => ProcessState::Starting,
+            State::Running { since } => ProcessState::Running { since: *since },
+            State::Stopping => ProcessState::Stopping,
+            State::Exited { code, signal, why, at } => {
+                ProcessState::Exited { ended: ended(*code, *signal, why), started_at: status.started_at, at: *at }
+            }
+        },
+    }
+}
+
+pub fn ended(code: Option<i32>, signal: Option<i32>, why: &Exit) -> Ended {
+    match why {
+        Exit::OutOfMemory => Ended::OutOfMemory,
+        Exit::TimeLimit => Ended::TimeLimit,
+        Exit::OutputLimit => Ended::OutputLimit,
+        Exit::DiskLimit => Ended::DiskLimit,
+        Exit::SupervisorLost => Ended::Lost,
+        Exit::CouldNotStart(detail) => Ended::CouldNotStart { detail: detail.clone() },
+        Exit::Finished | Exit::Killed => match (code, signal) {
+            (Some(code), _) if code > 128 && *why == Exit::Killed => Ended::Signalled { signal: code - 128 },
+            (Some(code), _) => Ended::Exited { code },
+            (None, Some(signal)) => Ended::Signalled { signal },
+            (None, None) => Ended::Signalled { signal: 9 },
+        },
+    }
+}
+
+fn targets(status: &router::Status) -> BTreeMap<ProcessId, TargetView> {
+    status
+        .targets
+        .iter()
+        .map(|(process, target)| {
+            let view = TargetView {
+                state: match target.state {
+                    router::TargetState::Warming => TargetState::Warming,
+                    router::TargetState::Active => TargetState::Active,
+                    router::TargetState::Draining => TargetState::Draining,
+                },
+                healthy: target.healthy,
+                seen: target.last_check.clone().unwrap_or_default(),
+                in_flight: target.in_flight,
+            };
+            (process.clone(), view)
+        })
+        .collect()
+}
+
+/// The last lines that a process printed, without its colours.
+pub(super) async fn tail(world: &World, process: &ProcessId, lines: usize) -> Result<Vec<String>, Trouble> {
+    let all = all_lines(world, process).await?;
+    let printed: Vec<String> = all.into_iter().map(|line| line.text).filter(|text| !text.trim().is_empty()).collect();
+    let start = printed.len().saturating_sub(lines);
+    let plain: Vec<String> = printed[start..].iter().map(|text| crate::text::plain(text, 500)).collect();
+    Ok(super::act::last_lines(&plain))
+}
+
+/// Everything that is kept of a process' log, at most 100,000 lines.
+pub(super) async fn all_lines(world: &World, process: &ProcessId) -> Result<Vec<platform::LogLine>, Trouble> {
+    let mut lines = Vec::new();
+    let mut cursor = platform::LogCursor::default();
+    while lines.len() < 100_000 {
+        let page = match world.platform.logs(process, cursor, 5_000).await {
+            Ok(page) => page,
+            Err(platform::PlatformError::Unknown(_)) => break,
+            Err(error) => return Err(error.into()),
+        };
+        let empty = page.lines.is_empty();
+        lines.extend(page.lines);
+        cursor = page.next;
+        if empty {
+            break;
+        }
+    }
+    Ok(lines)
+}

@@ -1,0 +1,122 @@
+//! What people see of a pull request: the one comment, and the reactions on commands.
+
+use super::deliver::handle_of;
+use super::publish::{Thing, accepted, fingerprint, make_once};
+use super::{Trouble, World};
+use crate::domain::*;
+use crate::github::writes::{CommentId, Reaction as Sent};
+use crate::github::{GitHubError, RepoHandle};
+use crate::store::Reported;
+use crate::workflow::{self, CommentView, PullView, Reaction};
+use serde::Serialize;
+use serde_json::json;
+use std::collections::BTreeMap;
+
+/// By which a comment of ours is known again, besides its author.
+pub const MARKER: &str = "<!-- landfall -->";
+
+pub(super) async fn pull(world: &World, id: RepositoryId, number: PullNumber) -> Result<(), Trouble> {
+    let Some(repository) = world.store.repository(id)? else { return Ok(()) };
+    let Some(view) = view(world, &repository, number)? else { return Ok(()) };
+    let handle = handle_of(&repository);
+    let mut first_trouble = None;
+    // A comment that can't be written is no reason to leave a command without its answer.
+    for reaction in workflow::reactions(&view) {
+        if let Err(trouble) = react(world, &handle, &reaction).await {
+            first_trouble.get_or_insert(trouble);
+        }
+    }
+    if let Some(wanted) = workflow::comment_view(&view)
+        && let Err(trouble) = comment(world, &handle, number, &wanted).await
+    {
+        first_trouble.get_or_insert(trouble);
+    }
+    first_trouble.map_or(Ok(()), Err)
+}
+
+fn view(world: &World, repository: &Repository, number: PullNumber) -> Result<Option<PullView>, Trouble> {
+    let Some(pull) = world.store.pull(repository.id, number)? else { return Ok(None) };
+    let app = |stage| world.store.app(&repository.app_name(stage));
+    let commands = world.store.commands(repository.id, number)?;
+    let mut command_runs = Vec::new();
+    for record in &commands {
+        if let Answer::Testing { run } = record.answer {
+            command_runs.extend(world.store.run(run)?);
+        }
+    }
+    let run = world
+        .store
+        .runs_of(repository.id)?
+        .into_iter()
+        .filter(|run| run.pull == Some(number) && run.commit == pull.head)
+        .max_by_key(|run| run.number);
+    Ok(Some(PullView {
+        review: app(Stage::Review(number))?,
+        staging: app(Stage::Staging)?,
+        production: app(Stage::Production)?,
+        pull,
+        run,
+        commands,
+        command_runs,
+    }))
+}
+
+/// The addresses that the comment links to.
+#[derive(Serialize)]
+struct Links {
+    apps: BTreeMap<AppName, String>,
+    dashboard: String,
+}
+
+fn render(world: &World, wanted: &CommentView) -> String {
+    let lines = [&wanted.app, &wanted.staging, &wanted.production];
+    let apps = lines.into_iter().flatten().map(|line| (line.name.clone(), world.app_url(&line.name))).collect();
+    let links = Links { apps, dashboard: world.config.page("") };
+    let text = world.texts.render("comment.md", json!({ "view": wanted, "links": links }));
+    format!("{MARKER}\n{}", text.trim())
+}
+
+async fn comment(world: &World, repo: &RepoHandle, number: PullNumber, wanted: &CommentView) -> Result<(), Trouble> {
+    let body = render(world, wanted);
+    let key = format!("comment/{}/{number}", repo.id);
+    let print = fingerprint(&[&body]);
+    let known = world.store.reported(&key)?;
+    if known.as_ref().is_some_and(|known| known.fingerprint == print) {
+        return Ok(());
+    }
+    let known_id = known.as_ref().and_then(|known| known.github_id);
+    let id = make_once(world, repo, &key, &Thing::Comment { pull: number, body: &body }).await?;
+    // What was just made says all this already; what was known or found may say something older.
+    if known_id.is_some() || known.is_some() {
+        match world.github.update_comment(repo, CommentId(id), &body).await {
+            Ok(()) => {}
+            Err(GitHubError::NotFound { .. }) if known_id.is_some() => {
+                // A person deleted it: the next look writes a new one.
+                world.commit(move |tx| tx.put_reported(&key, &Reported::default())).await?;
+                return Err(Trouble::retry("the comment was deleted on GitHub"));
+            }
+            Err(error) => return Err(Trouble::github(&error, world.now())),
+        }
+    }
+    accepted(world, &key, id, print).await
+}
+
+async fn react(world: &World, repo: &RepoHandle, reaction: &Reaction) -> Result<(), Trouble> {
+    let key = format!("reaction/{}/{}/{}", repo.id, reaction.comment, reaction.content);
+    if world.store.reported(&key)?.is_some() {
+        return Ok(());
+    }
+    let content = match reaction.content {
+        "rocket" => Sent::Rocket,
+        "-1" => Sent::ThumbsDown,
+        "+1" => Sent::ThumbsUp,
+        "confused" => Sent::Confused,
+        _ => Sent::Eyes,
+    };
+    // The same reaction again changes nothing, so this may be repeated.
+    match world.github.react(repo, reaction.comment, content).await {
+        Ok(()) | Err(GitHubError::NotFound { .. }) => {}
+        Err(error) => return Err(Trouble::github(&error, world.now())),
+    }
+    accepted(world, &key, 0, String::new()).await
+}

@@ -1,0 +1,349 @@
+//! Releases, and the processes that run them: what they see (environment), what they may use (limits), how they are
+//! known again (labels).
+
+use super::apply::put_app;
+use super::observe::label;
+use super::{Trouble, World, act, build};
+use crate::domain::*;
+use crate::outside;
+use crate::platform::{Code, Limits, Spec};
+use crate::workflow::{SETUP_FAILED, test_script};
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tracing::info;
+
+/// The port that every isolated process may have for itself.
+const PORT: u16 = 5000;
+/// COMPAT: a release command may take an hour.
+const RELEASE_LIMIT: Duration = Duration::from_secs(3600);
+
+/// Writes the release of a deploy, or fails the deploy where something that the release needs is missing.
+pub(super) async fn make_release(world: &World, app: &App, number: u64) -> Result<(), Trouble> {
+    let Some(deploy) = app.deploy(number).filter(|deploy| deploy.release.is_none() && deploy.outcome.is_none()) else {
+        return Ok(());
+    };
+    let made = match &deploy.cause {
+        Cause::Rollback { to } => earlier(world, app, *to)?,
+        Cause::Promotion { slug, .. } => of_slug(world, app, slug)?,
+        Cause::Push => {
+            let Some(slug) = built(world, app, deploy)? else { return Ok(()) };
+            of_slug(world, app, &slug)?
+        }
+    };
+    let parts = match made {
+        Ok(parts) => parts,
+        Err(failure) => {
+            let at = world.now();
+            act::change_deploy(world, app, number, move |_, deploy| {
+                deploy.outcome = Some(Outcome::Failed { failure, at });
+            })
+            .await?;
+            return Ok(());
+        }
+    };
+    let (name, now) = (app.name.clone(), world.now());
+    let Parts { slug, config, process_types, formation, generated } = parts;
+    let written = world
+        .commit(move |tx| {
+            let Some(mut app) = tx.app(&name)? else { return Ok(None) };
+            let release_number = ReleaseNumber(app.last_release + 1);
+            let open =
+                |deploy: &&mut Deploy| deploy.number == number && deploy.release.is_none() && deploy.outcome.is_none();
+            let Some(deploy) = app.deploys.iter_mut().find(open) else { return Ok(None) };
+            let release = Release {
+                app: name,
+                number: release_number,
+                deploy: number,
+                slug,
+                commit: deploy.commit.clone(),
+                branch: deploy.branch.clone(),
+                cause: deploy.cause.clone(),
+                by: deploy.by.clone(),
+                created_at: now,
+                config,
+                process_types,
+                formation,
+            };
+            deploy.release = Some(release_number);
+            app.last_release = release_number.0;
+            app.generated.extend(generated);
+            tx.put_release(&release)?;
+            put_app(tx, &app, now)?;
+            Ok(Some(release))
+        })
+        .await?;
+    if let Some(release) = written {
+        info!(app = %release.app, release = %release.number, "made {} of {}", release.number, release.app);
+    }
+    Ok(())
+}
+
+struct Parts {
+    slug: SlugDigest,
+    config: Sealed,
+    process_types: BTreeMap<String, String>,
+    formation: BTreeMap<String, Scale>,
+    /// Values that were made for this release and are kept for the next ones.
+    generated: BTreeMap<String, Sealed>,
+}
+
+fn built(world: &World, app: &App, deploy: &Deploy) -> Result<Option<SlugDigest>, Trouble> {
+    let Some(tree) = &deploy.tree else { return Ok(None) };
+    let Some(key) = world.store.build_of_tree(app.repository, tree)? else { return Ok(None) };
+    Ok(match world.store.build(&key)?.map(|build| build.state) {
+        Some(BuildState::Succeeded { slug, .. }) => Some(slug),
+        _ => None,
+    })
+}
+
+fn earlier(world: &World, app: &App, number: ReleaseNumber) -> Result<Result<Parts, Failure>, Trouble> {
+    let Some(release) = world.store.release(&app.name, number)? else {
+        return Ok(Err(Failure::Internal { detail: format!("{number} of {} is not kept any more", app.name) }));
+    };
+    Ok(Ok(Parts {
+        slug: release.slug,
+        config: release.config,
+        process_types: release.process_types,
+        formation: release.formation,
+        generated: BTreeMap::new(),
+    }))
+}
+
+fn of_slug(world: &World, app: &App, digest: &SlugDigest) -> Result<Result<Parts, Failure>, Trouble> {
+    let Some(slug) = world.store.slug(digest)? else {
+        return Ok(Err(Failure::Internal { detail: format!("slug {digest} is not kept any more") }));
+    };
+    let manifest = slug.manifest();
+    let environment = manifest.for_environment(match app.stage {
+        Stage::Review(_) => Environment::Review,
+        Stage::Staging | Stage::Production => Environment::Plain,
+    });
+    let mut config = slug.config_vars.clone();
+    let mut generated = BTreeMap::new();
+    let mut missing = Vec::new();
+    for (name, declared) in &environment.env {
+        if let Some(sealed) = app.generated.get(name) {
+            config.insert(name.clone(), world.vault.open_sealed(sealed)?);
+        } else if declared.generator.is_some() {
+            // COMPAT: `generator: secret` gives 64 hex characters, once for an app.
+            let value = world.vault.random_hex(32)?;
+            generated.insert(name.clone(), world.vault.seal(&value)?);
+            config.insert(name.clone(), value);
+        } else if let Some(value) = &declared.value {
+            config.insert(name.clone(), value.clone());
+        } else if declared.required {
+            missing.push(name.clone());
+        }
+    }
+    if !missing.is_empty() {
+        return Ok(Err(Failure::MissingConfig { names: missing }));
+    }
+    let mut formation = BTreeMap::new();
+    for (kind, command) in &slug.process_types {
+        if kind == "release" || command.is_empty() {
+            continue;
+        }
+        // Heroku starts one web process, and nothing else unless it is told to.
+        let declared = environment.formation.get(kind);
+        let quantity = declared.map_or(u32::from(kind == "web"), |scale| scale.quantity);
+        if quantity > 0 {
+            let size = declared.and_then(|scale| scale.size.clone()).unwrap_or_else(|| "basic".to_owned());
+            formation.insert(kind.clone(), Scale { quantity: u16::try_from(quantity.min(100)).unwrap_or(1), size });
+        }
+    }
+    let json = serde_json::to_string(&config).map_err(Trouble::bug)?;
+    Ok(Ok(Parts {
+        slug: slug.digest,
+        config: world.vault.seal(&json)?,
+        process_types: slug.process_types,
+        formation,
+        generated,
+    }))
+}
+
+pub fn config_of(world: &World, release: &Release) -> Result<BTreeMap<String, String>, Trouble> {
+    serde_json::from_str(&world.vault.open_sealed(&release.config)?).map_err(Trouble::bug)
+}
+
+async fn publish(world: &World, slug: &SlugDigest) -> Result<(), Trouble> {
+    let archive = build::archive(world, slug);
+    outside::point("platform publish").await;
+    world.platform.publish(slug, &archive).await?;
+    outside::point("platform published").await;
+    Ok(())
+}
+
+/// Starts one process of a release.
+pub(super) async fn process(
+    world: &World,
+    app: &App,
+    number: ReleaseNumber,
+    kind: &str,
+    ordinal: u16,
+    attempt: u32,
+) -> Result<(), Trouble> {
+    let Some(release) = world.store.release(&app.name, number)? else {
+        return Err(Trouble::bug(format!("{number} of {} has no record", app.name)));
+    };
+    let Some(command) = release.process_types.get(kind) else {
+        return Err(Trouble::bug(format!("{number} of {} has no process type {kind}", app.name)));
+    };
+    publish(world, &release.slug).await?;
+    let name = format!("{kind}.{ordinal}");
+    let id = release.process_id(kind, ordinal, attempt);
+    let settings = &world.config.apps;
+    let port = (kind == "web").then(|| port_for(settings.network, &id));
+    let mut environment = config_of(world, &release)?;
+    environment.extend(standard_environment(world, app, &release, &name));
+    if let Some(port) = port {
+        environment.insert("PORT".to_owned(), port.to_string());
+    }
+    let spec = Spec {
+        id: id.clone(),
+        labels: [
+            (label::APP, app.name.to_string()),
+            (label::RELEASE, number.to_string()),
+            (label::TYPE, kind.to_owned()),
+            (label::ORDINAL, ordinal.to_string()),
+            (label::ATTEMPT, attempt.to_string()),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .into(),
+        name,
+        code: Code::Slug(release.slug.clone()),
+        command: command.clone(),
+        environment,
+        limits: Limits {
+            memory_bytes: settings.memory_mb << 20,
+            cpu_millis: settings.cpu_millis,
+            processes: settings.processes,
+            disk_bytes: settings.disk_mb << 20,
+            ..Limits::default()
+        },
+        network: build::network(settings.network),
+        port,
+        time_limit: (kind == "release").then_some(RELEASE_LIMIT),
+        grace: Duration::from_secs(settings.grace_seconds),
+        binds: Vec::new(),
+    };
+    start(world, &spec).await?;
+    info!(app = %app.name, release = %number, process = %id, "started {id}");
+    Ok(())
+}
+
+async fn start(world: &World, spec: &Spec) -> Result<(), Trouble> {
+    outside::point("platform start").await;
+    world.platform.start(spec).await?;
+    outside::point("platform started").await;
+    Ok(())
+}
+
+/// An isolated process has all ports for itself; one on the machine's network gets its own, from its name.
+fn port_for(network: crate::config::Network, id: &ProcessId) -> u16 {
+    match network {
+        crate::config::Network::Isolated => PORT,
+        crate::config::Network::Host => {
+            let spread = crc32c::crc32c(id.as_str().as_bytes()) % 10_000;
+            20_000 + u16::try_from(spread).unwrap_or(0)
+        }
+    }
+}
+
+fn standard_environment(world: &World, app: &App, release: &Release, process: &str) -> BTreeMap<String, String> {
+    let mut environment: BTreeMap<String, String> = [
+        ("DYNO", process.to_owned()),
+        ("HEROKU_APP_NAME", app.name.to_string()),
+        ("HEROKU_APP_ID", app.id.clone()),
+        ("HEROKU_RELEASE_VERSION", release.number.to_string()),
+        ("HEROKU_RELEASE_CREATED_AT", release.created_at.rfc3339()),
+        ("HEROKU_BUILD_COMMIT", release.commit.to_string()),
+        ("HEROKU_SLUG_COMMIT", release.commit.to_string()),
+        ("LANDFALL_URL", world.app_url(&app.name)),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .into();
+    if let Some(pull) = app.pull() {
+        environment.insert("HEROKU_PR_NUMBER".to_owned(), pull.to_string());
+        environment.insert("HEROKU_BRANCH".to_owned(), release.branch.clone());
+    }
+    environment
+}
+
+/// Starts one node of a test run.
+pub(super) async fn node(world: &World, run: &TestRun, node: u16, attempt: u32) -> Result<(), Trouble> {
+    let Some(slug) = slug_of(world, run)? else { return Ok(()) };
+    let Some(script) = test_script(&slug) else { return Ok(()) };
+    publish(world, &slug.digest).await?;
+    let environment = slug.manifest().for_environment(Environment::Test);
+    let mut variables = slug.config_vars.clone();
+    for (name, declared) in &environment.env {
+        if declared.generator.is_some() {
+            variables.insert(name.clone(), world.vault.random_hex(32)?);
+        } else if let Some(value) = &declared.value {
+            variables.insert(name.clone(), value.clone());
+        }
+    }
+    variables.extend(
+        [
+            ("CI", "true".to_owned()),
+            ("CI_NODE_INDEX", node.to_string()),
+            ("CI_NODE_TOTAL", run.nodes.to_string()),
+            ("DYNO", format!("test.{node}")),
+            ("HEROKU_TEST_RUN_ID", run.number.to_string()),
+            ("HEROKU_TEST_RUN_NUMBER", run.ordinal.to_string()),
+            ("HEROKU_TEST_RUN_BRANCH", run.branch.clone()),
+            ("HEROKU_TEST_RUN_COMMIT_VERSION", run.commit.to_string()),
+        ]
+        .map(|(name, value)| (name.to_owned(), value)),
+    );
+    if let Some(pull) = run.pull {
+        variables.insert("HEROKU_PR_NUMBER".to_owned(), pull.to_string());
+    }
+    let settings = &world.config.tests;
+    let spec = Spec {
+        id: run.process_id(node, attempt),
+        labels: [
+            (label::RUN, run.number.to_string()),
+            (label::TYPE, "test".to_owned()),
+            (label::ORDINAL, node.to_string()),
+            (label::ATTEMPT, attempt.to_string()),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .into(),
+        name: format!("test.{node}"),
+        code: Code::Slug(slug.digest.clone()),
+        command: node_command(script.setup.as_deref(), &script.test),
+        environment: variables,
+        limits: Limits {
+            memory_bytes: settings.memory_mb << 20,
+            processes: 1024,
+            disk_bytes: 1 << 30,
+            ..Limits::default()
+        },
+        network: build::network(settings.network),
+        port: None,
+        time_limit: Some(Duration::from_secs(settings.minutes * 60)),
+        grace: Duration::from_secs(5),
+        binds: Vec::new(),
+    };
+    start(world, &spec).await?;
+    info!(run = %run.number, node, "started node {node} of test run {}", run.number);
+    Ok(())
+}
+
+/// Setup and tests in shells of their own, so that an `exit` in one says nothing about the other.
+fn node_command(setup: Option<&str>, test: &str) -> String {
+    match setup {
+        None => test.to_owned(),
+        Some(setup) => format!("(\n{setup}\n) || exit {SETUP_FAILED}\n{test}"),
+    }
+}
+
+fn slug_of(world: &World, run: &TestRun) -> Result<Option<Slug>, Trouble> {
+    let Some(tree) = &run.tree else { return Ok(None) };
+    let Some(key) = world.store.build_of_tree(run.repository, tree)? else { return Ok(None) };
+    match world.store.build(&key)?.map(|build| build.state) {
+        Some(BuildState::Succeeded { slug, .. }) => Ok(world.store.slug(&slug)?),
+        _ => Ok(None),
+    }
+}

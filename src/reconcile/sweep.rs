@@ -1,0 +1,245 @@
+//! The slow side of the loop: what events and leases could miss. Every subject is looked at again, processes and
+//! folders that nobody's record names are taken away, and GitHub is asked for what its webhooks did not bring.
+
+use super::apply::apply;
+use super::deliver::{fresh_for, handle_of, pull_of};
+use super::observe::{self, label};
+use super::{Trouble, World, act, build};
+use crate::domain::*;
+use crate::platform::{self, ProcessStatus};
+use crate::store::queue;
+use crate::workflow::{Snapshot, decide};
+use serde::Serialize;
+use std::collections::BTreeSet;
+use tracing::{info, warn};
+
+/// A process started, ended or vanished: whose subject is it?
+pub(super) async fn process_changed(world: &World, change: platform::Change) -> Result<(), Trouble> {
+    match change {
+        platform::Change::Gap => slow_tick(world).await,
+        platform::Change::Changed(id) => {
+            let all = world.platform.list().await?;
+            let Some(status) = all.iter().find(|status| status.id == id) else { return Ok(()) };
+            if let Some(key) = status.labels.get(label::BUILD) {
+                let Some(build) = world.store.build(&BuildKey(key.clone()))? else { return Ok(()) };
+                let now = world.now();
+                world.store.transact(move |tx| build::wake_waiting(tx, &build, now)).await?;
+                world.wake.notify_waiters();
+                return Ok(());
+            }
+            if let Some(subject) = subject_of(status) {
+                world.enqueue_subject(&subject).await?;
+            }
+            Ok(())
+        }
+    }
+}
+
+fn subject_of(status: &ProcessStatus) -> Option<Subject> {
+    if let Some(app) = status.labels.get(label::APP) {
+        return app.parse().ok().map(Subject::App);
+    }
+    status.labels.get(label::RUN).and_then(|run| run.parse().ok()).map(|run| Subject::Run(RunNumber(run)))
+}
+
+/// Looks at everything: a converged subject costs a look and nothing else.
+pub async fn slow_tick(world: &World) -> Result<(), Trouble> {
+    let mut subjects: Vec<Subject> = world.store.apps()?.into_iter().map(|app| Subject::App(app.name)).collect();
+    for run in world.store.runs()? {
+        let reported = world.store.reported(&format!("check/{}", run.number))?;
+        if run.verdict.is_none() || reported.is_none_or(|reported| reported.intent.is_some()) {
+            subjects.push(Subject::Run(run.number));
+        }
+    }
+    for repository in world.store.repositories()? {
+        for pull in world.store.pulls(repository.id)?.into_iter().filter(|pull| pull.open) {
+            subjects.push(Subject::Pull(repository.id, pull.number));
+        }
+    }
+    sweep_processes(world).await?;
+    sweep_build_folders(world).await?;
+    let now = world.now();
+    world
+        .store
+        .transact(move |tx| {
+            for subject in &subjects {
+                queue::enqueue_unless_parked(tx, &subject.to_string(), now)?;
+            }
+            Ok::<(), crate::store::StoreError>(())
+        })
+        .await?;
+    world.wake.notify_waiters();
+    Ok(())
+}
+
+/// Processes whose record is gone: nobody will ever ask for them again.
+async fn sweep_processes(world: &World) -> Result<(), Trouble> {
+    for status in observe::list(world).await? {
+        if has_owner(world, &status)? {
+            continue;
+        }
+        warn!(process = %status.id, "{} belongs to nothing any more", status.id);
+        if status.state.is_over() {
+            act::discard(world, &status.id).await?;
+        } else {
+            act::stop(world, &status.id).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Folders of builds that are not going on.
+async fn stale_build_folders(world: &World) -> Result<Vec<String>, Trouble> {
+    let mut stale = Vec::new();
+    let mut folders = tokio::fs::read_dir(world.folder("builds")).await?;
+    while let Some(entry) = folders.next_entry().await? {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let key = name.split('.').nth(1).unwrap_or_default().to_owned();
+        let build = world.store.build(&BuildKey(key))?;
+        let going_on = build.is_some_and(|build| build.process.as_str() == name && build.state == BuildState::Running);
+        if !going_on {
+            stale.push(name);
+        }
+    }
+    Ok(stale)
+}
+
+/// Builds that ended just before a crash leave their folder behind. A build that ends right now may be collected at
+/// the same time; removing twice is removing once.
+async fn sweep_build_folders(world: &World) -> Result<(), Trouble> {
+    for name in stale_build_folders(world).await? {
+        build::remove_folder(&world.folder("builds").join(name)).await?;
+    }
+    Ok(())
+}
+
+fn has_owner(world: &World, status: &ProcessStatus) -> Result<bool, Trouble> {
+    if let Some(key) = status.labels.get(label::BUILD) {
+        let build = world.store.build(&BuildKey(key.clone()))?;
+        return Ok(build.is_some_and(|build| build.process == status.id && build.state == BuildState::Running));
+    }
+    match subject_of(status) {
+        Some(Subject::App(app)) => Ok(world.store.app(&app)?.is_some()),
+        Some(Subject::Run(run)) => Ok(world.store.run(run)?.is_some()),
+        _ => Ok(false),
+    }
+}
+
+/// How many of the app's newest webhook deliveries are looked at for ones that did not arrive.
+const DELIVERIES_LOOKED_AT: usize = 200;
+
+/// Asks GitHub to send again what did not arrive. It never does so by itself, and forgets deliveries after three days.
+async fn ask_for_missed_deliveries(world: &World) -> Result<(), Trouble> {
+    let github = |error: crate::github::GitHubError| Trouble::github(&error, world.now());
+    let newest = world.github.hook_deliveries(DELIVERIES_LOOKED_AT).await.map_err(github)?;
+    let arrived: BTreeSet<&str> =
+        newest.iter().filter(|delivery| !delivery.failed()).map(|delivery| delivery.guid.as_str()).collect();
+    let mut asked = BTreeSet::new();
+    // The newest attempt of each stands first; the oldest delivery is asked for first.
+    for delivery in newest.iter().rev() {
+        let guid = delivery.guid.as_str();
+        if arrived.contains(guid) || world.store.delivery(guid)?.is_some() || !asked.insert(guid) {
+            continue;
+        }
+        info!(delivery = guid, "asking GitHub to send delivery {guid} ({}) again", delivery.event);
+        world.github.redeliver(delivery.id).await.map_err(github)?;
+    }
+    Ok(())
+}
+
+/// Asks GitHub for what its webhooks did not bring: deliveries that failed, what is open, and where the default
+/// branches stand; decides on it as on an event.
+pub async fn resync(world: &World) -> Result<(), Trouble> {
+    if let Err(trouble) = ask_for_missed_deliveries(world).await {
+        warn!("could not look for deliveries that did not arrive: {trouble}");
+    }
+    for repository in world.store.repositories()? {
+        if let Err(trouble) = resync_repository(world, &repository).await {
+            warn!(repository = %repository.full_name(), "could not compare with GitHub: {trouble}");
+        }
+    }
+    Ok(())
+}
+
+async fn resync_repository(world: &World, repository: &Repository) -> Result<(), Trouble> {
+    let handle = handle_of(repository);
+    let _alone = world.locks.lock(&format!("repository {}", repository.id)).await;
+    let github = |error: &crate::github::GitHubError| Trouble::github(error, world.now());
+    let open = world.github.open_pulls(&handle).await.map_err(|error| github(&error))?;
+    let mut events: Vec<Event> =
+        open.iter().map(|pull| Event::PullChanged { pull: pull_of(repository.id, pull) }).collect();
+    let open_numbers: BTreeSet<PullNumber> = open.iter().map(|pull| pull.number).collect();
+    for known in world.store.pulls(repository.id)? {
+        if known.open && !open_numbers.contains(&known.number) {
+            let fresh = world.github.pull(&handle, known.number).await.map_err(|error| github(&error))?;
+            events.push(Event::PullClosed { pull: pull_of(repository.id, &fresh) });
+        }
+    }
+    // A staging app that never was is made by the first push, not by looking.
+    if world.store.app(&repository.app_name(Stage::Staging))?.is_some() {
+        let head = world.github.branch_head(&handle, &repository.default_branch).await;
+        if let Some(commit) = head.map_err(|error| github(&error))? {
+            events.push(Event::BranchPushed { branch: repository.default_branch.clone(), commit });
+        }
+    }
+    for event in events {
+        let number = match &event {
+            Event::PullChanged { pull } | Event::PullClosed { pull } => Some(pull.number),
+            _ => None,
+        };
+        let snapshot = Snapshot {
+            now: world.now(),
+            repository: repository.clone(),
+            pull: match number {
+                Some(number) => world.store.pull(repository.id, number)?,
+                None => None,
+            },
+            apps: world.store.apps_of(repository.id)?,
+            releases: Vec::new(),
+            runs: world.store.runs_of(repository.id)?,
+            answered: Vec::new(),
+            right: None,
+        };
+        let changes = decide(&event, &snapshot);
+        if changes.is_empty() {
+            continue;
+        }
+        for change in &changes {
+            info!(repository = %repository.full_name(), "GitHub differs from what is known: {}", change.summary());
+        }
+        let (fresh, now, repository) = (fresh_for(world, &changes)?, world.now(), repository.clone());
+        world.commit(move |tx| apply(tx, &repository, &changes, fresh, now)).await?;
+    }
+    world.wake.notify_waiters();
+    Ok(())
+}
+
+/// Something that is there although nothing needs it, or that is needed and not there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Leftover {
+    pub kind: &'static str,
+    pub name: String,
+}
+
+/// For `landfall doctor`: proves that nothing outlives its record.
+pub async fn leftovers(world: &World) -> Result<Vec<Leftover>, Trouble> {
+    let mut found = Vec::new();
+    for status in observe::list(world).await? {
+        if !has_owner(world, &status)? {
+            found.push(Leftover { kind: "process", name: status.id.to_string() });
+        }
+    }
+    let status = observe::router_status(world).await?;
+    for app in status.apps.keys() {
+        if world.store.route(app)?.is_none() {
+            found.push(Leftover { kind: "route", name: app.to_string() });
+        }
+    }
+    for name in stale_build_folders(world).await? {
+        found.push(Leftover { kind: "build folder", name });
+    }
+    for leftover in world.platform.leftovers().await? {
+        found.push(Leftover { kind: "platform", name: format!("{} {}", leftover.kind, leftover.what) });
+    }
+    Ok(found)
+}

@@ -1,0 +1,280 @@
+//! The connections of clients: how many there may be, and how long each may take over the head of a request.
+//!
+//! The proxy library times single reads, so a client that sends a byte now and then could hold a connection for
+//! ever. Here the head has one deadline and one size, from its first byte to its last (`THREATS`, A1 and A5).
+
+use super::errors::Refusal;
+use super::framing::{Fault, Framing};
+use async_trait::async_trait;
+use nix::sys::socket::{MsgFlags, send, shutdown};
+use pingora_core::protocols::raw_connect::ProxyDigest;
+use pingora_core::protocols::{
+    GetProxyDigest, GetSocketDigest, GetTimingDigest, IO, Peek, Shutdown, SocketDigest, Ssl, TimingDigest, UniqueID,
+};
+use std::collections::HashMap;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsRawFd, RawFd};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufWriter, ReadBuf};
+use tokio::net::TcpStream;
+
+/// Small answers leave as one packet; larger writes pass by the buffer.
+const WRITE_BUFFER: usize = 1460;
+/// What is still read of a client that was answered before it had sent everything, in all and while it pauses.
+/// Closing on unread bytes would reset the connection, and with it the answer.
+const LINGER: Duration = Duration::from_secs(15);
+const LINGER_PAUSE: Duration = Duration::from_secs(2);
+const LINGER_BYTES: usize = 16 * 1024 * 1024;
+
+const BUSY: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 1\r\nConnection: close\r\n\r\n";
+const SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+const LARGE: &[u8] = b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+
+/// How far a client is with the head of a request.
+#[derive(Debug, Default)]
+struct Progress {
+    /// When the head's first byte came, in milliseconds since the start plus one; 0 outside of heads.
+    head_since: AtomicU64,
+}
+
+/// Everyone who is connected.
+#[derive(Debug)]
+pub(super) struct Clients {
+    started: Instant,
+    limit: usize,
+    limit_per_address: usize,
+    open: Mutex<Open>,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    clients: HashMap<RawFd, Arc<Progress>>,
+    addresses: HashMap<IpAddr, usize>,
+}
+
+impl Clients {
+    pub fn new(started: Instant, limit: usize, limit_per_address: usize) -> Clients {
+        Clients { started, limit, limit_per_address, open: Mutex::default() }
+    }
+
+    /// Takes a connection in; `None` when there are too many, which it is told.
+    pub fn admit(self: &Arc<Clients>, stream: TcpStream, address: IpAddr) -> Option<ClientStream> {
+        let descriptor = stream.as_raw_fd();
+        let progress = Arc::new(Progress::default());
+        {
+            let mut open = self.lock();
+            let total = open.clients.len();
+            let count = open.addresses.entry(address).or_default();
+            if total >= self.limit || *count >= self.limit_per_address {
+                if *count == 0 {
+                    open.addresses.remove(&address);
+                }
+                drop(open);
+                let _ = stream.try_write(BUSY);
+                return None;
+            }
+            *count += 1;
+            open.clients.insert(descriptor, progress.clone());
+        }
+        Some(ClientStream {
+            stream: BufWriter::with_capacity(WRITE_BUFFER, stream),
+            digest: Arc::new(SocketDigest::from_raw_fd(descriptor)),
+            address,
+            framing: Mutex::default(),
+            progress,
+            clients: self.clone(),
+        })
+    }
+
+    pub fn count(&self) -> usize {
+        self.lock().clients.len()
+    }
+
+    /// Ends the connections whose request's head has taken longer than `limit`.
+    pub fn cut_slow(&self, limit: Duration) {
+        let Some(before) = self.started.elapsed().checked_sub(limit) else { return };
+        let before = milliseconds(before) + 1;
+        for (descriptor, progress) in &self.lock().clients {
+            let since = progress.head_since.load(Ordering::Acquire);
+            if since != 0 && since < before {
+                // Its owner takes the lock before it closes, so the descriptor is still this client's.
+                let _ = send(*descriptor, SLOW, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL);
+                let _ = shutdown(*descriptor, nix::sys::socket::Shutdown::Both);
+            }
+        }
+    }
+
+    fn leave(&self, descriptor: RawFd, address: IpAddr) {
+        let mut open = self.lock();
+        open.clients.remove(&descriptor);
+        if let Some(count) = open.addresses.get_mut(&address) {
+            *count -= 1;
+            if *count == 0 {
+                open.addresses.remove(&address);
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A client's connection.
+#[derive(Debug)]
+pub(super) struct ClientStream {
+    stream: BufWriter<TcpStream>,
+    digest: Arc<SocketDigest>,
+    address: IpAddr,
+    framing: Mutex<Framing>,
+    progress: Arc<Progress>,
+    clients: Arc<Clients>,
+}
+
+impl ClientStream {
+    /// A client's stream as the proxy library hands it out.
+    pub fn of(stream: &dyn IO) -> Option<&ClientStream> {
+        stream.as_any().downcast_ref::<ClientStream>()
+    }
+
+    /// The verdict on the head that was just parsed. To be asked once per request.
+    pub fn verdict(&self) -> Result<(), Refusal> {
+        self.framing().verdict()
+    }
+
+    /// Whether the client broke the rules of HTTP.
+    pub fn is_malformed(&self) -> bool {
+        self.framing().fault().is_some()
+    }
+
+    fn framing(&self) -> MutexGuard<'_, Framing> {
+        self.framing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for ClientStream {
+    fn drop(&mut self) {
+        // Before the descriptor is closed, as `cut_slow` relies on.
+        self.clients.leave(self.stream.get_ref().as_raw_fd(), self.address);
+    }
+}
+
+impl AsyncRead for ClientStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let this = &mut *self;
+        let framing = this.framing.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if framing.fault().is_some() {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "the request is malformed")));
+        }
+        let result = Pin::new(&mut this.stream).poll_read(context, buffer);
+        let bytes = &buffer.filled()[before..];
+        if !bytes.is_empty() {
+            let passed = framing.take(bytes);
+            buffer.set_filled(before + passed);
+            let began = this.progress.head_since.load(Ordering::Acquire);
+            if !framing.in_head() {
+                this.progress.head_since.store(0, Ordering::Release);
+            } else if began == 0 {
+                this.progress.head_since.store(milliseconds(this.clients.started.elapsed()) + 1, Ordering::Release);
+            }
+            if framing.fault() == Some(Fault::TooLarge) {
+                let _ = this.stream.get_ref().try_write(LARGE);
+            }
+            if framing.fault().is_some() && passed == 0 {
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "the request is malformed")));
+            }
+        }
+        result
+    }
+}
+
+impl AsyncWrite for ClientStream {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffers: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, buffers)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+#[async_trait]
+impl Shutdown for ClientStream {
+    /// Says that nothing more comes, then reads on for a while what the client still sends.
+    async fn shutdown(&mut self) {
+        if self.stream.shutdown().await.is_err() {
+            return;
+        }
+        let stream = self.stream.get_mut();
+        let drain = async {
+            let mut piece = [0; 4096];
+            let mut left = LINGER_BYTES;
+            while let Ok(Ok(count @ 1..)) = tokio::time::timeout(LINGER_PAUSE, stream.read(&mut piece)).await {
+                left = left.saturating_sub(count);
+                if left == 0 {
+                    break;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(LINGER, drain).await;
+    }
+}
+
+impl UniqueID for ClientStream {
+    fn id(&self) -> RawFd {
+        self.stream.get_ref().as_raw_fd()
+    }
+}
+
+impl Ssl for ClientStream {}
+
+impl Peek for ClientStream {}
+
+impl GetTimingDigest for ClientStream {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        Vec::new()
+    }
+}
+
+impl GetProxyDigest for ClientStream {
+    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
+        None
+    }
+}
+
+impl GetSocketDigest for ClientStream {
+    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
+        Some(self.digest.clone())
+    }
+}

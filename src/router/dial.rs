@@ -1,0 +1,219 @@
+//! How a connection to an app is made: its supervisor dials inside the app's own network namespace and hands the
+//! connected socket over, so that an app needs no address that the host could reach (`THREATS`, fact 7).
+//!
+//! On the wire: one byte `D` to `dial.sock`; back comes `K` with one file descriptor (`SCM_RIGHTS`), or `R`.
+//! Every connection is kept in its target's register from the moment it exists until just before its descriptor is
+//! closed: that is how idle ones of a target that left are closed, and silent ones are cut.
+
+use async_trait::async_trait;
+use nix::errno::Errno;
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, Shutdown, recvmsg, shutdown};
+use pingora_core::connectors::L4Connect;
+use pingora_core::protocols::l4::socket::SocketAddr as PeerAddress;
+use pingora_core::protocols::l4::stream::Stream;
+use pingora_core::upstreams::peer::{Tracer, Tracing};
+use pingora_core::{Error, ErrorType};
+use std::collections::HashMap;
+use std::io::{self, IoSliceMut};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::io::Interest;
+use tokio::net::{TcpStream, UnixListener, UnixStream};
+
+/// Why no connection came about.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum DialError {
+    #[error("refused")]
+    Refused,
+    #[error("timed out after {0:?}")]
+    TimedOut(Duration),
+    #[error("no supervisor at the socket")]
+    NoSupervisor(#[source] io::Error),
+    #[error("the supervisor broke the protocol")]
+    Protocol,
+    #[error("the connection is broken")]
+    Broken(#[source] io::Error),
+}
+
+/// One connection to an app, as its target's register knows it.
+#[derive(Debug, Default)]
+pub(super) struct Connection {
+    /// When a request was sent whose answer has not begun, in milliseconds since the router's start plus one; else 0.
+    pub awaiting_since: AtomicU64,
+    /// Cut because the answer did not begin in time.
+    pub timed_out: AtomicBool,
+}
+
+/// The open connections of one target.
+#[derive(Debug, Default)]
+pub(super) struct Connections {
+    open: Mutex<HashMap<RawFd, Arc<Connection>>>,
+}
+
+impl Connections {
+    fn lock(&self) -> MutexGuard<'_, HashMap<RawFd, Arc<Connection>>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn get(&self, descriptor: RawFd) -> Option<Arc<Connection>> {
+        self.lock().get(&descriptor).cloned()
+    }
+
+    pub fn count(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// Ends every connection. Only to be called when no request uses any of them.
+    pub fn close(&self) {
+        for descriptor in self.lock().keys() {
+            // The descriptor is still ours: its owner takes this lock to leave the register before it closes.
+            let _ = shutdown(*descriptor, Shutdown::Both);
+        }
+    }
+
+    /// Cuts those that have waited for an answer since before `limit` (milliseconds plus one, as above).
+    pub fn cut_silent(&self, limit: u64) {
+        for (descriptor, connection) in self.lock().iter() {
+            let since = connection.awaiting_since.load(Ordering::Acquire);
+            if since != 0 && since < limit && !connection.timed_out.swap(true, Ordering::AcqRel) {
+                let _ = shutdown(*descriptor, Shutdown::Both);
+            }
+        }
+    }
+}
+
+/// Takes its connection out of the register just before the descriptor is closed.
+#[derive(Debug, Clone)]
+struct Registered {
+    connections: Arc<Connections>,
+    descriptor: RawFd,
+}
+
+impl Tracing for Registered {
+    fn on_connected(&self) {}
+
+    fn on_disconnected(&self) {
+        self.connections.lock().remove(&self.descriptor);
+    }
+
+    fn boxed_clone(&self) -> Box<dyn Tracing> {
+        Box::new(self.clone())
+    }
+}
+
+/// Makes the connections of one target for the proxy library.
+#[derive(Debug)]
+pub(super) struct Dialler {
+    pub socket: PathBuf,
+    pub timeout: Duration,
+    pub connections: Arc<Connections>,
+}
+
+#[async_trait]
+impl L4Connect for Dialler {
+    async fn connect(&self, _address: &PeerAddress) -> pingora_core::Result<Stream> {
+        let stream = dial(&self.socket, self.timeout).await.map_err(|error| {
+            let kind = match &error {
+                DialError::Refused | DialError::NoSupervisor(_) => ErrorType::ConnectRefused,
+                DialError::TimedOut(_) => ErrorType::ConnectTimedout,
+                DialError::Protocol | DialError::Broken(_) => ErrorType::ConnectError,
+            };
+            Error::because(kind, "dialling the process", error)
+        })?;
+        let descriptor = stream.as_raw_fd();
+        let mut stream = Stream::from(stream);
+        self.connections.lock().insert(descriptor, Arc::default());
+        let registered = Registered { connections: self.connections.clone(), descriptor };
+        stream.tracer = Some(Tracer(Box::new(registered)));
+        Ok(stream)
+    }
+}
+
+/// A connection to the app's port, made by its supervisor.
+pub(super) async fn dial(socket: &Path, limit: Duration) -> Result<TcpStream, DialError> {
+    match tokio::time::timeout(limit, ask(socket)).await {
+        Ok(result) => result,
+        Err(_) => Err(DialError::TimedOut(limit)),
+    }
+}
+
+async fn ask(socket: &Path) -> Result<TcpStream, DialError> {
+    let supervisor = connect_unix(socket).await.map_err(DialError::NoSupervisor)?;
+    loop {
+        supervisor.writable().await.map_err(DialError::Broken)?;
+        match supervisor.try_write(b"D") {
+            Ok(_) => break,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+            Err(error) => return Err(DialError::Broken(error)),
+        }
+    }
+    let answer = supervisor.async_io(Interest::READABLE, || receive(supervisor.as_raw_fd())).await;
+    let (byte, descriptors) = answer.map_err(DialError::Broken)?;
+    match (byte, <[OwnedFd; 1]>::try_from(descriptors)) {
+        (Some(b'K'), Ok([descriptor])) => {
+            let stream = std::net::TcpStream::from(descriptor);
+            // Also tells a TCP socket from anything else that might have been handed over.
+            stream.peer_addr().map_err(DialError::Broken)?;
+            stream.set_nonblocking(true).map_err(DialError::Broken)?;
+            TcpStream::from_std(stream).map_err(DialError::Broken)
+        }
+        (Some(b'R') | None, _) => Err(DialError::Refused),
+        _ => Err(DialError::Protocol),
+    }
+}
+
+/// One message: its byte, if it has one, and the descriptors with it, already close-on-exec.
+fn receive(socket: RawFd) -> io::Result<(Option<u8>, Vec<OwnedFd>)> {
+    let mut byte = [0_u8];
+    let mut buffers = [IoSliceMut::new(&mut byte)];
+    let mut space = nix::cmsg_space!([RawFd; 4]);
+    let (length, descriptors) = loop {
+        match recvmsg::<()>(socket, &mut buffers, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC) {
+            Ok(message) => {
+                let mut descriptors = Vec::new();
+                for control in message.cmsgs()? {
+                    if let ControlMessageOwned::ScmRights(raw) = control {
+                        // The kernel made these descriptors for this message alone, so they have no other owner.
+                        descriptors.extend(raw.into_iter().map(|raw| unsafe { OwnedFd::from_raw_fd(raw) }));
+                    }
+                }
+                break (message.bytes, descriptors);
+            }
+            Err(Errno::EINTR) => continue,
+            Err(error) => return Err(error.into()),
+        }
+    };
+    Ok(((length > 0).then_some(byte[0]), descriptors))
+}
+
+/// Connects to a Unix socket at a path of any length: what is too long for `sun_path` goes through the folder's
+/// descriptor.
+pub(super) async fn connect_unix(path: &Path) -> io::Result<UnixStream> {
+    let (path, _folder) = short_path(path)?;
+    UnixStream::connect(path).await
+}
+
+/// Listens on a Unix socket at a path of any length; a file that a dead process left there is replaced.
+pub(super) fn listen_unix(path: &Path) -> io::Result<UnixListener> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let (short, _folder) = short_path(path)?;
+    UnixListener::bind(short)
+}
+
+/// `sun_path` holds 108 bytes with the final NUL (unix(7)).
+fn short_path(path: &Path) -> io::Result<(PathBuf, Option<std::fs::File>)> {
+    if path.as_os_str().len() < 108 {
+        return Ok((path.to_owned(), None));
+    }
+    let invalid = || io::Error::new(io::ErrorKind::InvalidInput, "no path of a socket");
+    let folder = std::fs::File::open(path.parent().ok_or_else(invalid)?)?;
+    let name = path.file_name().ok_or_else(invalid)?;
+    let short = Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(name);
+    Ok((short, Some(folder)))
+}

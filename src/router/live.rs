@@ -1,0 +1,335 @@
+//! The table in use: apps by host, targets with their gates, and the one swap that makes a new table hold.
+//!
+//! The rule: a request enters a target through its gate, and a gate that is shut lets nobody in. So once a draining
+//! target shows no request in flight, none can come any more, however old the table is that a request looked it up
+//! in. A request that finds a gate shut looks again in the new table.
+
+use super::RouterOptions;
+use super::dial::{Connections, Dialler};
+use super::metrics::AppMetrics;
+use super::table::{self, Notice, Route, Table, TableError, Target, TargetState};
+use crate::domain::{AppName, ProcessId};
+use arc_swap::ArcSwap;
+use pingora_core::upstreams::peer::HttpPeer;
+use std::collections::{BTreeMap, HashMap};
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+const OPEN: u64 = 1 << 63;
+const COUNT: u64 = OPEN - 1;
+
+/// What the health check saw of a target.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Health {
+    pub healthy: bool,
+    pub checks: u64,
+    pub last_check: Option<String>,
+}
+
+/// One process, for as long as a table names it or a request is on it.
+pub(super) struct LiveTarget {
+    pub app: AppName,
+    pub process: ProcessId,
+    pub name: String,
+    pub release: String,
+    pub socket: PathBuf,
+    /// Unique in this router's life; what its pooled connections are found by.
+    pub number: u64,
+    pub requests: AtomicU64,
+    pub connections: Arc<Connections>,
+    pub health: Mutex<Health>,
+    peer: HttpPeer,
+    /// The highest bit is set while the gate is open; the others count the requests inside.
+    gate: AtomicU64,
+    /// Until when others are preferred, in milliseconds since the start, after a connection failed.
+    avoided_until: AtomicU64,
+}
+
+/// A request inside a target; dropping it lets the request out.
+pub(super) struct InFlight(pub Arc<LiveTarget>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        let before = self.0.gate.fetch_sub(1, Ordering::AcqRel);
+        if before == 1 {
+            self.0.connections.close();
+        }
+    }
+}
+
+impl LiveTarget {
+    fn new(app: &AppName, target: &Target, number: u64, options: &RouterOptions) -> LiveTarget {
+        let connections = Arc::new(Connections::default());
+        let dialler = Dialler {
+            socket: target.socket.clone(),
+            timeout: options.connect_timeout,
+            connections: connections.clone(),
+        };
+        // The address says nothing (0.0.0.0 also tells the pool not to compare it with the socket's own): the group
+        // key is what tells targets apart.
+        let mut peer = HttpPeer::new((Ipv4Addr::UNSPECIFIED, 1), false, String::new());
+        peer.group_key = number;
+        peer.options.custom_l4 = Some(Arc::new(dialler));
+        peer.options.total_connection_timeout = Some(options.connect_timeout + Duration::from_secs(1));
+        peer.options.read_timeout = Some(options.idle_timeout);
+        peer.options.write_timeout = Some(options.idle_timeout);
+        peer.options.idle_timeout = Some(options.pooled_timeout);
+        LiveTarget {
+            app: app.clone(),
+            process: target.process.clone(),
+            name: target.name.clone(),
+            release: target.release.clone(),
+            socket: target.socket.clone(),
+            number,
+            requests: AtomicU64::new(0),
+            connections,
+            health: Mutex::default(),
+            peer,
+            gate: AtomicU64::new(0),
+            avoided_until: AtomicU64::new(0),
+        }
+    }
+
+    pub fn peer(&self) -> Box<HttpPeer> {
+        Box::new(self.peer.clone())
+    }
+
+    pub fn in_flight(&self) -> u64 {
+        self.gate.load(Ordering::Acquire) & COUNT
+    }
+
+    pub fn health(&self) -> MutexGuard<'_, Health> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Prefers others for `during`, from `now` (milliseconds since the start).
+    pub fn avoid(&self, now: u64, during: Duration) {
+        let until = now + u64::try_from(during.as_millis()).unwrap_or(0);
+        self.avoided_until.store(until, Ordering::Release);
+    }
+
+    /// Writes down that a connection failed; says whether the target was thought healthy until now.
+    pub fn failed(&self, seen: &str) -> bool {
+        let mut health = self.health();
+        health.last_check = Some(seen.to_owned());
+        std::mem::replace(&mut health.healthy, false)
+    }
+
+    fn enter(self: &Arc<LiveTarget>) -> Option<InFlight> {
+        let step = |gate: u64| (gate & OPEN != 0).then_some(gate + 1);
+        self.gate.fetch_update(Ordering::AcqRel, Ordering::Acquire, step).ok()?;
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        Some(InFlight(self.clone()))
+    }
+
+    fn open(&self) {
+        self.gate.fetch_or(OPEN, Ordering::AcqRel);
+    }
+
+    fn shut(&self) {
+        let before = self.gate.fetch_and(!OPEN, Ordering::AcqRel);
+        if before & COUNT == 0 {
+            self.connections.close();
+        }
+    }
+}
+
+/// An app of the table in use.
+pub(super) struct LiveApp {
+    pub name: AppName,
+    pub notice: Option<Notice>,
+    pub noindex: bool,
+    /// What the health check says it is asked as.
+    pub host: String,
+    pub metrics: Arc<AppMetrics>,
+    active: Vec<Arc<LiveTarget>>,
+    turn: AtomicUsize,
+}
+
+/// What looking for a target came to.
+pub(super) enum Choice {
+    Target(InFlight),
+    /// A gate was shut meanwhile: a newer table is about to hold or holds already.
+    LookAgain,
+    /// No active target, or all of them were tried.
+    Nothing,
+}
+
+impl LiveApp {
+    /// The active target with the fewest requests pending, in turn among equals. Those that just failed come last,
+    /// those `tried` by this request never.
+    pub fn choose(&self, tried: &[u64], now: u64) -> Choice {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let count = self.active.len();
+        let candidates = (0..count)
+            .map(|offset| &self.active[(turn.wrapping_add(offset)) % count])
+            .filter(|target| !tried.contains(&target.number));
+        let best =
+            candidates.min_by_key(|target| (target.avoided_until.load(Ordering::Acquire) > now, target.in_flight()));
+        match best {
+            None => Choice::Nothing,
+            Some(target) => match target.enter() {
+                Some(inside) => Choice::Target(inside),
+                None => Choice::LookAgain,
+            },
+        }
+    }
+
+    pub fn has_active(&self) -> bool {
+        !self.active.is_empty()
+    }
+}
+
+/// The table in use, ready to be looked up in.
+#[derive(Default)]
+pub(super) struct Live {
+    pub table: Table,
+    pub hosts: HashMap<String, Arc<LiveApp>>,
+    pub apps: BTreeMap<AppName, Arc<LiveApp>>,
+    pub targets: BTreeMap<ProcessId, (TargetState, Arc<LiveTarget>)>,
+}
+
+/// The state that all of the router shares.
+pub(super) struct Routes {
+    pub options: RouterOptions,
+    pub started: Instant,
+    live: ArcSwap<Live>,
+    /// Taken by whoever changes the table, so that tables follow each other whole.
+    change: Mutex<Leaving>,
+    numbers: AtomicU64,
+    /// Told after every swap.
+    pub changed: tokio::sync::Notify,
+}
+
+/// Targets that no table names any more but that still have requests inside.
+#[derive(Default)]
+struct Leaving(Vec<Arc<LiveTarget>>);
+
+impl Routes {
+    pub fn new(options: RouterOptions) -> Routes {
+        Routes {
+            options,
+            started: Instant::now(),
+            live: ArcSwap::default(),
+            change: Mutex::default(),
+            numbers: AtomicU64::new(1),
+            changed: tokio::sync::Notify::new(),
+        }
+    }
+
+    /// Milliseconds since the router started.
+    pub fn now(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    pub fn live(&self) -> arc_swap::Guard<Arc<Live>> {
+        self.live.load()
+    }
+
+    pub fn app_of(&self, host: &str) -> Option<Arc<LiveApp>> {
+        self.live.load().hosts.get(host).cloned()
+    }
+
+    /// Every target that can have requests, also those that no table names any more.
+    pub fn targets(&self) -> Vec<(TargetState, Arc<LiveTarget>)> {
+        let mut leaving = self.change();
+        leaving.0.retain(|target| target.in_flight() > 0);
+        let gone = leaving.0.iter().map(|target| (TargetState::Draining, target.clone()));
+        self.live().targets.values().cloned().chain(gone).collect()
+    }
+
+    /// Takes a table: checks it, saves it, swaps it. On an error the one in use stays.
+    pub fn set(&self, table: Table, clear: bool) -> Result<(), TableError> {
+        let mut leaving = self.change();
+        let current = self.live.load_full();
+        table.check_after(&current.table)?;
+        if table.apps.is_empty() && !current.table.apps.is_empty() && !clear {
+            return Err(TableError::Empty { current: current.table.apps.len() });
+        }
+        if table != current.table {
+            table::save(&self.options.state_dir, &table).map_err(TableError::Save)?;
+            self.swap(table, &current, &mut leaving);
+        }
+        Ok(())
+    }
+
+    /// Takes the table that was saved before this process started.
+    pub fn restore(&self, table: Table) {
+        let mut leaving = self.change();
+        let current = self.live.load_full();
+        self.swap(table, &current, &mut leaving);
+    }
+
+    fn swap(&self, table: Table, current: &Live, leaving: &mut Leaving) {
+        let mut next = Live { table, ..Live::default() };
+        for (name, route) in &next.table.apps {
+            let mut active = Vec::new();
+            for target in &route.targets {
+                let live = self.target(name, target, current, leaving);
+                if target.state == TargetState::Active {
+                    active.push(live.clone());
+                }
+                next.targets.insert(target.process.clone(), (target.state, live));
+            }
+            let app = Arc::new(live_app(name, route, active, current));
+            next.hosts.extend(route.hosts.iter().map(|host| (host.clone(), app.clone())));
+            next.apps.insert(name.clone(), app);
+        }
+        // Gates open before the swap and shut after it: at every moment some table leads to an open gate.
+        let next = Arc::new(next);
+        for (_, target) in next.targets.values().filter(|(state, _)| *state == TargetState::Active) {
+            target.open();
+        }
+        self.live.store(next.clone());
+        for (process, (_, target)) in &current.targets {
+            match next.targets.get(process) {
+                Some((_, same)) if Arc::ptr_eq(same, target) => {}
+                _ => {
+                    target.shut();
+                    leaving.0.push(target.clone());
+                }
+            }
+        }
+        for (_, target) in next.targets.values().filter(|(state, _)| *state != TargetState::Active) {
+            target.shut();
+        }
+        leaving.0.retain(|target| target.in_flight() > 0);
+        self.changed.notify_one();
+    }
+
+    /// The target as it runs already, or a new one.
+    fn target(&self, app: &AppName, target: &Target, current: &Live, leaving: &Leaving) -> Arc<LiveTarget> {
+        let known = current.targets.get(&target.process).map(|(_, live)| live);
+        let known = known.or_else(|| leaving.0.iter().find(|live| live.process == target.process));
+        match known {
+            Some(live)
+                if live.socket == target.socket && live.name == target.name && live.release == target.release =>
+            {
+                live.clone()
+            }
+            _ => {
+                let number = self.numbers.fetch_add(1, Ordering::Relaxed);
+                Arc::new(LiveTarget::new(app, target, number, &self.options))
+            }
+        }
+    }
+
+    fn change(&self) -> MutexGuard<'_, Leaving> {
+        self.change.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn live_app(name: &AppName, route: &Route, active: Vec<Arc<LiveTarget>>, current: &Live) -> LiveApp {
+    LiveApp {
+        name: name.clone(),
+        notice: route.notice,
+        noindex: route.noindex,
+        host: route.hosts.first().cloned().unwrap_or_else(|| name.to_string()),
+        metrics: current.apps.get(name).map(|app| app.metrics.clone()).unwrap_or_default(),
+        active,
+        turn: AtomicUsize::new(0),
+    }
+}

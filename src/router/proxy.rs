@@ -1,0 +1,464 @@
+//! One request from a client to a process and back, told as the proxy library's phases.
+//!
+//! In reading order: what a client may send (`request_filter`), which process gets it (`upstream_peer`), what is
+//! written into it (`upstream_request_filter`), what happens when it goes wrong (`fail_to_connect`,
+//! `error_while_proxy`, `fail_to_proxy`), and what is counted (`logging`).
+
+use super::clients::ClientStream;
+use super::dial::Connection;
+use super::errors::{self, Code, Refusal};
+use super::live::{Choice, InFlight, LiveApp, Routes};
+use super::log::{Entry, Log};
+use super::metrics::AppInFlight;
+use super::request;
+use super::table::normalise_host;
+use crate::clock::Clock;
+use async_trait::async_trait;
+use bytes::Bytes;
+use pingora_core::protocols::Digest;
+use pingora_core::upstreams::peer::HttpPeer;
+use pingora_core::{Error, ErrorSource, ErrorType, Result};
+use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_proxy::{FailToProxy, ProxyHttp, Session};
+use std::net::IpAddr;
+use std::os::fd::RawFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// How long a client's connection may idle between two requests.
+const KEEP_ALIVE_SECONDS: u64 = 75;
+/// For how long others are preferred to a process that could not be reached.
+const AVOIDED: Duration = Duration::from_secs(1);
+/// Swaps that one request may look again after.
+const LOOKS: usize = 8;
+
+pub(super) struct Proxy {
+    pub routes: Arc<Routes>,
+    pub log: Log,
+    pub clock: Clock,
+    /// The port that clients reach the router at.
+    pub port: u16,
+}
+
+/// What one request gathers on its way.
+pub(super) struct Context {
+    started: Instant,
+    request_id: String,
+    client: Option<IpAddr>,
+    host: String,
+    app: Option<Arc<LiveApp>>,
+    counted: Option<AppInFlight>,
+    /// The process that the request is at, and its name for the log after it left.
+    inside: Option<InFlight>,
+    process: Option<String>,
+    tried: Vec<u64>,
+    connection: Option<Arc<Connection>>,
+    chosen_at: Option<Instant>,
+    connect: Option<Duration>,
+    refusal: Option<Refusal>,
+    /// The process has begun its answer.
+    answered: bool,
+    accounted: bool,
+}
+
+#[async_trait]
+impl ProxyHttp for Proxy {
+    type CTX = Context;
+
+    fn new_ctx(&self) -> Context {
+        Context {
+            started: Instant::now(),
+            request_id: String::new(),
+            client: None,
+            host: String::new(),
+            app: None,
+            counted: None,
+            inside: None,
+            process: None,
+            tried: Vec::new(),
+            connection: None,
+            chosen_at: None,
+            connect: None,
+            refusal: None,
+            answered: false,
+            accounted: false,
+        }
+    }
+
+    async fn request_filter(&self, session: &mut Session, context: &mut Context) -> Result<bool> {
+        let options = &self.routes.options;
+        let kept = session.req_header().headers.get("x-request-id").and_then(|value| value.to_str().ok());
+        context.request_id = request::kept_request_id(kept).unwrap_or_else(request::new_request_id);
+        let client = session.client_addr().and_then(|address| address.as_inet()).map(|address| address.ip());
+        context.client = client.map(request::canonical);
+
+        session.set_read_timeout(Some(options.idle_timeout));
+        session.set_write_timeout(Some(options.idle_timeout));
+        session.set_total_drain_timeout(Some(options.connect_timeout));
+        if session.get_keepalive() == Some(0) {
+            session.set_keepalive(Some(KEEP_ALIVE_SECONDS));
+        }
+        session.as_downstream_mut().set_pipelining_enabled(true);
+
+        let verdict = client_of(session).map_or(Err(Refusal::bare(400)), ClientStream::verdict);
+        if session.is_upgrade_req() {
+            // Whether it is taken up or not, what follows was not followed.
+            session.set_keepalive(None);
+        }
+        if let Err(refusal) = verdict {
+            // What follows on the connection can't be trusted to be a request.
+            session.set_keepalive(None);
+            return self.refuse(session, context, refusal).await;
+        }
+        let host = session.req_header().headers.get("host").and_then(|value| value.to_str().ok());
+        let Some(host) = host.map(|host| (host, normalise_host(host))) else {
+            session.set_keepalive(None);
+            return self.refuse(session, context, Refusal::bare(400)).await;
+        };
+        context.host = host.1.clone().unwrap_or_else(|| host.0.to_owned());
+        let app = host.1.and_then(|host| self.routes.app_of(&host));
+        let Some(app) = app else {
+            return self.refuse(session, context, Refusal::bare(404)).await;
+        };
+        context.counted = Some(AppInFlight::new(&app.metrics));
+        context.app = Some(app);
+        Ok(false)
+    }
+
+    async fn upstream_peer(&self, _session: &mut Session, context: &mut Context) -> Result<Box<HttpPeer>> {
+        context.inside = None;
+        context.connection = None;
+        context.connect = None;
+        for _ in 0..LOOKS {
+            // Looked up afresh each time: a swap may have come since the request arrived or failed elsewhere.
+            let Some(app) = self.routes.app_of(&context.host) else {
+                return self.refused(context, Refusal::bare(404));
+            };
+            let choice = app.choose(&context.tried, self.routes.now());
+            let (has_active, notice) = (app.has_active(), app.notice);
+            context.app = Some(app);
+            match choice {
+                Choice::Target(inside) => {
+                    let peer = inside.0.peer();
+                    context.process = Some(inside.0.name.clone());
+                    context.inside = Some(inside);
+                    context.chosen_at = Some(Instant::now());
+                    return Ok(peer);
+                }
+                // The gate was shut after the new table had become the one to look in, so the next look differs.
+                Choice::LookAgain => tokio::task::yield_now().await,
+                Choice::Nothing if has_active => {
+                    let refusal = context.refusal.unwrap_or(Refusal::coded(503, Code::H21));
+                    return self.refused(context, refusal);
+                }
+                Choice::Nothing => return self.refused(context, Refusal::without_target(notice)),
+            }
+        }
+        self.refused(context, Refusal::coded(503, Code::H99))
+    }
+
+    async fn connected_to_upstream(
+        &self,
+        session: &mut Session,
+        reused: bool,
+        _peer: &HttpPeer,
+        descriptor: RawFd,
+        _digest: Option<&Digest>,
+        context: &mut Context,
+    ) -> Result<()> {
+        let took = context.chosen_at.map_or(Duration::ZERO, |chosen| chosen.elapsed());
+        context.connect = Some(if reused { Duration::ZERO } else { took });
+        let connection = context.inside.as_ref().and_then(|inside| inside.0.connections.get(descriptor));
+        // A pooled connection has to be the chosen target's own; nothing is sent over one that is not.
+        let Some(connection) = connection else {
+            return Err(Error::explain(ErrorType::InternalError, "a connection of another process").into_in());
+        };
+        if session.is_body_empty() {
+            connection.awaiting_since.store(self.routes.now() + 1, Ordering::Release);
+        }
+        context.connection = Some(connection);
+        Ok(())
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        session: &mut Session,
+        upstream: &mut RequestHeader,
+        context: &mut Context,
+    ) -> Result<()> {
+        if let Some(target) = request::origin_form(upstream.raw_path()) {
+            // The authority is in `Host` already: the two were compared when the request was read.
+            upstream.set_raw_path(&target)?;
+        }
+        let foreign: Vec<_> =
+            upstream.headers.keys().filter(|name| request::is_forwarding(name.as_str())).cloned().collect();
+        for name in foreign {
+            upstream.remove_header(&name);
+        }
+        if let Some(client) = context.client {
+            upstream.insert_header("X-Forwarded-For", client.to_string())?;
+        }
+        upstream.insert_header("X-Forwarded-Proto", "http")?;
+        upstream.insert_header("X-Forwarded-Port", self.port.to_string())?;
+        upstream.insert_header("X-Request-Start", self.clock.now().0.to_string())?;
+        upstream.insert_header("X-Request-Id", context.request_id.as_str())?;
+        // The library sends HTTP/1.1 whatever came; `Via` names what came.
+        let version = if session.req_header().version == upstream.version { "1.1 landfall" } else { "1.0 landfall" };
+        let via = match upstream.headers.get("via").and_then(|via| via.to_str().ok()) {
+            Some(before) => format!("{before}, {version}"),
+            None => version.to_owned(),
+        };
+        upstream.insert_header("Via", via)?;
+        Ok(())
+    }
+
+    async fn request_body_filter(
+        &self,
+        _session: &mut Session,
+        _body: &mut Option<Bytes>,
+        end: bool,
+        context: &mut Context,
+    ) -> Result<()> {
+        // Only once the request is whole does the app owe an answer.
+        if end
+            && !context.answered
+            && let Some(connection) = &context.connection
+        {
+            connection.awaiting_since.store(self.routes.now() + 1, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    async fn upstream_response_filter(
+        &self,
+        _session: &mut Session,
+        upstream: &mut ResponseHeader,
+        context: &mut Context,
+    ) -> Result<()> {
+        if upstream.status.is_informational() && upstream.status.as_u16() != 101 {
+            return Ok(());
+        }
+        if let Some(connection) = &context.connection {
+            connection.awaiting_since.store(0, Ordering::Release);
+        }
+        context.answered = true;
+        // Whatever went wrong before at another process was made up for.
+        context.refusal = None;
+        let codings = upstream.headers.get_all("transfer-encoding");
+        let chunked = codings.iter().all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
+        if !chunked || codings.iter().count() > 1 {
+            return Err(Error::explain(ErrorType::InvalidHTTPHeader, "a transfer coding other than chunked").into_up());
+        }
+        if context.app.as_ref().is_some_and(|app| app.noindex) {
+            upstream.insert_header("X-Robots-Tag", "noindex")?;
+        }
+        Ok(())
+    }
+
+    fn fail_to_connect(
+        &self,
+        _session: &mut Session,
+        _peer: &HttpPeer,
+        context: &mut Context,
+        mut error: Box<Error>,
+    ) -> Box<Error> {
+        let code = if *error.etype() == ErrorType::ConnectTimedout { Code::H19 } else { Code::H21 };
+        context.refusal = Some(Refusal::coded(503, code));
+        if let Some(inside) = context.inside.take() {
+            inside.0.avoid(self.routes.now(), AVOIDED);
+            context.tried.push(inside.0.number);
+            let cause = error.root_cause().to_string();
+            if inside.0.failed(&cause) {
+                self.routes.changed.notify_one();
+            }
+        }
+        // Nothing of the request was sent, so whatever it is, it may go to another process.
+        error.set_retry(true);
+        error
+    }
+
+    fn error_while_proxy(
+        &self,
+        peer: &HttpPeer,
+        session: &mut Session,
+        error: Box<Error>,
+        context: &mut Context,
+        reused: bool,
+    ) -> Box<Error> {
+        let mut error = error.more_context(format!("process: {}", peer.group_key));
+        let method = &session.req_header().method;
+        let safe = method.is_idempotent() && session.is_body_empty();
+        let untouched = session.response_written().is_none_or(|written| written.status.is_informational());
+        let cut = context.connection.as_ref().is_some_and(|connection| connection.timed_out.load(Ordering::Acquire));
+        let broken = *error.esource() == ErrorSource::Upstream
+            && matches!(error.etype(), ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError);
+        if safe && untouched && broken && !cut && !context.answered {
+            // A pooled connection that the process closed says nothing of the process; a fresh one that broke does.
+            if !reused && let Some(inside) = context.inside.take() {
+                inside.0.avoid(self.routes.now(), AVOIDED);
+                context.tried.push(inside.0.number);
+                context.refusal = Some(Refusal::coded(503, Code::H13));
+            }
+            error.set_retry(true);
+        } else {
+            error.set_retry(false);
+        }
+        error
+    }
+
+    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, context: &mut Context) -> FailToProxy {
+        let refusal = refusal_of(session, error, context);
+        context.refusal = Some(refusal);
+        session.set_keepalive(None);
+        let written = session.response_written().is_some_and(|written| !written.status.is_informational());
+        if written || refusal.status == CLIENT_GONE {
+            return FailToProxy { error_code: 0, can_reuse_downstream: false };
+        }
+        if let Err(error) = self.write_page(session, context, refusal).await {
+            tracing::debug!(%error, "the client did not take its error page");
+        }
+        // Waiting for the client to read its page is no part of the request.
+        self.account(session, context);
+        session.as_downstream_mut().shutdown().await;
+        FailToProxy { error_code: refusal.status, can_reuse_downstream: false }
+    }
+
+    fn suppress_error_log(&self, _session: &Session, _context: &Context, _error: &Error) -> bool {
+        true
+    }
+
+    fn suppress_proxy_warn_log(
+        &self,
+        _session: &Session,
+        _context: &Context,
+        _error: &Error,
+        _log: pingora_proxy::ProxyWarnLogContext,
+    ) -> bool {
+        true
+    }
+
+    async fn logging(&self, session: &mut Session, _error: Option<&Error>, context: &mut Context) {
+        self.account(session, context);
+    }
+}
+
+fn client_of(session: &Session) -> Option<&ClientStream> {
+    session.as_downstream().stream().and_then(|stream| ClientStream::of(stream.as_ref()))
+}
+
+/// What a client that went away is logged as, after nginx.
+const CLIENT_GONE: u16 = 499;
+
+impl Proxy {
+    /// Counts and logs a request, once.
+    fn account(&self, session: &Session, context: &mut Context) {
+        if std::mem::replace(&mut context.accounted, true) {
+            return;
+        }
+        let written = session.response_written().map(|written| written.status.as_u16());
+        let refusal = context.refusal;
+        // A line shows what the client got; an answer that was cut off is told by its code.
+        let status = match (written.filter(|status| *status >= 200 || *status == 101), refusal) {
+            (Some(status), _) => status,
+            (None, Some(refusal)) => refusal.status,
+            (None, None) => CLIENT_GONE,
+        };
+        let code = refusal.and_then(|refusal| refusal.code);
+        let bytes = session.body_bytes_sent() as u64;
+        let took = context.started.elapsed();
+        if let Some(app) = &context.app {
+            app.metrics.record(status, code, bytes, took, Instant::now(), self.routes.started);
+        }
+        let header = session.req_header();
+        let entry = Entry {
+            method: header.method.as_str(),
+            path: header.raw_path(),
+            host: &context.host,
+            request_id: &context.request_id,
+            client: context.client,
+            process: context.process.as_deref(),
+            connect: context.connect,
+            service: took.saturating_sub(context.connect.unwrap_or_default()),
+            status,
+            bytes,
+            code,
+        };
+        self.log.request(context.app.as_ref().map(|app| &app.name), &entry);
+        // The process is done with this request; what is left concerns the client alone.
+        context.inside = None;
+        context.counted = None;
+    }
+
+    /// Answers a request by itself; the phase's `true` says that nothing is left to do.
+    async fn refuse(&self, session: &mut Session, context: &mut Context, refusal: Refusal) -> Result<bool> {
+        context.refusal = Some(refusal);
+        self.write_page(session, context, refusal).await?;
+        Ok(true)
+    }
+
+    fn refused<T>(&self, context: &mut Context, refusal: Refusal) -> Result<T> {
+        context.refusal = Some(refusal);
+        Err(Error::explain(REFUSED, "answered by the router").into_in())
+    }
+
+    async fn write_page(&self, session: &mut Session, context: &Context, refusal: Refusal) -> Result<()> {
+        let accept = session.req_header().headers.get("accept").and_then(|accept| accept.to_str().ok());
+        let page = errors::render(refusal, &context.request_id, accept);
+        let mut header = ResponseHeader::build(refusal.status, Some(8))?;
+        header.insert_header("Content-Type", page.content_type)?;
+        header.insert_header("Content-Length", page.body.len().to_string())?;
+        header.insert_header("Cache-Control", "no-store")?;
+        header.insert_header("X-Robots-Tag", "noindex")?;
+        header.insert_header("X-Request-Id", context.request_id.as_str())?;
+        header.insert_header("Server", "landfall")?;
+        if refusal.notice == Some(super::table::Notice::Gone) {
+            // What a closed pull request's app left in browsers must not outlive it (THREATS, M5).
+            header.insert_header("Clear-Site-Data", "\"cache\", \"cookies\", \"storage\"")?;
+        }
+        let head = session.req_header().method.as_str() == "HEAD";
+        session.write_response_header(Box::new(header), head).await?;
+        if !head {
+            session.write_response_body(Some(Bytes::from(page.body)), true).await?;
+        }
+        Ok(())
+    }
+}
+
+const REFUSED: ErrorType = ErrorType::Custom("Refused");
+
+/// Which of the router's answers an error calls for.
+fn refusal_of(session: &mut Session, error: &Error, context: &Context) -> Refusal {
+    let begun = session.response_written().is_some_and(|written| !written.status.is_informational());
+    if *error.etype() == REFUSED {
+        return context.refusal.unwrap_or(Refusal::coded(500, Code::H99));
+    }
+    if context.connection.as_ref().is_some_and(|connection| connection.timed_out.load(Ordering::Acquire)) {
+        return Refusal::coded(503, Code::H12);
+    }
+    if client_of(session).is_some_and(ClientStream::is_malformed) {
+        return Refusal::bare(400);
+    }
+    match (error.esource(), error.etype()) {
+        (ErrorSource::Upstream, kind) => match kind {
+            ErrorType::ConnectTimedout => Refusal::coded(503, Code::H19),
+            ErrorType::ConnectRefused | ErrorType::ConnectError | ErrorType::SocketError => {
+                Refusal::coded(503, Code::H21)
+            }
+            // The app can't be blamed for silence while the client owes it the rest of the request.
+            ErrorType::ReadTimedout if !begun && !session.is_body_done() => Refusal::coded(408, Code::H28),
+            ErrorType::ReadTimedout | ErrorType::WriteTimedout => Refusal::coded(503, Code::H15),
+            ErrorType::InvalidHTTPHeader if !begun => Refusal::coded(503, Code::H17),
+            _ if begun => Refusal::coded(503, Code::H18),
+            _ => Refusal::coded(503, Code::H13),
+        },
+        (ErrorSource::Downstream, kind) => match kind {
+            ErrorType::ReadTimedout => Refusal::coded(408, Code::H28),
+            ErrorType::WriteTimedout | ErrorType::WriteError | ErrorType::ReadError | ErrorType::ConnectionClosed => {
+                Refusal::coded(CLIENT_GONE, Code::H27)
+            }
+            _ => Refusal::bare(400),
+        },
+        (ErrorSource::Internal | ErrorSource::Unset, _) => Refusal::coded(500, Code::H99),
+    }
+}

@@ -1,0 +1,11 @@
+//! The router against real sockets: in-process supervisors hand over connections to in-process apps, clients speak
+//! raw HTTP, and the router runs on a thread of its own.
+
+mod world;
+
+mod clients;
+mod control;
+mod failures;
+mod headers;
+mod smuggling;
+mod switching;

@@ -1,0 +1,337 @@
+//! The composition root: takes a configuration and puts the parts together, for `serve` and `router`, for the demo
+//! and for tests.
+
+use crate::clock::{Clock, Timestamp};
+use crate::config::Config;
+use crate::domain::Secret;
+use crate::github::{Credentials, GitHub, RsaKey, Settings, Timeouts, WebhookSecrets, install_crypto_provider};
+use crate::outside::Outside;
+use crate::platform::{self, Local, LocalSettings, Platform};
+use crate::reconcile::{self, Locks, World};
+use crate::router::{Router, RouterOptions};
+use crate::slug::{self, Source};
+use crate::store::Store;
+use crate::text::Texts;
+use crate::vault::Vault;
+use crate::web::{self, Intake};
+use anyhow::{Context, bail};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Notify, mpsc};
+use tracing::{info, warn};
+
+/// How often GitHub is asked for what its webhooks did not bring. What has not changed costs no call of the limit.
+const COMPARE_EVERY: Duration = Duration::from_secs(60);
+/// Entries of the queue that are worked on at a time.
+const WORKERS: usize = 12;
+
+/// What a test puts in the place of the machine's own.
+pub struct Parts {
+    pub clock: Clock,
+    pub platform: Platform,
+    pub router: Router,
+    pub router_port: u16,
+    pub outside: Option<Arc<Outside>>,
+}
+
+/// The world of one data folder. Takes the store's lock: a second one on the same folder is refused.
+pub fn open_world(config: Config, parts: Parts) -> anyhow::Result<World> {
+    install_crypto_provider();
+    let folder = &config.data_dir;
+    for inner in ["", "builds", "cache", "logs", "archives"] {
+        std::fs::create_dir_all(folder.join(inner))
+            .with_context(|| format!("cannot make the data folder {}", folder.join(inner).display()))?;
+    }
+    let store = Store::open(&folder.join("store"))?;
+    let vault = Vault::open(&folder.join("secret.key"))?;
+    let github = GitHub::new(
+        Settings {
+            api_url: config.github.api_url.clone(),
+            web_url: config.github.web_url.clone(),
+            credentials: credentials(&config)?,
+            user_agent: concat!("landfall/", env!("CARGO_PKG_VERSION")).to_owned(),
+            write_interval: Duration::from_millis(config.github.write_interval_ms),
+            timeouts: Timeouts::default(),
+        },
+        parts.clock.clone(),
+    )?;
+    let mut source = Source::new(std::path::absolute(folder.join("mirrors"))?, find_program("git")?);
+    if config.github.web_url.starts_with("file://") {
+        source = source.allowing_local_remotes();
+    }
+    let buildpacks = slug::buildpacks_folder(&std::path::absolute(folder)?.join("buildpacks"))
+        .context("cannot write the buildpacks into the data folder")?;
+    Ok(World {
+        clock: parts.clock,
+        store,
+        github,
+        platform: parts.platform,
+        router: parts.router,
+        source,
+        vault,
+        texts: Texts::load(),
+        buildpacks,
+        router_port: parts.router_port,
+        wake: Arc::new(Notify::new()),
+        outside: parts.outside,
+        locks: Locks::default(),
+        config,
+    })
+}
+
+fn credentials(config: &Config) -> anyhow::Result<Credentials> {
+    let github = &config.github;
+    match (github.app_id, &github.private_key_path, &github.token) {
+        (Some(app_id), Some(path), _) => {
+            let pem = std::fs::read_to_string(path)
+                .with_context(|| format!("cannot read the app's private key {}", path.display()))?;
+            let private_key = RsaKey::from_pem(&pem).with_context(|| format!("{}", path.display()))?;
+            Ok(Credentials::App { app_id, private_key })
+        }
+        (None, None, Some(token)) => Ok(Credentials::Token(token.clone())),
+        (Some(_), None, _) => bail!(
+            "github.app_id is set but github.private_key_path is not: download a private key from the app's page on GitHub and name the file"
+        ),
+        _ => bail!(
+            "nothing says who Landfall is on GitHub: set github.app_id and github.private_key_path (an app), or github.token (a small set-up)"
+        ),
+    }
+}
+
+fn webhook_secrets(config: &Config) -> anyhow::Result<WebhookSecrets> {
+    let github = &config.github;
+    let secrets: Vec<Secret> =
+        [&github.webhook_secret, &github.webhook_secret_previous].into_iter().flatten().cloned().collect();
+    if secrets.is_empty() {
+        bail!(
+            "github.webhook_secret is not set: without it anybody could give orders; make one with `openssl rand -hex 32`"
+        );
+    }
+    Ok(WebhookSecrets::new(secrets)?)
+}
+
+fn find_program(name: &str) -> anyhow::Result<PathBuf> {
+    crate::config::search_path()
+        .into_iter()
+        .map(|folder| folder.join(name))
+        .find(|path| path.is_file())
+        .with_context(|| format!("the program {name} is not installed: apt-get install {name}"))
+}
+
+/// How this binary is started again, for the router and for supervisors.
+fn own_executable() -> anyhow::Result<PathBuf> {
+    std::env::current_exe().context("cannot find out which program this is")
+}
+
+/// A control plane that listens. Dropping it is as good as killing it.
+pub struct Running {
+    pub world: Arc<World>,
+    pub address: SocketAddr,
+    server: actix_web::dev::ServerHandle,
+    tasks: tokio::task::JoinSet<()>,
+    /// Says when somebody asked for everything to end.
+    pub down: mpsc::Receiver<()>,
+}
+
+impl Running {
+    /// Ends the control plane; apps and router go on.
+    pub async fn stop(mut self) {
+        self.tasks.abort_all();
+        while self.tasks.join_next().await.is_some() {}
+        self.server.stop(false).await;
+    }
+}
+
+/// Listens and starts to work.
+/// `router` says how the router is started again should it die; `None` where somebody else sees to that.
+pub async fn start(world: World, router: Option<RouterStart>) -> anyhow::Result<Running> {
+    let listen = world.config.server.listen;
+    check_listen(&world.config)?;
+    let secrets = webhook_secrets(&world.config)?;
+    let intake = Intake::new(world.store.clone(), secrets, world.clock.clone(), world.wake.clone());
+    let world = Arc::new(world);
+    let (ask_down, down) = mpsc::channel(1);
+    let (server, address) = web::listen(listen, world.clone(), intake, ask_down)
+        .with_context(|| format!("cannot listen on {listen} (server.listen)"))?;
+    let mut tasks = tokio::task::JoinSet::new();
+    let handle = server.handle();
+    tasks.spawn(async move {
+        if let Err(error) = server.await {
+            tracing::error!("the web server ended: {error}");
+        }
+    });
+    tasks.spawn(reconcile::run(world.clone(), WORKERS));
+    tasks.spawn(compare_with_github(world.clone()));
+    if let Some(router) = router {
+        tasks.spawn(keep_router(world.clone(), router));
+    }
+    info!(%address, "the control plane listens on http://{address}");
+    Ok(Running { world, address, server: handle, tasks, down })
+}
+
+fn check_listen(config: &Config) -> anyhow::Result<()> {
+    let listen = config.server.listen;
+    if !listen.ip().is_loopback() {
+        bail!(
+            "server.listen is {listen}: without a login the dashboard may listen on a loopback address only; put 127.0.0.1 there and let a reverse proxy pass on /webhooks/github"
+        );
+    }
+    std::net::TcpListener::bind(listen).with_context(|| format!("cannot listen on {listen} (server.listen)"))?;
+    Ok(())
+}
+
+/// Asks GitHub at the start, and seldom after it, what its webhooks may not have brought.
+async fn compare_with_github(world: Arc<World>) {
+    loop {
+        if let Err(trouble) = reconcile::resync(&world).await {
+            warn!("could not compare with GitHub: {trouble}");
+        }
+        tokio::time::sleep(COMPARE_EVERY).await;
+    }
+}
+
+/// How the router is started.
+#[derive(Debug, Clone)]
+pub struct RouterStart {
+    executable: PathBuf,
+    config_file: PathBuf,
+    folder: PathBuf,
+}
+
+impl RouterStart {
+    pub fn new(config: &Config, config_file: &Path) -> anyhow::Result<RouterStart> {
+        Ok(RouterStart {
+            executable: own_executable()?,
+            config_file: std::path::absolute(config_file)?,
+            folder: std::path::absolute(&config.data_dir)?,
+        })
+    }
+}
+
+/// The router outlives us, and we outlive the router: whoever kills it finds it again a second later.
+async fn keep_router(world: Arc<World>, start: RouterStart) {
+    loop {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        if world.router.ping().await.is_ok() {
+            continue;
+        }
+        warn!("the router does not answer; starting it");
+        match ensure_router(&world.router, &start).await {
+            Ok(_) => {
+                let _ = reconcile::slow_tick(&world).await;
+            }
+            Err(error) => warn!("the router could not be started: {error:#}"),
+        }
+    }
+}
+
+/// The machine's own parts: its clock, the sandbox, and a router that is started if none runs.
+pub async fn real_parts(config: &Config, config_file: &Path) -> anyhow::Result<Parts> {
+    // Before anything is started: a server that cannot listen shall leave nothing behind.
+    check_listen(config)?;
+    let executable = own_executable()?;
+    std::fs::create_dir_all(&config.data_dir)
+        .with_context(|| format!("cannot make the data folder {}", config.data_dir.display()))?;
+    let folder = std::path::absolute(&config.data_dir)?;
+    let mut settings = LocalSettings::new(folder.join("platform"), executable.clone(), Clock::System);
+    settings.toolchains.clone_from(&config.sandbox.toolchains);
+    let platform = Platform::Local(Local::open(settings)?);
+    let missing: Vec<platform::Finding> =
+        platform.check().await.into_iter().filter(|finding| finding.wall && !finding.ok).collect();
+    if !missing.is_empty() {
+        let mut message =
+            "this machine lacks what the sandbox needs, so nothing of anybody's code may run on it:".to_owned();
+        for finding in missing {
+            message.push_str(&format!("\n  {}: {}\n    {}", finding.name, finding.detail, finding.remedy));
+        }
+        bail!(message);
+    }
+    let router = Router::remote(&folder.join("router"));
+    let address = ensure_router(&router, &RouterStart::new(config, config_file)?).await?;
+    Ok(Parts { clock: Clock::System, platform, router, router_port: address.port(), outside: None })
+}
+
+/// The address of the router that runs, or of one that is started now and goes on when we end.
+async fn ensure_router(router: &Router, start: &RouterStart) -> anyhow::Result<SocketAddr> {
+    let RouterStart { executable, config_file, folder } = start;
+    if let Ok(address) = router.ping().await {
+        return address.parse().context("the router's address");
+    }
+    let log = folder.join("router").join("start.log");
+    std::fs::create_dir_all(folder.join("router"))?;
+    platform::spawn_detached(executable, &["--config".as_ref(), config_file.as_os_str(), "router".as_ref()], &log)
+        .context("cannot start the router")?;
+    let deadline = Timestamp(Clock::System.now().0 + 10_000);
+    loop {
+        match router.ping().await {
+            Ok(address) => return address.parse().context("the router's address"),
+            Err(_) if Clock::System.now() < deadline => tokio::time::sleep(Duration::from_millis(20)).await,
+            Err(error) => {
+                let said = std::fs::read_to_string(&log).unwrap_or_default();
+                let last = said.lines().last().unwrap_or("it wrote nothing").to_owned();
+                return Err(error).with_context(|| format!("the router did not start: {last} ({})", log.display()));
+            }
+        }
+    }
+}
+
+/// `landfall serve`.
+pub fn serve(config: Config, config_file: &Path) -> anyhow::Result<()> {
+    install_crypto_provider();
+    start_logging();
+    runtime()?.block_on(async move {
+        let router = RouterStart::new(&config, config_file)?;
+        let parts = real_parts(&config, config_file).await?;
+        let mut running = start(open_world(config, parts)?, Some(router)).await?;
+        tokio::select! {
+            () = terminated() => info!("told to end; apps and router go on"),
+            _ = running.down.recv() => info!("everything of this data folder was stopped"),
+        }
+        // Nothing depends on a clean end: what was under way is found again.
+        tokio::time::timeout(Duration::from_secs(5), running.stop()).await.ok();
+        Ok(())
+    })
+}
+
+/// `landfall router`.
+pub fn router(config: &Config) -> anyhow::Result<()> {
+    install_crypto_provider();
+    start_logging();
+    let folder = std::path::absolute(&config.data_dir)?.join("router");
+    crate::router::run(RouterOptions::new(config.router.listen, folder, config.router.domain.clone()))
+}
+
+pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")
+}
+
+/// SIGTERM or Ctrl-C.
+pub async fn terminated() {
+    let mut term = match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+        Ok(term) => term,
+        Err(error) => {
+            warn!("cannot listen for SIGTERM: {error}");
+            return std::future::pending().await;
+        }
+    };
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
+}
+
+/// Log lines go to standard error; `LANDFALL_LOG` says which.
+pub fn start_logging() {
+    start_logging_from("landfall=info,warn");
+}
+
+/// As `start_logging`, with what is written where `LANDFALL_LOG` says nothing.
+pub fn start_logging_from(default: &str) {
+    let filter = crate::config::log_filter().unwrap_or_else(|| default.to_owned());
+    let filter = tracing_subscriber::EnvFilter::try_new(filter).unwrap_or_else(|_| "info".into());
+    let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let _ =
+        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).try_init();
+}

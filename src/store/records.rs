@@ -1,0 +1,279 @@
+//! Which record lies where. A table for each kind of thing, keys that sort the way lists are read, and one typed
+//! function for each question that the rest asks.
+
+use super::{BlobRef, Order, Store, StoreError, Table, Transaction, number_key};
+use crate::clock::Timestamp;
+use crate::domain::*;
+use serde::{Deserialize, Serialize};
+
+const REPOSITORIES: Table = Table("repository");
+const LABELS: Table = Table("label");
+const PULLS: Table = Table("pull");
+const APPS: Table = Table("app");
+const RELEASES: Table = Table("release");
+const BUILDS: Table = Table("build");
+const SLUGS: Table = Table("slug");
+const TREES: Table = Table("tree");
+const RUNS: Table = Table("run");
+const DELIVERIES: Table = Table("delivery");
+const DELIVERY_TIMES: Table = Table("delivery_time");
+const COMMANDS: Table = Table("command");
+const REPORTED: Table = Table("reported");
+const ROUTES: Table = Table("route");
+/// The last release number of an app that is gone, so that an app of the same name goes on counting from there: process
+/// ids, logs and links of the two are never the same.
+const LAST_RELEASES: Table = Table("last_release");
+
+/// A delivery and where its payload lies.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DeliveryRecord {
+    #[serde(flatten)]
+    pub delivery: Delivery,
+    pub payload: BlobRef,
+}
+
+/// What GitHub last accepted of one thing that we show there.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Reported {
+    /// GitHub's number of it, once known.
+    pub github_id: Option<u64>,
+    /// A digest of the content that was accepted; empty before the first time.
+    pub fingerprint: String,
+    /// When making it was begun, if the outcome is not known: it may exist without our knowing its number.
+    pub intent: Option<Timestamp>,
+}
+
+/// A route that was handed to the router, in which version of its table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredRoute {
+    pub version: u64,
+    pub route: WantedRoute,
+}
+
+macro_rules! both {
+    ($($(#[$doc:meta])* fn $name:ident(&self, $($argument:ident: $type:ty),*) -> Option<$record:ty> { $table:expr, $key:expr })*) => {
+        impl Store {
+            $($(#[$doc])* pub fn $name(&self, $($argument: $type),*) -> Result<Option<$record>, StoreError> {
+                self.get($table, $key.as_ref())
+            })*
+        }
+        impl Transaction<'_> {
+            $($(#[$doc])* pub fn $name(&self, $($argument: $type),*) -> Result<Option<$record>, StoreError> {
+                self.get($table, $key.as_ref())
+            })*
+        }
+    };
+}
+
+both! {
+    fn repository(&self, id: RepositoryId) -> Option<Repository> { REPOSITORIES, number_key(id.0) }
+    fn pull(&self, repository: RepositoryId, number: PullNumber) -> Option<Pull> { PULLS, pull_key(repository, number) }
+    fn app(&self, name: &AppName) -> Option<App> { APPS, name.as_str() }
+    fn release(&self, app: &AppName, number: ReleaseNumber) -> Option<Release> { RELEASES, release_key(app, number) }
+    fn build(&self, key: &BuildKey) -> Option<Build> { BUILDS, key.0 }
+    fn slug(&self, digest: &SlugDigest) -> Option<Slug> { SLUGS, digest.as_str() }
+    fn run(&self, number: RunNumber) -> Option<TestRun> { RUNS, number_key(number.0) }
+    fn delivery(&self, id: &str) -> Option<DeliveryRecord> { DELIVERIES, id }
+    fn reported(&self, key: &str) -> Option<Reported> { REPORTED, key }
+    fn route(&self, app: &AppName) -> Option<StoredRoute> { ROUTES, app.as_str() }
+    /// Which repository's apps begin with this label.
+    fn label_owner(&self, label: &str) -> Option<RepositoryId> { LABELS, label }
+    /// The build of a repository's tree, once one was begun.
+    fn build_of_tree(&self, repository: RepositoryId, tree: &Sha) -> Option<BuildKey> { TREES, tree_key(repository, tree) }
+}
+
+impl Store {
+    pub fn repositories(&self) -> Result<Vec<Repository>, StoreError> {
+        values(self.scan(REPOSITORIES, b"")?)
+    }
+
+    pub fn pulls(&self, repository: RepositoryId) -> Result<Vec<Pull>, StoreError> {
+        values(self.scan(PULLS, &number_key(repository.0))?)
+    }
+
+    pub fn apps(&self) -> Result<Vec<App>, StoreError> {
+        values(self.scan(APPS, b"")?)
+    }
+
+    pub fn apps_of(&self, repository: RepositoryId) -> Result<Vec<App>, StoreError> {
+        Ok(self.apps()?.into_iter().filter(|app| app.repository == repository).collect())
+    }
+
+    /// Oldest first.
+    pub fn releases(&self, app: &AppName) -> Result<Vec<Release>, StoreError> {
+        values(self.scan(RELEASES, release_prefix(app).as_bytes())?)
+    }
+
+    pub fn slugs(&self) -> Result<Vec<Slug>, StoreError> {
+        values(self.scan(SLUGS, b"")?)
+    }
+
+    pub fn builds(&self) -> Result<Vec<Build>, StoreError> {
+        values(self.scan(BUILDS, b"")?)
+    }
+
+    /// Oldest first.
+    pub fn runs(&self) -> Result<Vec<TestRun>, StoreError> {
+        values(self.scan(RUNS, b"")?)
+    }
+
+    pub fn runs_of(&self, repository: RepositoryId) -> Result<Vec<TestRun>, StoreError> {
+        Ok(self.runs()?.into_iter().filter(|run| run.repository == repository).collect())
+    }
+
+    pub fn commands(&self, repository: RepositoryId, pull: PullNumber) -> Result<Vec<CommandRecord>, StoreError> {
+        values(self.scan(COMMANDS, &pull_key(repository, pull))?)
+    }
+
+    /// The newest first; `after` is the id of the last one of the page before.
+    pub fn deliveries(&self, after: Option<&str>, limit: usize) -> Result<Vec<Delivery>, StoreError> {
+        let after = match after {
+            Some(id) => self.delivery(id)?.map(|record| delivery_time_key(&record.delivery)),
+            None => None,
+        };
+        let page: Vec<(Vec<u8>, String)> =
+            self.scan_page(DELIVERY_TIMES, b"", after.as_deref(), limit, Order::Descending)?;
+        let mut found = Vec::with_capacity(page.len());
+        for (_, id) in page {
+            found.extend(self.delivery(&id)?.map(|record| record.delivery));
+        }
+        Ok(found)
+    }
+
+    pub fn routes(&self) -> Result<Vec<(AppName, StoredRoute)>, StoreError> {
+        let mut routes = Vec::new();
+        for (key, route) in self.scan::<StoredRoute>(ROUTES, b"")? {
+            if let Some(app) = std::str::from_utf8(&key).ok().and_then(|name| name.parse().ok()) {
+                routes.push((app, route));
+            }
+        }
+        Ok(routes)
+    }
+
+    pub fn reported_under(&self, prefix: &str) -> Result<Vec<(String, Reported)>, StoreError> {
+        let found = self.scan::<Reported>(REPORTED, prefix.as_bytes())?;
+        Ok(found.into_iter().filter_map(|(key, reported)| Some((String::from_utf8(key).ok()?, reported))).collect())
+    }
+}
+
+impl Transaction<'_> {
+    pub fn put_repository(&mut self, repository: &Repository) -> Result<(), StoreError> {
+        self.put(LABELS, repository.label.as_bytes(), &repository.id)?;
+        self.put(REPOSITORIES, &number_key(repository.id.0), repository)
+    }
+
+    pub fn put_pull(&mut self, pull: &Pull) -> Result<(), StoreError> {
+        self.put(PULLS, &pull_key(pull.repository, pull.number), pull)
+    }
+
+    pub fn put_app(&mut self, app: &App) -> Result<(), StoreError> {
+        self.put(APPS, app.name.as_str().as_bytes(), app)
+    }
+
+    /// The app's record, its releases and its route; what was said of it on GitHub stays known.
+    pub fn delete_app(&mut self, name: &AppName) -> Result<(), StoreError> {
+        for (key, _) in self.scan::<serde_json::Value>(RELEASES, release_prefix(name).as_bytes())? {
+            self.delete(RELEASES, &key)?;
+        }
+        if let Some(app) = self.app(name)? {
+            self.put(LAST_RELEASES, name.as_str().as_bytes(), &app.last_release)?;
+        }
+        self.delete(ROUTES, name.as_str().as_bytes())?;
+        self.delete(APPS, name.as_str().as_bytes())
+    }
+
+    /// How many releases earlier apps of this name had.
+    pub fn earlier_releases(&self, name: &AppName) -> Result<u32, StoreError> {
+        Ok(self.get(LAST_RELEASES, name.as_str().as_bytes())?.unwrap_or(0))
+    }
+
+    pub fn apps_of(&self, repository: RepositoryId) -> Result<Vec<App>, StoreError> {
+        let all: Vec<App> = values(self.scan(APPS, b"")?)?;
+        Ok(all.into_iter().filter(|app| app.repository == repository).collect())
+    }
+
+    pub fn put_release(&mut self, release: &Release) -> Result<(), StoreError> {
+        self.put(RELEASES, release_key(&release.app, release.number).as_bytes(), release)
+    }
+
+    pub fn put_build(&mut self, build: &Build) -> Result<(), StoreError> {
+        self.put(TREES, &tree_key(build.repository, &build.tree), &build.key)?;
+        self.put(BUILDS, build.key.0.as_bytes(), build)
+    }
+
+    pub fn put_slug(&mut self, slug: &Slug) -> Result<(), StoreError> {
+        self.put(SLUGS, slug.digest.as_str().as_bytes(), slug)
+    }
+
+    pub fn put_run(&mut self, run: &TestRun) -> Result<(), StoreError> {
+        self.put(RUNS, &number_key(run.number.0), run)
+    }
+
+    pub fn runs_of(&self, repository: RepositoryId) -> Result<Vec<TestRun>, StoreError> {
+        let all: Vec<TestRun> = values(self.scan(RUNS, b"")?)?;
+        Ok(all.into_iter().filter(|run| run.repository == repository).collect())
+    }
+
+    /// Writes a new delivery, or what became of a known one.
+    pub fn put_delivery(&mut self, record: &DeliveryRecord) -> Result<(), StoreError> {
+        self.put(DELIVERY_TIMES, &delivery_time_key(&record.delivery), &record.delivery.id)?;
+        self.put(DELIVERIES, record.delivery.id.as_bytes(), record)
+    }
+
+    pub fn put_command(&mut self, record: &CommandRecord) -> Result<(), StoreError> {
+        let mut key = pull_key(record.repository, record.pull).to_vec();
+        key.extend(number_key(record.comment));
+        key.extend(record.place.to_be_bytes());
+        self.put(COMMANDS, &key, record)
+    }
+
+    /// The pull requests of a repository in whose comments somebody gave a command.
+    pub fn pulls_with_commands(&self, repository: RepositoryId) -> Result<Vec<PullNumber>, StoreError> {
+        let records: Vec<CommandRecord> = values(self.scan(COMMANDS, &number_key(repository.0))?)?;
+        let mut pulls: Vec<PullNumber> = records.into_iter().map(|record| record.pull).collect();
+        pulls.dedup();
+        Ok(pulls)
+    }
+
+    pub fn put_reported(&mut self, key: &str, reported: &Reported) -> Result<(), StoreError> {
+        self.put(REPORTED, key.as_bytes(), reported)
+    }
+
+    pub fn put_route(&mut self, app: &AppName, route: Option<&StoredRoute>) -> Result<(), StoreError> {
+        match route {
+            Some(route) => self.put(ROUTES, app.as_str().as_bytes(), route),
+            None => self.delete(ROUTES, app.as_str().as_bytes()),
+        }
+    }
+}
+
+fn values<T>(pairs: Vec<(Vec<u8>, T)>) -> Result<Vec<T>, StoreError> {
+    Ok(pairs.into_iter().map(|(_, value)| value).collect())
+}
+
+fn pull_key(repository: RepositoryId, number: PullNumber) -> [u8; 16] {
+    let mut key = [0; 16];
+    key[..8].copy_from_slice(&number_key(repository.0));
+    key[8..].copy_from_slice(&number_key(number.0));
+    key
+}
+
+fn release_prefix(app: &AppName) -> String {
+    format!("{app}/")
+}
+
+fn release_key(app: &AppName, number: ReleaseNumber) -> String {
+    format!("{app}/{:010}", number.0)
+}
+
+fn tree_key(repository: RepositoryId, tree: &Sha) -> Vec<u8> {
+    let mut key = number_key(repository.0).to_vec();
+    key.extend(tree.as_str().as_bytes());
+    key
+}
+
+fn delivery_time_key(delivery: &Delivery) -> Vec<u8> {
+    let mut key = number_key(u64::try_from(delivery.received_at.0).unwrap_or(0)).to_vec();
+    key.extend(delivery.id.as_bytes());
+    key
+}

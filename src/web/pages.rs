@@ -1,0 +1,154 @@
+//! Pages for people.
+
+use super::problem::Problem;
+use super::views;
+use super::{Shared, ansi, asset, logs};
+use actix_web::HttpResponse;
+use actix_web::web::{self, Data, Path, Query};
+use serde::{Deserialize, Serialize};
+
+/// Lines of a log that a page holds when it is opened; the script brings what follows.
+const OPENED_WITH: usize = 300;
+const OPENED_WITH_WHOLE: usize = 2_000;
+
+pub fn configure(config: &mut web::ServiceConfig) {
+    config
+        .route("/", web::get().to(home))
+        .route("/pipelines/{owner}/{name}", web::get().to(pipeline))
+        .route("/apps/{name}", web::get().to(app))
+        .route("/runs/{number}", web::get().to(run))
+        .route("/runs/{number}/nodes/{node}", web::get().to(node))
+        .route("/builds/{key}", web::get().to(build))
+        .route("/deliveries", web::get().to(deliveries))
+        .route("/deliveries/{id}", web::get().to(delivery))
+        .route("/assets/style.css", web::get().to(style))
+        .route("/assets/live.js", web::get().to(script));
+}
+
+async fn style(shared: Data<Shared>) -> HttpResponse {
+    asset("text/css; charset=utf-8", shared.style.clone())
+}
+
+async fn script() -> HttpResponse {
+    asset("text/javascript; charset=utf-8", include_str!("../../templates/live.js").to_owned())
+}
+
+async fn home(shared: Data<Shared>) -> HttpResponse {
+    shared.page("home.html", views::home(&shared.world))
+}
+
+async fn pipeline(shared: Data<Shared>, path: Path<(String, String)>) -> HttpResponse {
+    let (owner, name) = path.into_inner();
+    let view = views::find_repository(&shared.world, &owner, &name)
+        .and_then(|repository| views::pipeline_detail(&shared.world, &repository));
+    shared.page("pipeline.html", view)
+}
+
+/// A log as a page holds it: lines with their styles, and where the script goes on.
+#[derive(Debug, Serialize)]
+pub struct LogView {
+    pub lines: Vec<LogLineView>,
+    pub next: String,
+    pub ended: bool,
+    pub dropped: u64,
+    /// Where the script asks for what follows.
+    pub source: String,
+}
+
+#[derive(Debug, Serialize)]
+pub struct LogLineView {
+    pub at: String,
+    pub process: String,
+    pub stream: crate::platform::LogStream,
+    pub spans: Vec<ansi::Span>,
+}
+
+impl LogView {
+    pub fn new(page: logs::Page, source: String) -> LogView {
+        let lines = page.lines.into_iter().map(|line| LogLineView {
+            at: line.at,
+            process: line.process,
+            stream: line.stream,
+            spans: ansi::spans(&line.text),
+        });
+        LogView { lines: lines.collect(), next: page.next, ended: page.ended, dropped: page.dropped, source }
+    }
+}
+
+#[derive(Serialize)]
+struct WithLog<V> {
+    #[serde(flatten)]
+    view: V,
+    log: LogView,
+}
+
+async fn app(shared: Data<Shared>, path: Path<String>) -> HttpResponse {
+    shared.page("app.html", app_view(&shared, &path).await)
+}
+
+async fn app_view(shared: &Shared, name: &str) -> Result<impl Serialize + use<>, Problem> {
+    let world = &shared.world;
+    let app = views::find_app(world, name)?;
+    let log = logs::of_app(world, &app.name, None, OPENED_WITH).await?;
+    let log = LogView::new(log, format!("/api/v1/apps/{}/logs", app.name));
+    Ok(WithLog { view: views::app_detail(world, &app).await?, log })
+}
+
+async fn run(shared: Data<Shared>, path: Path<String>) -> HttpResponse {
+    let view = match views::find_run(&shared.world, &path) {
+        Ok(run) => views::run_detail(&shared.world, &run).await,
+        Err(problem) => Err(problem),
+    };
+    shared.page("run.html", view)
+}
+
+/// What a page that is nothing but a log says above it.
+#[derive(Serialize)]
+struct LogPage<V> {
+    /// `node` or `build`.
+    kind: &'static str,
+    about: V,
+    log: LogView,
+}
+
+async fn node(shared: Data<Shared>, path: Path<(String, String)>) -> HttpResponse {
+    let (number, node) = path.into_inner();
+    shared.page("log.html", node_view(&shared, &number, &node).await)
+}
+
+async fn node_view(shared: &Shared, number: &str, node: &str) -> Result<impl Serialize + use<>, Problem> {
+    let world = &shared.world;
+    let run = views::find_run(world, number)?;
+    let (index, process) = views::node_process(world, &run, node).await?;
+    let log = logs::of_process(world, &process, None, OPENED_WITH_WHOLE).await?;
+    let log = LogView::new(log, format!("/api/v1/runs/{}/nodes/{index}/logs", run.number));
+    let run = views::run_detail(world, &run).await?;
+    Ok(LogPage { kind: "node", about: serde_json::json!({ "run": run, "node": index }), log })
+}
+
+async fn build(shared: Data<Shared>, path: Path<String>) -> HttpResponse {
+    shared.page("log.html", build_view(&shared, &path).await)
+}
+
+async fn build_view(shared: &Shared, key: &str) -> Result<impl Serialize + use<>, Problem> {
+    let world = &shared.world;
+    let build = views::find_build(world, key)?;
+    let log = logs::of_process(world, &build.process, None, OPENED_WITH_WHOLE).await?;
+    let log = LogView::new(log, format!("/api/v1/builds/{}/logs", build.key.0));
+    Ok(LogPage { kind: "build", about: views::build_detail(world, &build)?, log })
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct DeliveryQuery {
+    after: Option<String>,
+    #[serde(default)]
+    only: views::Only,
+}
+
+async fn deliveries(shared: Data<Shared>, query: Query<DeliveryQuery>) -> HttpResponse {
+    shared.page("deliveries.html", views::deliveries(&shared.world, query.after.as_deref(), views::PAGE, query.only))
+}
+
+async fn delivery(shared: Data<Shared>, path: Path<String>) -> HttpResponse {
+    shared.page("delivery.html", views::delivery_detail(&shared.world, &path))
+}

@@ -1,0 +1,448 @@
+//! A world in a temporary folder: a platform and a router in memory, and records whose texts attack whoever shows them.
+
+use crate::clock::{Clock, Timestamp};
+use crate::config::Config;
+use crate::domain::*;
+use crate::platform::{Code, Limits, Memory, Network, Platform, Spec};
+use crate::reconcile::World;
+use crate::router::Router;
+use crate::server::{Parts, open_world};
+use crate::store::DeliveryRecord;
+use crate::web::{Shared, share};
+use actix_web::web::Data;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// Breaks out of text, of quotes, of a terminal, of a line's direction and of a template.
+pub const HOSTILE: &str = "x\"'><script>alert(1)</script><img src=x onerror=alert(2)>\u{202e}\u{1b}[31m\u{1b}]0;t\u{7}&lt;{{ 7 * 7 }}{% raw %}\0\u{9b}31m";
+
+pub const START: Timestamp = Timestamp(1_700_000_000_000);
+
+pub struct House {
+    pub shared: Data<Shared>,
+    pub platform: Memory,
+    pub asked_down: mpsc::Receiver<()>,
+    /// Removed with the house.
+    _folder: tempfile::TempDir,
+}
+
+impl House {
+    pub fn empty() -> House {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut config = Config { data_dir: folder.path().to_owned(), ..Config::default() };
+        config.github.token = Some(Secret::new("token"));
+        let clock = Clock::manual(START);
+        let platform = Memory::new(clock.clone());
+        let parts = Parts {
+            clock,
+            platform: Platform::Memory(platform.clone()),
+            router: Router::memory().0,
+            router_port: 8000,
+            outside: None,
+        };
+        let world = open_world(config, parts).expect("a world");
+        let (ask_down, asked_down) = mpsc::channel(1);
+        House { shared: share(Arc::new(world), ask_down), platform, asked_down, _folder: folder }
+    }
+
+    pub fn world(&self) -> &World {
+        &self.shared.world
+    }
+
+    /// Something of everything that a page can show.
+    pub async fn hostile() -> House {
+        let house = House::empty();
+        house.fill().await;
+        house
+    }
+
+    async fn fill(&self) {
+        let release_process =
+            self.start("hello-staging.v2.web.1.a1", &[("app", "hello-staging"), ("release", "v2"), ("type", "web")]);
+        let node = self.start("run-3.test.1.a1", &[("run", "3"), ("type", "test"), ("ordinal", "1"), ("attempt", "1")]);
+        for id in [&release_process, &node] {
+            self.platform.say(id, HOSTILE);
+            self.platform.say(id, "\u{1b}[1;32mgreen\u{1b}[0m");
+        }
+        self.world()
+            .store
+            .transact(|tx| {
+                let repository = repository();
+                tx.put_repository(&repository)?;
+                let other = Repository {
+                    id: RepositoryId(2),
+                    owner: HOSTILE.to_owned(),
+                    name: HOSTILE.to_owned(),
+                    label: "other".to_owned(),
+                    ..repository.clone()
+                };
+                tx.put_repository(&other)?;
+                for number in 1..=3 {
+                    tx.put_pull(&pull(number))?;
+                }
+                let staging = app("hello-staging", Stage::Staging, vec![live(1, 1), live(2, 2)], Some(2));
+                tx.put_app(&staging)?;
+                for number in 1..=2 {
+                    tx.put_release(&release("hello-staging", number, Cause::Push))?;
+                }
+                let from = Cause::Promotion {
+                    from: "hello-staging".parse().unwrap(),
+                    release: ReleaseNumber(1),
+                    slug: digest(),
+                };
+                let mut promoted = live(1, 1);
+                promoted.cause = from.clone();
+                tx.put_app(&app("hello-production", Stage::Production, vec![promoted], Some(1)))?;
+                tx.put_release(&release("hello-production", 1, from))?;
+                for (place, failure) in failures().into_iter().enumerate() {
+                    let name = format!("failed-{place}");
+                    let mut rolled_back = failed(2, failure);
+                    rolled_back.cause = Cause::Rollback { to: ReleaseNumber(1) };
+                    tx.put_app(&app(&name, Stage::Review(PullNumber(1)), vec![live(1, 1), rolled_back], Some(1)))?;
+                    tx.put_release(&release(&name, 1, Cause::Push))?;
+                }
+                for (place, wanted) in [Wanted::Held, Wanted::Gone, Wanted::Running].into_iter().enumerate() {
+                    let mut app = app(&format!("odd-{place}"), Stage::Review(PullNumber(2)), vec![deploy(1)], None);
+                    app.wanted = wanted;
+                    tx.put_app(&app)?;
+                }
+                let mut number = 0;
+                for state in run_states() {
+                    number += 1;
+                    tx.put_run(&TestRun { number: RunNumber(number), ordinal: number, ..state })?;
+                }
+                for (place, build) in builds().into_iter().enumerate() {
+                    tx.put_build(&Build { key: BuildKey(format!("{place:016x}")), ..build })?;
+                }
+                tx.put_slug(&slug())?;
+                for (place, command) in commands().into_iter().enumerate() {
+                    tx.put_command(&CommandRecord { comment: place as u64, ..command })?;
+                }
+                for (place, state) in delivery_states().into_iter().enumerate() {
+                    let body = format!("{{\"title\": {}}}", serde_json::to_string(HOSTILE).unwrap());
+                    let payload = tx.put_blob(body.into())?;
+                    let delivery = Delivery {
+                        id: format!("delivery-{place}"),
+                        event: HOSTILE.to_owned(),
+                        action: Some(HOSTILE.to_owned()),
+                        repository: Some(HOSTILE.to_owned()),
+                        sender: Some(HOSTILE.to_owned()),
+                        received_at: START,
+                        bytes: 10,
+                        content_type: Some("application/json".to_owned()),
+                        state,
+                        attempts: 2,
+                    };
+                    tx.put_delivery(&DeliveryRecord { delivery, payload })?;
+                }
+                let next = tx.next_number("run")?;
+                assert!(next <= number);
+                while tx.next_number("run")? < number {}
+                Ok::<(), crate::store::StoreError>(())
+            })
+            .await
+            .expect("the records are written");
+    }
+
+    pub fn start(&self, id: &str, labels: &[(&str, &str)]) -> ProcessId {
+        let id: ProcessId = id.parse().expect("a process id");
+        let memory = &self.platform;
+        let spec = Spec {
+            id: id.clone(),
+            labels: labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+            name: crate::web::logs::name_of(&id).to_owned(),
+            code: Code::None,
+            command: "sleep 1000".to_owned(),
+            environment: BTreeMap::new(),
+            limits: Limits::default(),
+            network: Network::Isolated,
+            port: None,
+            time_limit: None,
+            grace: Duration::from_secs(1),
+            binds: Vec::new(),
+        };
+        let platform = Platform::Memory(memory.clone());
+        futures_util::FutureExt::now_or_never(platform.start(&spec))
+            .expect("memory answers at once")
+            .expect("it starts");
+        id
+    }
+}
+
+pub fn repository() -> Repository {
+    Repository {
+        id: RepositoryId(1),
+        owner: "acme".to_owned(),
+        name: "hello".to_owned(),
+        default_branch: HOSTILE.to_owned(),
+        private: true,
+        html_url: "javascript:alert(1)".to_owned(),
+        installation: None,
+        label: "hello".to_owned(),
+    }
+}
+
+fn pull(number: u64) -> Pull {
+    Pull {
+        repository: RepositoryId(1),
+        number: PullNumber(number),
+        title: HOSTILE.to_owned(),
+        author: HOSTILE.to_owned(),
+        head: sha('a'),
+        branch: HOSTILE.to_owned(),
+        head_repository: Some(RepositoryId(number)),
+        base_branch: HOSTILE.to_owned(),
+        open: true,
+        merged: false,
+        html_url: format!("https://github.com/{HOSTILE}"),
+    }
+}
+
+pub fn sha(digit: char) -> Sha {
+    digit.to_string().repeat(40).parse().expect("a commit")
+}
+
+pub fn digest() -> SlugDigest {
+    "d".repeat(64).parse().expect("a digest")
+}
+
+pub fn deploy(number: u64) -> Deploy {
+    Deploy {
+        number,
+        commit: sha('a'),
+        branch: HOSTILE.to_owned(),
+        cause: Cause::Push,
+        by: Some(HOSTILE.to_owned()),
+        asked_at: START,
+        gate: Some(RunNumber(1)),
+        tree: None,
+        release: None,
+        released: false,
+        outcome: None,
+    }
+}
+
+pub fn live(number: u64, release: u32) -> Deploy {
+    Deploy {
+        tree: Some(sha('b')),
+        release: Some(ReleaseNumber(release)),
+        released: true,
+        outcome: Some(Outcome::Live { at: START }),
+        ..deploy(number)
+    }
+}
+
+fn failed(number: u64, failure: Failure) -> Deploy {
+    Deploy { tree: Some(sha('b')), outcome: Some(Outcome::Failed { failure, at: START }), ..deploy(number) }
+}
+
+pub fn app(name: &str, stage: Stage, deploys: Vec<Deploy>, live: Option<u32>) -> App {
+    App {
+        name: name.parse().expect("an app's name"),
+        id: "0".repeat(32),
+        repository: RepositoryId(1),
+        stage,
+        wanted: Wanted::Running,
+        last_release: live.unwrap_or(0),
+        deploys,
+        live: live.map(ReleaseNumber),
+        generated: BTreeMap::new(),
+        postdeploy_done: false,
+        created_at: START,
+    }
+}
+
+pub fn release(app: &str, number: u32, cause: Cause) -> Release {
+    Release {
+        app: app.parse().expect("an app's name"),
+        number: ReleaseNumber(number),
+        deploy: u64::from(number),
+        slug: digest(),
+        commit: sha('a'),
+        branch: HOSTILE.to_owned(),
+        cause,
+        by: Some(HOSTILE.to_owned()),
+        created_at: START,
+        config: Sealed(String::new()),
+        process_types: [("web".to_owned(), HOSTILE.to_owned())].into(),
+        formation: BTreeMap::new(),
+    }
+}
+
+fn ends() -> Vec<Ended> {
+    vec![
+        Ended::Exited { code: 0 },
+        Ended::Exited { code: 3 },
+        Ended::Signalled { signal: 9 },
+        Ended::OutOfMemory,
+        Ended::TimeLimit,
+        Ended::OutputLimit,
+        Ended::DiskLimit,
+        Ended::Lost,
+        Ended::CouldNotStart { detail: HOSTILE.to_owned() },
+    ]
+}
+
+fn failures() -> Vec<Failure> {
+    let detail = || HOSTILE.to_owned();
+    let tail = || vec![HOSTILE.to_owned(), "<b>".to_owned()];
+    let mut all = vec![
+        Failure::Source { detail: detail() },
+        Failure::Configuration { file: detail(), detail: detail() },
+        Failure::NotBuildable { looked_for: tail() },
+        Failure::SlugTooLarge { detail: detail() },
+        Failure::MissingConfig { names: tail() },
+        Failure::NothingToRun,
+        Failure::NotHealthy { process: detail(), seconds: 60, seen: detail(), tail: tail() },
+        Failure::Tests { run: RunNumber(1) },
+        Failure::Internal { detail: detail() },
+    ];
+    for ended in ends() {
+        all.push(Failure::Build { ended: ended.clone(), tail: tail() });
+        all.push(Failure::ReleasePhase { ended: ended.clone(), tail: tail() });
+        all.push(Failure::Crashed { process: detail(), ended, tail: tail() });
+    }
+    all
+}
+
+pub fn run(verdict: Option<Verdict>) -> TestRun {
+    TestRun {
+        number: RunNumber(0),
+        repository: RepositoryId(1),
+        ordinal: 0,
+        pull: Some(PullNumber(1)),
+        branch: HOSTILE.to_owned(),
+        commit: sha('a'),
+        tree: None,
+        created_at: START,
+        started_at: None,
+        nodes: 0,
+        results: BTreeMap::new(),
+        cancelled: None,
+        verdict,
+        finished_at: None,
+    }
+}
+
+fn run_states() -> Vec<TestRun> {
+    let failure = || Failure::Build { ended: Ended::Exited { code: 1 }, tail: vec![HOSTILE.to_owned()] };
+    let started = |verdict: Option<Verdict>| TestRun {
+        tree: Some(sha('b')),
+        started_at: Some(START),
+        nodes: 2,
+        finished_at: verdict.as_ref().map(|_| START + Duration::from_secs(3)),
+        ..run(verdict)
+    };
+    let result = |node: u16, ended: Ended, failures: Vec<TestFailure>| NodeResult {
+        process: format!("run-1.test.{node}.a1").parse().unwrap(),
+        started_at: START,
+        finished_at: START + Duration::from_secs(2),
+        ended,
+        counts: Some(Counts { passed: 3, failed: failures.len() as u64, skipped: 1 }),
+        failures,
+        tail: vec![HOSTILE.to_owned()],
+        setup_failed: false,
+    };
+    let failure_of_test = || TestFailure { name: HOSTILE.to_owned(), message: format!("{HOSTILE}\n{HOSTILE}") };
+    let mut all = vec![run(None), TestRun { tree: Some(sha('b')), ..run(None) }, started(None)];
+    for ended in ends() {
+        let mut failed = started(Some(Verdict::Failed));
+        failed.results.insert(0, result(0, ended.clone(), vec![failure_of_test(); 60]));
+        failed.results.insert(1, NodeResult { setup_failed: true, ..result(1, ended, Vec::new()) });
+        all.push(failed);
+    }
+    for cancelled in
+        [Cancelled::Newer { commit: sha('c') }, Cancelled::Closed, Cancelled::By { login: HOSTILE.to_owned() }]
+    {
+        all.push(TestRun { cancelled: Some(cancelled), ..started(Some(Verdict::Cancelled)) });
+    }
+    for verdict in [
+        Verdict::Passed,
+        Verdict::Reused { run: RunNumber(1) },
+        Verdict::NoTests,
+        Verdict::Errored { failure: failure() },
+    ] {
+        all.push(started(Some(verdict)));
+    }
+    all
+}
+
+fn builds() -> Vec<Build> {
+    let build = |state| Build {
+        key: BuildKey(String::new()),
+        repository: RepositoryId(1),
+        commit: sha('a'),
+        tree: sha('b'),
+        attempt: 2,
+        process: "build.0.a1".parse().unwrap(),
+        started_at: START,
+        state,
+    };
+    let mut all = vec![build(BuildState::Running), build(BuildState::Succeeded { slug: digest(), at: START })];
+    all.extend(failures().into_iter().map(|failure| build(BuildState::Failed { failure, at: START })));
+    all
+}
+
+fn slug() -> Slug {
+    Slug {
+        digest: digest(),
+        repository: RepositoryId(1),
+        tree: sha('b'),
+        commit: sha('a'),
+        created_at: START,
+        bytes: 1_000_000,
+        files: 7,
+        buildpacks: vec![HOSTILE.to_owned()],
+        process_types: [("web".to_owned(), HOSTILE.to_owned())].into(),
+        config_vars: BTreeMap::new(),
+        test_command: None,
+        manifest: None,
+        warnings: vec![HOSTILE.to_owned()],
+    }
+}
+
+fn commands() -> Vec<CommandRecord> {
+    let record = |command, answer| CommandRecord {
+        repository: RepositoryId(1),
+        pull: PullNumber(1),
+        comment: 0,
+        place: 0,
+        command,
+        by: HOSTILE.to_owned(),
+        given_at: START,
+        answer,
+    };
+    let refusals = [
+        Refusal::NoRight { role: HOSTILE.to_owned() },
+        Refusal::NothingOnStaging,
+        Refusal::StagingBusy,
+        Refusal::AlreadyThere { app: "hello-production".parse().unwrap(), release: ReleaseNumber(1) },
+        Refusal::NoSuchRelease,
+        Refusal::NothingToTest,
+    ];
+    let mut all: Vec<CommandRecord> =
+        refusals.into_iter().map(|reason| record(Command::Promote, Answer::Refused { reason })).collect();
+    let unknown = Command::Unknown { word: HOSTILE.to_owned(), nearest: Some(HOSTILE.to_owned()) };
+    all.push(record(unknown, Answer::Refused { reason: Refusal::UnknownCommand }));
+    all.push(record(Command::Promote, Answer::Deploying { app: "hello-production".parse().unwrap(), deploy: 1 }));
+    all.push(record(Command::Retest, Answer::Testing { run: RunNumber(1) }));
+    all.push(record(Command::Help, Answer::Helped));
+    all
+}
+
+fn delivery_states() -> Vec<DeliveryState> {
+    let why = [
+        IgnoredBecause::UnreadEvent,
+        IgnoredBecause::UnreadAction,
+        IgnoredBecause::OwnDoing,
+        IgnoredBecause::NothingToDo,
+    ];
+    let mut all: Vec<DeliveryState> = why.into_iter().map(|why| DeliveryState::Ignored { why, at: START }).collect();
+    all.push(DeliveryState::Queued);
+    all.push(DeliveryState::Applied { decisions: vec![HOSTILE.to_owned(), "two".to_owned()], at: START });
+    all.push(DeliveryState::Retrying { error: HOSTILE.to_owned(), at: START });
+    all.push(DeliveryState::Parked { error: HOSTILE.to_owned(), at: START });
+    all
+}

@@ -1,0 +1,228 @@
+//! What the API is told to do, it does once, by the same rules as a comment.
+
+use super::house::{House, app, live, release, repository, run, sha};
+use super::pages::{Answered, service};
+use crate::domain::*;
+use crate::store::{StoreError, queue};
+use actix_web::http::StatusCode;
+use actix_web::test::TestRequest;
+use serde_json::{Value, json};
+
+async fn post(service: &impl AsyncFn(TestRequest) -> Answered, path: &str, body: Value) -> (StatusCode, Value) {
+    let request = TestRequest::post().uri(path).insert_header(("host", "localhost:8080")).set_json(body);
+    let answered = service(request).await;
+    (answered.status, serde_json::from_slice(&answered.body).unwrap_or(Value::Null))
+}
+
+/// Staging serves v2, production v1 of an older commit, a run is over and one goes on.
+async fn house() -> House {
+    let house = House::empty();
+    let work = |tx: &mut crate::store::Transaction<'_>| {
+        tx.put_repository(&repository())?;
+        let mut older = live(1, 1);
+        older.commit = sha('c');
+        tx.put_app(&app("hello-staging", Stage::Staging, vec![older, live(2, 2)], Some(2)))?;
+        for number in 1..=2 {
+            tx.put_release(&release("hello-staging", number, Cause::Push))?;
+        }
+        for verdict in [Some(Verdict::Failed), None] {
+            let number = RunNumber(tx.next_number("run")?);
+            tx.put_run(&TestRun { number, ..run(verdict) })?;
+        }
+        Ok::<(), StoreError>(())
+    };
+    house.world().store.transact(work).await.expect("records");
+    house
+}
+
+#[actix_web::test]
+async fn orders_are_decided_as_commands_are() {
+    let house = house().await;
+    let service = service!(house);
+    let store = &house.world().store;
+    let promote = "/api/v1/pipelines/acme/hello/promote";
+
+    assert_eq!(
+        post(&service, promote, json!({})).await,
+        (StatusCode::OK, json!({ "app": "hello-production", "deploy": 1 }))
+    );
+    let production = store.app(&"hello-production".parse().unwrap()).unwrap().expect("production");
+    let newest = production.newest().expect("a deploy");
+    assert!(matches!(&newest.cause, Cause::Promotion { release: ReleaseNumber(2), .. }));
+    assert_eq!(newest.by.as_deref(), Some("operator"));
+    assert!(queue::entry(store, "app:hello-production").unwrap().is_some(), "nobody would act on it");
+    let (status, answer) = post(&service, promote, json!({})).await;
+    assert_eq!(status, StatusCode::CONFLICT);
+    assert_eq!(answer["error"], "hello-production already has it, as v1.");
+
+    let rollback = "/api/v1/apps/hello-staging/rollback";
+    assert_eq!(post(&service, rollback, json!({ "to": "v2" })).await.0, StatusCode::CONFLICT, "it is live");
+    assert_eq!(post(&service, rollback, json!({ "to": "v9" })).await.0, StatusCode::CONFLICT);
+    assert_eq!(post(&service, rollback, json!({ "to": "latest" })).await.0, StatusCode::BAD_REQUEST);
+    assert_eq!(post(&service, rollback, json!({ "to": -1 })).await.0, StatusCode::BAD_REQUEST);
+    assert_eq!(post(&service, rollback, json!([])).await.0, StatusCode::BAD_REQUEST);
+    assert_eq!(post(&service, rollback, json!({})).await.0, StatusCode::OK);
+    let staging = store.app(&"hello-staging".parse().unwrap()).unwrap().expect("staging");
+    assert_eq!(staging.newest().map(|deploy| deploy.cause.clone()), Some(Cause::Rollback { to: ReleaseNumber(1) }));
+    let (status, answer) = post(&service, promote, json!({})).await;
+    assert_eq!(
+        (status, answer["error"].as_str()),
+        (StatusCode::CONFLICT, Some("A deploy to staging is under way: ask again when it serves."))
+    );
+
+    assert_eq!(post(&service, "/api/v1/runs/1/rerun", json!({})).await, (StatusCode::OK, json!({ "run": 3 })));
+    assert_eq!(store.run(RunNumber(3)).unwrap().map(|run| run.commit), Some(sha('a')));
+    assert_eq!(post(&service, "/api/v1/runs/2/rerun", json!({})).await.0, StatusCode::CONFLICT, "it goes on");
+    assert_eq!(post(&service, "/api/v1/runs/2/cancel", json!({})).await.0, StatusCode::OK);
+    let cancelled = store.run(RunNumber(2)).unwrap().and_then(|run| run.cancelled);
+    assert_eq!(cancelled, Some(Cancelled::By { login: "operator".to_owned() }));
+    assert_eq!(store.run(RunNumber(3)).unwrap().and_then(|run| run.cancelled), None, "another run was cancelled");
+    assert_eq!(post(&service, "/api/v1/runs/2/cancel", json!({})).await.0, StatusCode::CONFLICT);
+    assert_eq!(post(&service, "/api/v1/runs/99/cancel", json!({})).await.0, StatusCode::NOT_FOUND);
+}
+
+#[actix_web::test]
+async fn a_restart_ends_the_apps_processes_and_nobody_elses() {
+    let house = house().await;
+    let service = service!(house);
+    let labels = |app| [("app", app), ("release", "v2"), ("type", "web"), ("ordinal", "1"), ("attempt", "1")];
+    let own = house.start("hello-staging.v2.web.1.a1", &labels("hello-staging"));
+    let other = house.start("hello-production.v2.web.1.a1", &labels("hello-production"));
+    let mut migrating = labels("hello-staging");
+    migrating[2].1 = "release";
+    let release_phase = house.start("hello-staging.v2.release.1.a1", &migrating);
+    let (status, answer) = post(&service, "/api/v1/apps/hello-staging/restart", json!({})).await;
+    assert_eq!((status, answer), (StatusCode::OK, json!({ "app": "hello-staging", "restarted": ["web.1"] })));
+    let stopping: Vec<ProcessId> = house
+        .world()
+        .platform
+        .list()
+        .await
+        .unwrap()
+        .into_iter()
+        .filter(|status| matches!(status.state, crate::platform::State::Stopping))
+        .map(|status| status.id)
+        .collect();
+    assert_eq!(stopping, [own], "{other} and {release_phase} run on");
+}
+
+#[actix_web::test]
+async fn parked_deliveries_run_again_and_applied_ones_do_not() {
+    let house = House::hostile().await;
+    let service = service!(house);
+    let store = &house.world().store;
+    let state = |id: &str| store.delivery(id).unwrap().expect("a delivery").delivery.state;
+    let place = |wanted: fn(&DeliveryState) -> bool| {
+        (0..8).map(|place| format!("delivery-{place}")).find(|id| wanted(&state(id))).expect("one of that state")
+    };
+    let parked = place(|state| matches!(state, DeliveryState::Parked { .. }));
+    let applied = place(|state| matches!(state, DeliveryState::Applied { .. }));
+    assert_eq!(
+        post(&service, &format!("/api/v1/deliveries/{applied}/replay"), json!({})).await.0,
+        StatusCode::CONFLICT
+    );
+    assert_eq!(post(&service, "/api/v1/deliveries/none/replay", json!({})).await.0, StatusCode::NOT_FOUND);
+    assert_eq!(
+        post(&service, &format!("/api/v1/deliveries/{parked}/replay"), json!({})).await,
+        (StatusCode::OK, json!({ "replayed": [parked] }))
+    );
+    assert_eq!(state(&parked), DeliveryState::Queued);
+    assert!(queue::entry(store, &format!("delivery:{parked}")).unwrap().is_some());
+
+    let (key, generation) = (format!("delivery:{parked}"), store.generation());
+    let named = key.clone();
+    let park = move |tx: &mut crate::store::Transaction<'_>| {
+        let now = super::house::START;
+        let claimed = queue::claim(tx, now, std::time::Duration::from_secs(9), generation)?;
+        let token = claimed.and_then(|entry| entry.lease).map_or(0, |lease| lease.token);
+        queue::park(tx, &key, token, "why")
+    };
+    assert!(store.transact(park).await.unwrap());
+    assert_eq!(
+        post(&service, "/api/v1/deliveries/replay", json!({})).await,
+        (StatusCode::OK, json!({ "replayed": [named] }))
+    );
+    assert_eq!(queue::depth(store).unwrap().parked, 0);
+}
+
+#[actix_web::test]
+async fn a_form_of_a_page_is_answered_with_the_page_that_shows_what_came_of_it() {
+    let house = house().await;
+    let service = service!(house);
+    let form = |path: &str, body: &'static str| {
+        TestRequest::post()
+            .uri(path)
+            .insert_header(("host", "localhost:8080"))
+            .insert_header(("origin", "http://localhost:8080"))
+            .insert_header(("sec-fetch-site", "same-origin"))
+            .insert_header(("content-type", "application/x-www-form-urlencoded"))
+            .set_payload(body)
+    };
+    let response = service(form("/api/v1/apps/hello-staging/rollback", "to=v1")).await;
+    assert_eq!(response.status, StatusCode::SEE_OTHER);
+    assert_eq!(response.headers.get("location").unwrap(), "/apps/hello-staging");
+    let response = service(form("/api/v1/pipelines/acme/hello/promote", "")).await;
+    assert_eq!(response.status, StatusCode::CONFLICT);
+    let page = String::from_utf8(response.body).unwrap();
+    assert!(page.starts_with("<!doctype html>") && page.contains("A deploy to staging is under way"), "{page}");
+}
+
+#[actix_web::test]
+async fn everything_goes_down_only_when_it_is_meant() {
+    let mut house = house().await;
+    let service = service!(house);
+    assert_eq!(post(&service, "/api/v1/shutdown", json!({})).await.0, StatusCode::BAD_REQUEST);
+    assert!(house.asked_down.try_recv().is_err());
+    for _ in 0..2 {
+        assert_eq!(post(&service, "/api/v1/shutdown", json!({ "apps": true })).await.0, StatusCode::ACCEPTED);
+    }
+    assert!(house.asked_down.try_recv().is_ok());
+}
+
+/// Every address that changes something, asked in the ways that a foreign page could: nothing is written.
+#[actix_web::test]
+async fn no_foreign_page_gives_orders() {
+    let house = house().await;
+    let service = service!(house);
+    let description: Value = serde_json::from_str(include_str!("../../../templates/openapi.json")).unwrap();
+    let orders: Vec<String> = description["paths"]
+        .as_object()
+        .unwrap()
+        .iter()
+        .filter(|(_, operations)| operations.get("post").is_some())
+        .map(|(path, _)| {
+            path.replace("{owner}/{name}", "acme/hello")
+                .replace("{name}", "hello-staging")
+                .replace("{number}", "2")
+                .replace("{id}", "x")
+        })
+        .collect();
+    assert!(orders.len() >= 8, "{orders:?}");
+    let form = ("content-type", "application/x-www-form-urlencoded");
+    let json_type = ("content-type", "application/json");
+    let host = ("host", "localhost:8080");
+    let kinds: [&[(&str, &str)]; 8] = [
+        &[host, form, ("origin", "https://evil.example"), ("sec-fetch-site", "cross-site")],
+        &[host, form, ("origin", "http://hello-pr-1.localhost:8000"), ("sec-fetch-site", "same-site")],
+        &[host, form, ("origin", "null")],
+        &[host, form],
+        &[host, json_type, ("origin", "https://evil.example")],
+        &[host, ("content-type", "text/plain"), ("origin", "http://localhost:8080"), ("sec-fetch-site", "same-origin")],
+        &[("host", "evil.example"), json_type],
+        &[host, json_type, ("sec-fetch-site", "none")],
+    ];
+    let before = house.world().store.figures().transactions;
+    for path in &orders {
+        for kind in kinds {
+            let mut request = TestRequest::post().uri(path);
+            for (name, value) in kind {
+                request = request.insert_header((*name, *value));
+            }
+            let response = service(request.set_payload("{\"apps\":true}")).await;
+            assert_eq!(response.status, StatusCode::FORBIDDEN, "{path} {kind:?}");
+        }
+        let status = service(TestRequest::get().uri(path).insert_header(host)).await.status;
+        assert!(matches!(status, StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED), "GET {path}: {status}");
+    }
+    assert_eq!(house.world().store.figures().transactions, before);
+}

@@ -1,0 +1,178 @@
+//! A repository with its stages, and what would happen on a promotion.
+
+use super::{AppCard, PullLine, RunCard, When, card, run_card, safe_url};
+use crate::domain::*;
+use crate::reconcile::{World, command};
+use crate::store::StoreError;
+use crate::web::problem::Problem;
+use serde::Serialize;
+use std::cmp::Reverse;
+
+/// Runs and commands that a page shows.
+const RECENT: usize = 10;
+
+#[derive(Debug, Clone, Serialize)]
+pub struct Pipeline {
+    pub owner: String,
+    pub name: String,
+    pub full_name: String,
+    pub url: Option<String>,
+    pub private: bool,
+    pub default_branch: String,
+    pub review: Vec<AppCard>,
+    pub staging: Option<AppCard>,
+    pub production: Option<AppCard>,
+    /// The newest first.
+    pub runs: Vec<RunCard>,
+    pub promotion: Promotion,
+}
+
+/// What staging has that production has not, and whether it could go there now.
+#[derive(Debug, Clone, Serialize)]
+pub struct Promotion {
+    pub possible: bool,
+    pub refusal: Option<Refusal>,
+    pub from: Option<Side>,
+    pub to: Option<Side>,
+    /// The difference of the two commits on GitHub.
+    pub compare_url: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Side {
+    pub app: AppName,
+    pub release: ReleaseNumber,
+    pub commit: Sha,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct PipelineDetail {
+    #[serde(flatten)]
+    pub pipeline: Pipeline,
+    pub pulls: Vec<PullLine>,
+    pub commands: Vec<CommandEntry>,
+}
+
+/// A line of the audit log.
+#[derive(Debug, Clone, Serialize)]
+pub struct CommandEntry {
+    pub pull: PullNumber,
+    pub command: Command,
+    pub by: String,
+    pub given: When,
+    pub answer: Answer,
+    /// Of the deploy that it led to.
+    pub phase: Option<Phase>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct Home {
+    pub pipelines: Vec<Pipeline>,
+    pub parked: u64,
+    pub webhook_url: String,
+}
+
+pub fn home(world: &World) -> Result<Home, Problem> {
+    let mut repositories = world.store.repositories()?;
+    repositories.sort_by_key(|repository| repository.full_name().to_lowercase());
+    let pipelines: Result<Vec<Pipeline>, Problem> =
+        repositories.iter().map(|repository| pipeline(world, repository)).collect();
+    Ok(Home {
+        pipelines: pipelines?,
+        parked: crate::store::queue::depth(&world.store)?.parked,
+        webhook_url: world.config.page("/webhooks/github"),
+    })
+}
+
+pub fn find_repository(world: &World, owner: &str, name: &str) -> Result<Repository, Problem> {
+    let same = |repository: &Repository| {
+        repository.owner.eq_ignore_ascii_case(owner) && repository.name.eq_ignore_ascii_case(name)
+    };
+    let found = world.store.repositories()?.into_iter().find(same);
+    found.ok_or_else(|| Problem::not_found("pipeline", format!("{owner}/{name}")))
+}
+
+pub fn pipeline(world: &World, repository: &Repository) -> Result<Pipeline, Problem> {
+    let mut apps = world.store.apps_of(repository.id)?;
+    apps.sort_by_key(|app| Reverse(app.pull()));
+    let mut pipeline = Pipeline {
+        owner: repository.owner.clone(),
+        name: repository.name.clone(),
+        full_name: repository.full_name(),
+        url: safe_url(&repository.html_url),
+        private: repository.private,
+        default_branch: repository.default_branch.clone(),
+        review: Vec::new(),
+        staging: None,
+        production: None,
+        runs: recent_runs(world, repository.id, RECENT)?,
+        promotion: promotion(world, repository, &apps)?,
+    };
+    for app in &apps {
+        let card = card(world, app, Some(repository))?;
+        match app.stage {
+            Stage::Review(_) => pipeline.review.push(card),
+            Stage::Staging => pipeline.staging = Some(card),
+            Stage::Production => pipeline.production = Some(card),
+        }
+    }
+    Ok(pipeline)
+}
+
+pub fn recent_runs(world: &World, repository: RepositoryId, most: usize) -> Result<Vec<RunCard>, StoreError> {
+    let mut runs = world.store.runs_of(repository)?;
+    runs.sort_by_key(|run| Reverse(run.number));
+    let repository = world.store.repository(repository)?;
+    Ok(runs.iter().take(most).map(|run| run_card(world, run, repository.as_ref())).collect())
+}
+
+fn promotion(world: &World, repository: &Repository, apps: &[App]) -> Result<Promotion, Problem> {
+    let side = |stage: Stage| {
+        let app = apps.iter().find(|app| app.stage == stage)?;
+        Some(Side { app: app.name.clone(), release: app.live?, commit: app.live_deploy()?.commit.clone() })
+    };
+    let (from, to) = (side(Stage::Staging), side(Stage::Production));
+    let compare_url = match (&from, &to, safe_url(&repository.html_url)) {
+        (Some(from), Some(to), Some(url)) if from.commit != to.commit => {
+            Some(format!("{}/compare/{}...{}", url.trim_end_matches('/'), to.commit, from.commit))
+        }
+        _ => None,
+    };
+    let refusal = command::promotion_refused(world, repository)?;
+    Ok(Promotion { possible: refusal.is_none(), refusal, from, to, compare_url })
+}
+
+pub fn pipeline_detail(world: &World, repository: &Repository) -> Result<PipelineDetail, Problem> {
+    let now = world.now();
+    let pulls = world.store.pulls(repository.id)?;
+    let mut records = Vec::new();
+    for pull in &pulls {
+        records.extend(world.store.commands(repository.id, pull.number)?);
+    }
+    records.sort_by_key(|record| Reverse(record.given_at));
+    let apps = world.store.apps_of(repository.id)?;
+    let commands = records.into_iter().take(RECENT).map(|record| {
+        let phase = match &record.answer {
+            Answer::Deploying { app, deploy } => apps
+                .iter()
+                .find(|candidate| candidate.name == *app)
+                .and_then(|app| app.deploy(*deploy).map(|deploy| app.phase(deploy))),
+            _ => None,
+        };
+        CommandEntry {
+            pull: record.pull,
+            command: record.command,
+            by: record.by,
+            given: When::new(record.given_at, now),
+            answer: record.answer,
+            phase,
+        }
+    });
+    let mut open: Vec<&Pull> = pulls.iter().filter(|pull| pull.open).collect();
+    open.sort_by_key(|pull| Reverse(pull.number));
+    Ok(PipelineDetail {
+        pipeline: pipeline(world, repository)?,
+        pulls: open.into_iter().map(PullLine::new).collect(),
+        commands: commands.collect(),
+    })
+}

@@ -1,0 +1,276 @@
+//! A test run with its nodes on a common time axis, and the build that it waits for.
+
+use super::{PullLine, When, commit_url, milliseconds};
+use crate::clock::Timestamp;
+use crate::domain::*;
+use crate::platform::{ProcessStatus, State};
+use crate::reconcile::{World, label};
+use crate::web::problem::Problem;
+use serde::Serialize;
+
+#[derive(Debug, Clone, Serialize)]
+pub struct RunCard {
+    pub number: RunNumber,
+    pub ordinal: u64,
+    pub repository: String,
+    pub state: RunState,
+    pub verdict: Option<Verdict>,
+    pub cancelled: Option<Cancelled>,
+    pub pull: Option<PullNumber>,
+    pub branch: String,
+    pub commit: Sha,
+    pub commit_url: Option<String>,
+    pub nodes: u16,
+    pub counts: Counts,
+    pub created: When,
+    /// From the start of the nodes to the verdict, or to now.
+    pub milliseconds: Option<u64>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct RunDetail {
+    #[serde(flatten)]
+    pub card: RunCard,
+    pub owner: String,
+    pub repository_name: String,
+    pub pull_request: Option<PullLine>,
+    pub over: bool,
+    pub build: Option<BuildKey>,
+    pub lanes: Vec<Node>,
+    /// The length of the time axis.
+    pub axis_ms: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NodeState {
+    Waiting,
+    Starting,
+    Running,
+    Passed,
+    Failed,
+    SetupFailed,
+    /// It ended in another way than with a status.
+    Broken,
+    Cancelled,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct Node {
+    pub node: u16,
+    pub state: NodeState,
+    pub process: Option<ProcessId>,
+    pub started: Option<When>,
+    pub milliseconds: Option<u64>,
+    pub counts: Option<Counts>,
+    pub failures: Vec<TestFailure>,
+    pub ended: Option<Ended>,
+    pub tail: Vec<String>,
+    /// Thousandths of the time axis, for the bar.
+    pub bar_from: u64,
+    pub bar_length: u64,
+}
+
+pub fn run_card(world: &World, run: &TestRun, repository: Option<&Repository>) -> RunCard {
+    let now = world.now();
+    RunCard {
+        number: run.number,
+        ordinal: run.ordinal,
+        repository: repository.map(Repository::full_name).unwrap_or_default(),
+        state: run.state(),
+        verdict: run.verdict.clone(),
+        cancelled: run.cancelled.clone(),
+        pull: run.pull,
+        branch: run.branch.clone(),
+        commit: run.commit.clone(),
+        commit_url: commit_url(repository, &run.commit),
+        nodes: run.nodes,
+        counts: run.counts(),
+        created: When::new(run.created_at, now),
+        milliseconds: run
+            .started_at
+            .filter(|_| !matches!(run.verdict, Some(Verdict::Reused { .. } | Verdict::NoTests)))
+            .map(|started| milliseconds(run.finished_at.unwrap_or(now).since(started))),
+    }
+}
+
+pub fn find_run(world: &World, number: &str) -> Result<TestRun, Problem> {
+    let not_found = || Problem::not_found("run", number);
+    let parsed: u64 = number.parse().map_err(|_| not_found())?;
+    world.store.run(RunNumber(parsed))?.ok_or_else(not_found)
+}
+
+pub async fn run_detail(world: &World, run: &TestRun) -> Result<RunDetail, Problem> {
+    let now = world.now();
+    let repository = world.store.repository(run.repository)?;
+    let pull_request = match run.pull {
+        Some(number) => world.store.pull(run.repository, number)?,
+        None => None,
+    };
+    let build = match &run.tree {
+        Some(tree) => world.store.build_of_tree(run.repository, tree)?,
+        None => None,
+    };
+    let own = run.number.to_string();
+    let processes: Vec<ProcessStatus> =
+        world.platform.list().await?.into_iter().filter(|status| status.labels.get(label::RUN) == Some(&own)).collect();
+    let begin = run.started_at.unwrap_or(run.created_at);
+    let end = run.finished_at.unwrap_or(now);
+    let axis_ms = milliseconds(end.since(begin)).max(1);
+    let lanes = (0..run.nodes).map(|index| node(run, index, &processes, begin, end, now)).collect();
+    Ok(RunDetail {
+        card: run_card(world, run, repository.as_ref()),
+        owner: repository.as_ref().map(|repository| repository.owner.clone()).unwrap_or_default(),
+        repository_name: repository.as_ref().map(|repository| repository.name.clone()).unwrap_or_default(),
+        pull_request: pull_request.as_ref().map(PullLine::new),
+        over: run.verdict.is_some() || run.cancelled.is_some(),
+        build,
+        lanes,
+        axis_ms,
+    })
+}
+
+fn node(
+    run: &TestRun,
+    index: u16,
+    processes: &[ProcessStatus],
+    begin: Timestamp,
+    end: Timestamp,
+    now: Timestamp,
+) -> Node {
+    let axis = milliseconds(end.since(begin)).max(1);
+    let bar = |from: Timestamp, to: Timestamp| {
+        let start = (milliseconds(from.since(begin)) * 1000 / axis).min(1000);
+        let length = (milliseconds(to.since(from)) * 1000 / axis).clamp(4, 1000);
+        (start.min(996), length.min(1000 - start.min(996)))
+    };
+    if let Some(result) = run.results.get(&index) {
+        let (bar_from, bar_length) = bar(result.started_at, result.finished_at);
+        return Node {
+            node: index,
+            state: match &result.ended {
+                _ if result.passed() => NodeState::Passed,
+                _ if result.setup_failed => NodeState::SetupFailed,
+                Ended::Exited { .. } => NodeState::Failed,
+                _ if run.cancelled.is_some() => NodeState::Cancelled,
+                _ => NodeState::Broken,
+            },
+            process: Some(result.process.clone()),
+            started: Some(When::new(result.started_at, now)),
+            milliseconds: Some(milliseconds(result.finished_at.since(result.started_at))),
+            counts: result.counts,
+            failures: result.failures.clone(),
+            ended: (!result.ended.is_success()).then(|| result.ended.clone()),
+            tail: result.tail.clone(),
+            bar_from,
+            bar_length,
+        };
+    }
+    let status = newest_attempt(processes, index);
+    let (bar_from, bar_length) = status.map_or((0, 0), |status| bar(status.started_at, end));
+    Node {
+        node: index,
+        state: match status.map(|status| &status.state) {
+            _ if run.cancelled.is_some() => NodeState::Cancelled,
+            None => NodeState::Waiting,
+            Some(State::Starting) => NodeState::Starting,
+            Some(State::Running { .. } | State::Stopping | State::Exited { .. }) => NodeState::Running,
+        },
+        process: status.map(|status| status.id.clone()),
+        started: status.map(|status| When::new(status.started_at, now)),
+        milliseconds: status.map(|status| milliseconds(now.since(status.started_at))),
+        counts: None,
+        failures: Vec::new(),
+        ended: None,
+        tail: Vec::new(),
+        bar_from,
+        bar_length,
+    }
+}
+
+fn newest_attempt(processes: &[ProcessStatus], node: u16) -> Option<&ProcessStatus> {
+    let number = |status: &ProcessStatus, name: &str| status.labels.get(name).and_then(|text| text.parse::<u32>().ok());
+    processes
+        .iter()
+        .filter(|status| number(status, label::ORDINAL) == Some(u32::from(node)))
+        .max_by_key(|status| number(status, label::ATTEMPT))
+}
+
+/// The process whose log is a node's: the one that counted, else the newest attempt, else the first one to come.
+pub async fn node_process(world: &World, run: &TestRun, node: &str) -> Result<(u16, ProcessId), Problem> {
+    let not_found = || Problem::not_found("node", format!("{} / {node}", run.number));
+    let index: u16 = node.parse().map_err(|_| not_found())?;
+    if index >= run.nodes {
+        return Err(not_found());
+    }
+    if let Some(result) = run.results.get(&index) {
+        return Ok((index, result.process.clone()));
+    }
+    let own = run.number.to_string();
+    let processes: Vec<ProcessStatus> =
+        world.platform.list().await?.into_iter().filter(|status| status.labels.get(label::RUN) == Some(&own)).collect();
+    Ok((index, newest_attempt(&processes, index).map_or_else(|| run.process_id(index, 1), |status| status.id.clone())))
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct BuildDetail {
+    pub key: BuildKey,
+    pub commit: Sha,
+    pub tree: Sha,
+    pub attempt: u32,
+    pub repository: String,
+    pub started: When,
+    /// `running`, `succeeded`, `failed`.
+    pub state: &'static str,
+    pub failure: Option<Failure>,
+    pub milliseconds: u64,
+    pub slug: Option<SlugLine>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct SlugLine {
+    pub digest: SlugDigest,
+    pub bytes: u64,
+    pub files: u64,
+    pub buildpacks: Vec<String>,
+    pub process_types: std::collections::BTreeMap<String, String>,
+    pub warnings: Vec<String>,
+}
+
+pub fn find_build(world: &World, key: &str) -> Result<Build, Problem> {
+    let plain = (1..=64).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    let found = if plain { world.store.build(&BuildKey(key.to_owned()))? } else { None };
+    found.ok_or_else(|| Problem::not_found("build", key))
+}
+
+pub fn build_detail(world: &World, build: &Build) -> Result<BuildDetail, Problem> {
+    let now = world.now();
+    let (state, failure, end, digest) = match &build.state {
+        BuildState::Running => ("running", None, now, None),
+        BuildState::Succeeded { slug, at } => ("succeeded", None, *at, Some(slug)),
+        BuildState::Failed { failure, at } => ("failed", Some(failure.clone()), *at, None),
+    };
+    let slug = match digest {
+        Some(digest) => world.store.slug(digest)?,
+        None => None,
+    };
+    Ok(BuildDetail {
+        key: build.key.clone(),
+        commit: build.commit.clone(),
+        tree: build.tree.clone(),
+        attempt: build.attempt,
+        repository: world.store.repository(build.repository)?.map(|found| found.full_name()).unwrap_or_default(),
+        started: When::new(build.started_at, now),
+        state,
+        failure,
+        milliseconds: milliseconds(end.since(build.started_at)),
+        slug: slug.map(|slug| SlugLine {
+            digest: slug.digest,
+            bytes: slug.bytes,
+            files: slug.files,
+            buildpacks: slug.buildpacks,
+            process_types: slug.process_types,
+            warnings: slug.warnings,
+        }),
+    })
+}

@@ -1,0 +1,393 @@
+//! How an app gets from what it runs to what it should run, one look at a time: build → release phase → boot →
+//! healthy → switch → drain → stop. The same for review apps, staging, production, promotions and rollbacks.
+//!
+//! The rule that it keeps: the live release is not touched before the new one answers healthy, and a process is
+//! stopped only when no request is left on it. If anything fails before the switch, nothing of the live one changed.
+
+use super::{Action, Plan, ProcessState, ProcessView, TargetView};
+use crate::clock::Timestamp;
+use crate::domain::*;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// How often a boot or a drain is looked at, while it lasts.
+const WATCH: Duration = Duration::from_millis(100);
+/// How often a restarted process is looked at until it answers.
+const COMING_BACK: Duration = Duration::from_millis(250);
+/// Crash restarts: at once, then 1 s, 2 s, 4 s … up to this.
+const LONGEST_BACKOFF: Duration = Duration::from_secs(300);
+/// A process that ran this long before it crashed starts with a clean slate.
+const STABLE: Duration = Duration::from_secs(600);
+
+/// All that is observed about one app.
+#[derive(Debug, Clone)]
+pub struct AppView {
+    pub now: Timestamp,
+    /// The verdict of the newest deploy's gate; `None` while there is none.
+    pub gate: Option<Verdict>,
+    /// The build of the newest deploy's tree.
+    pub build: Option<Build>,
+    pub build_process_over: bool,
+    /// The release of the newest deploy.
+    pub next: Option<Release>,
+    pub live: Option<Release>,
+    pub processes: Vec<ProcessView>,
+    /// The route that the router has confirmed.
+    pub route: Option<WantedRoute>,
+    pub targets: BTreeMap<ProcessId, TargetView>,
+    /// COMPAT: a web process binds `$PORT` within 60 s.
+    pub boot_timeout: Duration,
+    /// How long requests in flight on an old process are waited for.
+    pub drain_limit: Duration,
+}
+
+pub fn plan_app(app: &App, view: &AppView) -> Plan {
+    let mut plan = Plan::default();
+    match app.wanted {
+        Wanted::Gone => retire(view, &mut plan),
+        Wanted::Held => {
+            stop_all(view, &mut plan);
+            set_route(
+                view,
+                Some(WantedRoute { release: None, targets: Vec::new(), notice: Some(Notice::Held) }),
+                &mut plan,
+            );
+        }
+        Wanted::Running => run(app, view, &mut plan),
+    }
+    plan
+}
+
+fn run(app: &App, view: &AppView, plan: &mut Plan) {
+    let pending = app.newest().filter(|deploy| deploy.outcome.is_none());
+    let booting = pending.and_then(|deploy| advance(deploy, view, plan));
+    if let Some(live) = &view.live
+        && booting.is_none_or(|boot| boot.release.number != live.number)
+    {
+        keep_running(live, view, plan);
+    }
+    let ready = booting.is_some_and(|boot| boot.ready);
+    let route = route(app, view, booting, ready);
+    set_route(view, Some(route), plan);
+    if let Some(boot) = booting.filter(|boot| boot.ready) {
+        plan.act(Action::GoLive { deploy: boot.deploy });
+    }
+    clear_away(app, view, booting, plan);
+}
+
+/// A release whose processes are coming up beside the live one.
+#[derive(Clone, Copy)]
+struct Boot<'a> {
+    deploy: u64,
+    release: &'a Release,
+    /// Every one of its web processes answers healthy.
+    ready: bool,
+}
+
+/// Takes the newest deploy one step on; what it returns is booting.
+fn advance<'a>(deploy: &Deploy, view: &'a AppView, plan: &mut Plan) -> Option<Boot<'a>> {
+    let fail = |failure: Failure, tail_of: Option<&ProcessView>| Action::FailDeploy {
+        deploy: deploy.number,
+        failure,
+        tail_of: tail_of.map(|process| process.id.clone()),
+    };
+    let Some(release) = &view.next else {
+        if let Some(run) = deploy.gate {
+            match &view.gate {
+                None => return None,
+                Some(verdict) if !verdict.is_green() => {
+                    plan.act(fail(Failure::Tests { run }, None));
+                    return None;
+                }
+                Some(_) => {}
+            }
+        }
+        match &deploy.cause {
+            Cause::Promotion { .. } | Cause::Rollback { .. } => plan.act(Action::MakeRelease { deploy: deploy.number }),
+            Cause::Push => match next_of_build(view.build.as_ref(), view.build_process_over, deploy.asked_at) {
+                BuildStep::Ensure => plan.act(Action::EnsureBuild { commit: deploy.commit.clone() }),
+                BuildStep::Collect(key) => plan.act(Action::CollectBuild { key }),
+                BuildStep::Wait => {}
+                BuildStep::Done => plan.act(Action::MakeRelease { deploy: deploy.number }),
+                BuildStep::Failed(failure) => plan.act(fail(failure, None)),
+            },
+        }
+        return None;
+    };
+    if !deploy.released {
+        release_phase(deploy, release, view, plan, &fail);
+        return None;
+    }
+    if release.processes().next().is_none() {
+        plan.act(fail(Failure::NothingToRun, None));
+        return None;
+    }
+    let mut healthy = true;
+    for (kind, ordinal) in release.processes().filter(|(kind, _)| *kind == "web") {
+        let attempts = attempts(view, release.number, kind, ordinal);
+        let Some(process) = attempts.last() else {
+            plan.act(start(release, kind, ordinal, 1));
+            plan.look_again_in(WATCH);
+            healthy = false;
+            continue;
+        };
+        match &process.state {
+            ProcessState::Exited { ended, .. } => {
+                // A machine that went away under it says nothing about the code.
+                let blameless = matches!(ended, Ended::Lost);
+                if blameless && process.attempt < 3 {
+                    plan.act(start(release, kind, ordinal, process.attempt + 1));
+                    plan.look_again_in(WATCH);
+                    healthy = false;
+                    continue;
+                }
+                let failure = Failure::Crashed { process: process.name(), ended: ended.clone(), tail: Vec::new() };
+                plan.act(fail(failure, Some(process)));
+                return None;
+            }
+            ProcessState::Starting | ProcessState::Running { .. } | ProcessState::Stopping => {
+                let target = view.targets.get(&process.id);
+                if target.is_some_and(|target| target.healthy) {
+                    continue;
+                }
+                healthy = false;
+                let booted_for = match &process.state {
+                    ProcessState::Running { since } => view.now.since(*since),
+                    _ => Duration::ZERO,
+                };
+                if booted_for >= view.boot_timeout {
+                    let failure = Failure::NotHealthy {
+                        process: process.name(),
+                        seconds: view.boot_timeout.as_secs(),
+                        seen: target.map_or_else(String::new, |target| target.seen.clone()),
+                        tail: Vec::new(),
+                    };
+                    plan.act(fail(failure, Some(process)));
+                    return None;
+                }
+                plan.look_again_in(WATCH);
+            }
+        }
+    }
+    Some(Boot { deploy: deploy.number, release, ready: healthy })
+}
+
+fn release_phase(
+    deploy: &Deploy,
+    release: &Release,
+    view: &AppView,
+    plan: &mut Plan,
+    fail: &dyn Fn(Failure, Option<&ProcessView>) -> Action,
+) {
+    if release.release_command().is_none() {
+        plan.act(Action::MarkReleased { deploy: deploy.number });
+        return;
+    }
+    // At most one attempt for each release: whether an interrupted migration may run again is for a person to say.
+    match attempts(view, release.number, "release", 1).last() {
+        // One migration at a time in each app.
+        None if view.processes.iter().any(|process| process.kind == "release" && !process.is_over()) => {
+            plan.look_again_in(WATCH);
+        }
+        None => plan.act(start(release, "release", 1, 1)),
+        Some(process) => match &process.state {
+            ProcessState::Exited { ended, .. } if ended.is_success() => {
+                plan.act(Action::MarkReleased { deploy: deploy.number });
+            }
+            ProcessState::Exited { ended, .. } => {
+                plan.act(fail(Failure::ReleasePhase { ended: ended.clone(), tail: Vec::new() }, Some(process)));
+            }
+            ProcessState::Starting | ProcessState::Running { .. } | ProcessState::Stopping => {}
+        },
+    }
+}
+
+/// What a build that something waits for needs next.
+pub(super) enum BuildStep {
+    Ensure,
+    Collect(BuildKey),
+    Wait,
+    Done,
+    Failed(Failure),
+}
+
+pub(super) fn next_of_build(build: Option<&Build>, process_over: bool, asked_at: Timestamp) -> BuildStep {
+    match build {
+        None => BuildStep::Ensure,
+        Some(build) => match &build.state {
+            BuildState::Running if process_over => BuildStep::Collect(build.key.clone()),
+            BuildState::Running => BuildStep::Wait,
+            BuildState::Succeeded { .. } => BuildStep::Done,
+            // Whoever asks after a failure was known wants it tried again.
+            BuildState::Failed { at, .. } if asked_at > *at => BuildStep::Ensure,
+            BuildState::Failed { failure, .. } => BuildStep::Failed(failure.clone()),
+        },
+    }
+}
+
+/// Starts what is missing of the live release and restarts what crashed.
+fn keep_running(live: &Release, view: &AppView, plan: &mut Plan) {
+    for (kind, ordinal) in live.processes() {
+        let attempts = attempts(view, live.number, kind, ordinal);
+        let Some(process) = attempts.last() else {
+            plan.act(start(live, kind, ordinal, 1));
+            plan.look_again_in(WATCH);
+            continue;
+        };
+        let serves = view.targets.get(&process.id).is_some_and(|target| target.state == TargetState::Active);
+        if kind == "web" && !process.is_over() && !serves {
+            // It comes back: as soon as it answers it gets requests again.
+            plan.look_again_in(COMING_BACK);
+        }
+        if let ProcessState::Exited { started_at, at, ended } = &process.state {
+            let lived = at.since(*started_at);
+            let backoff = match ended {
+                Ended::Lost => Duration::ZERO,
+                _ if lived >= STABLE || process.attempt <= 1 => Duration::ZERO,
+                _ => Duration::from_secs(1 << (process.attempt - 2).min(16)).min(LONGEST_BACKOFF),
+            };
+            let due = *at + backoff;
+            if view.now >= due {
+                let attempt = if lived >= STABLE { process.attempt.max(1) } else { process.attempt } + 1;
+                plan.act(start(live, kind, ordinal, attempt));
+                plan.look_again_in(WATCH);
+            } else {
+                plan.look_again_in(due.since(view.now).max(Duration::from_millis(10)));
+            }
+        }
+    }
+}
+
+fn start(release: &Release, kind: &str, ordinal: u16, attempt: u32) -> Action {
+    Action::StartProcess { release: release.number, kind: kind.to_owned(), ordinal, attempt }
+}
+
+fn attempts<'a>(view: &'a AppView, release: ReleaseNumber, kind: &str, ordinal: u16) -> Vec<&'a ProcessView> {
+    let mut found: Vec<&ProcessView> = view
+        .processes
+        .iter()
+        .filter(|process| process.release == Some(release) && process.kind == kind && process.ordinal == ordinal)
+        .collect();
+    found.sort_by_key(|process| process.attempt);
+    found
+}
+
+/// Who may get requests now. `switch` says that the booting release takes over.
+fn route(app: &App, view: &AppView, booting: Option<Boot<'_>>, switch: bool) -> WantedRoute {
+    let booting_number = booting.map(|boot| boot.release.number);
+    let mut targets = Vec::new();
+    for process in view.processes.iter().filter(|process| process.kind == "web" && !process.is_over()) {
+        let Some(release) = process.release else { continue };
+        let known = view.targets.get(&process.id);
+        let healthy = known.is_some_and(|target| target.healthy);
+        let state = if Some(release) == booting_number {
+            if switch { TargetState::Active } else { TargetState::Warming }
+        } else if Some(release) == app.live && !switch {
+            match known.map(|target| target.state) {
+                Some(TargetState::Active) => TargetState::Active,
+                _ if healthy => TargetState::Active,
+                _ => TargetState::Warming,
+            }
+        } else if known.is_some_and(|target| target.state != TargetState::Warming) {
+            TargetState::Draining
+        } else {
+            continue;
+        };
+        targets.push(WantedTarget { process: process.id.clone(), name: process.name(), release, state });
+    }
+    targets.sort_by(|left, right| left.process.cmp(&right.process));
+    let serving = if switch { booting_number } else { app.live };
+    let active = targets.iter().any(|target| target.state == TargetState::Active);
+    WantedRoute { release: serving, notice: if active { None } else { Some(notice(app, view)) }, targets }
+}
+
+fn notice(app: &App, view: &AppView) -> Notice {
+    match app.newest() {
+        Some(deploy) if deploy.outcome.is_none() => Notice::Building,
+        Some(deploy) if matches!(deploy.outcome, Some(Outcome::Failed { .. })) && app.live.is_none() => Notice::Failed,
+        Some(_) if view.live.as_ref().is_some_and(|live| !live.formation.contains_key("web")) => Notice::NoWeb,
+        Some(_) => Notice::Crashed,
+        None => Notice::Building,
+    }
+}
+
+fn set_route(view: &AppView, wanted: Option<WantedRoute>, plan: &mut Plan) {
+    if view.route != wanted {
+        plan.act(Action::SetRoute { route: wanted });
+        plan.look_again_in(WATCH);
+    }
+}
+
+/// Stops what belongs to no release that counts, once it has drained, and forgets what has ended.
+fn clear_away(app: &App, view: &AppView, booting: Option<Boot<'_>>, plan: &mut Plan) {
+    let pending = app.newest().filter(|deploy| deploy.outcome.is_none());
+    let switched_at = match app.live_deploy().and_then(|deploy| deploy.outcome.as_ref()) {
+        Some(Outcome::Live { at }) => Some(*at),
+        _ => None,
+    };
+    for process in &view.processes {
+        let of_live = process.release.is_some() && process.release == app.live;
+        let of_pending = pending.is_some_and(|deploy| deploy.release.is_some() && deploy.release == process.release);
+        match &process.state {
+            ProcessState::Exited { .. } => {
+                let one_off = process.kind == "release";
+                let in_use = if one_off {
+                    of_pending
+                } else {
+                    // The newest attempt is what the restart's backoff is counted from.
+                    (of_live || of_pending)
+                        && attempts(view, process.release.unwrap_or(ReleaseNumber(0)), &process.kind, process.ordinal)
+                            .last()
+                            .is_some_and(|newest| newest.id == process.id)
+                };
+                if !in_use {
+                    plan.act(Action::Discard { process: process.id.clone() });
+                }
+            }
+            ProcessState::Stopping => plan.look_again_in(WATCH),
+            // A migration is not cut off because something newer is wanted; its time limit ends it.
+            ProcessState::Starting | ProcessState::Running { .. } if process.kind == "release" => {}
+            ProcessState::Starting | ProcessState::Running { .. } => {
+                if of_pending || (of_live && booting.is_none_or(|boot| !boot.ready)) {
+                    continue;
+                }
+                if of_live {
+                    // The switch is planned in this very look; the drain begins with the next one.
+                    plan.look_again_in(WATCH);
+                    continue;
+                }
+                let drained = match view.targets.get(&process.id) {
+                    None => true,
+                    Some(target) if target.state == TargetState::Draining => target.in_flight == 0,
+                    Some(target) => target.state == TargetState::Warming,
+                };
+                let waited = switched_at.is_some_and(|at| view.now.since(at) >= view.drain_limit);
+                if drained || waited {
+                    plan.act(Action::Stop { process: process.id.clone() });
+                }
+                plan.look_again_in(WATCH);
+            }
+        }
+    }
+}
+
+fn stop_all(view: &AppView, plan: &mut Plan) {
+    for process in &view.processes {
+        match process.state {
+            ProcessState::Exited { .. } => plan.act(Action::Discard { process: process.id.clone() }),
+            ProcessState::Stopping => plan.look_again_in(WATCH),
+            ProcessState::Starting | ProcessState::Running { .. } => {
+                plan.act(Action::Stop { process: process.id.clone() });
+                plan.look_again_in(WATCH);
+            }
+        }
+    }
+}
+
+fn retire(view: &AppView, plan: &mut Plan) {
+    set_route(view, None, plan);
+    stop_all(view, plan);
+    if view.processes.is_empty() && view.route.is_none() {
+        plan.act(Action::Forget);
+    }
+}

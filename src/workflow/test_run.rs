@@ -1,0 +1,143 @@
+//! How a test run gets to its verdict: built code → nodes → results → verdict.
+//!
+//! Green needs every planned node to have ended with 0 and reported no failed test; a node that was lost under its
+//! tests is started again, and one that is missing is never counted as green.
+
+use super::deploy::{BuildStep, next_of_build};
+use super::{Action, Plan, ProcessState, ProcessView};
+use crate::clock::Timestamp;
+use crate::domain::*;
+use std::time::Duration;
+
+/// The exit status by which a node says that `scripts.test-setup` failed, so that no test ran.
+pub const SETUP_FAILED: i32 = 96;
+/// How often a node whose machine went away is started anew.
+const ATTEMPTS: u32 = 3;
+
+#[derive(Debug, Clone)]
+pub struct RunView {
+    pub now: Timestamp,
+    pub build: Option<Build>,
+    pub build_process_over: bool,
+    pub slug: Option<Slug>,
+    /// A run of the same tree that passed.
+    pub same_tree_passed: Option<RunNumber>,
+    pub processes: Vec<ProcessView>,
+    /// Nodes of all runs that could start now.
+    pub free_slots: usize,
+}
+
+/// What a node runs, and how many nodes there are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TestScript {
+    pub setup: Option<String>,
+    pub test: String,
+    pub nodes: u16,
+}
+
+/// `environments.test` of `app.json`, else the buildpack's own way to test; `None` where there is neither.
+pub fn test_script(slug: &Slug) -> Option<TestScript> {
+    let manifest = slug.manifest();
+    let environment = manifest.for_environment(Environment::Test);
+    let test = environment.scripts.test.clone().or_else(|| slug.test_command.clone())?;
+    let nodes = u16::try_from(environment.test_nodes()).unwrap_or(1);
+    Some(TestScript { setup: environment.scripts.test_setup.clone(), test, nodes: nodes.clamp(1, 64) })
+}
+
+pub fn plan_run(run: &TestRun, view: &RunView) -> Plan {
+    let mut plan = Plan::default();
+    if run.verdict.is_some() {
+        clear_away(view, &mut plan);
+        return plan;
+    }
+    if run.cancelled.is_some() {
+        clear_away(view, &mut plan);
+        if view.processes.iter().all(ProcessView::is_over) {
+            plan.act(Action::Conclude { verdict: Verdict::Cancelled });
+        }
+        return plan;
+    }
+    let Some(slug) = &view.slug else {
+        match next_of_build(view.build.as_ref(), view.build_process_over, run.created_at) {
+            BuildStep::Ensure => plan.act(Action::EnsureBuild { commit: run.commit.clone() }),
+            BuildStep::Collect(key) => plan.act(Action::CollectBuild { key }),
+            BuildStep::Wait | BuildStep::Done => {}
+            BuildStep::Failed(failure) => plan.act(Action::Conclude { verdict: Verdict::Errored { failure } }),
+        }
+        return plan;
+    };
+    if run.started_at.is_none() {
+        if let Some(earlier) = view.same_tree_passed {
+            plan.act(Action::Conclude { verdict: Verdict::Reused { run: earlier } });
+            return plan;
+        }
+        match test_script(slug) {
+            None => plan.act(Action::Conclude { verdict: Verdict::NoTests }),
+            Some(script) => plan.act(Action::PlanNodes { nodes: script.nodes }),
+        }
+        return plan;
+    }
+    drive_nodes(run, view, &mut plan);
+    plan
+}
+
+fn drive_nodes(run: &TestRun, view: &RunView, plan: &mut Plan) {
+    let mut free = view.free_slots;
+    for node in 0..run.nodes {
+        let newest =
+            view.processes.iter().filter(|process| process.ordinal == node).max_by_key(|process| process.attempt);
+        if run.results.contains_key(&node) {
+            if let Some(process) = newest {
+                plan.act(Action::Discard { process: process.id.clone() });
+            }
+            continue;
+        }
+        let attempt = match newest {
+            None => 1,
+            Some(process) => match &process.state {
+                ProcessState::Exited { ended: Ended::Lost, .. } if process.attempt < ATTEMPTS => process.attempt + 1,
+                ProcessState::Exited { .. } => {
+                    plan.act(Action::CollectNode { node, process: process.id.clone() });
+                    continue;
+                }
+                _ => continue,
+            },
+        };
+        if free == 0 {
+            plan.look_again_in(Duration::from_millis(250));
+            continue;
+        }
+        free -= 1;
+        plan.act(Action::StartNode { node, attempt });
+    }
+    if run.results.len() == usize::from(run.nodes) {
+        plan.act(Action::Conclude { verdict: verdict(run) });
+    }
+}
+
+/// What the results say, once every node has one.
+pub fn verdict(run: &TestRun) -> Verdict {
+    if let Some(broken) = run.results.values().find(|result| result.setup_failed) {
+        let failure = Failure::Build { ended: broken.ended.clone(), tail: broken.tail.clone() };
+        return Verdict::Errored { failure };
+    }
+    let complete = (0..run.nodes).all(|node| run.results.contains_key(&node));
+    if complete && run.nodes > 0 && run.results.values().all(NodeResult::passed) {
+        Verdict::Passed
+    } else {
+        Verdict::Failed
+    }
+}
+
+fn clear_away(view: &RunView, plan: &mut Plan) {
+    for process in &view.processes {
+        match process.state {
+            ProcessState::Exited { .. } => plan.act(Action::Discard { process: process.id.clone() }),
+            ProcessState::Stopping => plan.look_again_in(Duration::from_millis(100)),
+            ProcessState::Starting | ProcessState::Running { .. } => {
+                plan.act(Action::Stop { process: process.id.clone() });
+                plan.look_again_in(Duration::from_millis(100));
+            }
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! What people see, told as they tell it.
+
+use crate::support::schemas::CheckingProxy;
+use crate::support::town::{FAILING, FAILING_MIGRATION, OWNER, Settled, Town, UNBUILDABLE, UNHEALTHY};
+
+#[actix_web::test]
+async fn a_pull_request_lives_from_its_opening_to_production() {
+    let town = Town::start().await;
+    let repository = town.make_repository("hello", "one").await;
+    assert_eq!(town.settle().await, Settled::Quiet);
+    assert_eq!(town.served("hello-staging").as_deref(), Some("one"));
+
+    let commit = town.push(&repository, "change", "two").await;
+    let pull = town.open_pull(&repository, "change", "Say two").await;
+    town.settle().await;
+    assert_eq!(town.served("hello-pr-1").as_deref(), Some("two"));
+    let comment = town.comment(&pull).await;
+    assert!(comment.contains("http://hello-pr-1.localhost/"), "{comment}");
+    assert_eq!(town.checks(&repository, &commit).await[0].0, "success");
+    assert_eq!(town.deployments(&repository, "review/pr-1").await, [(commit.clone(), "success".to_owned())]);
+
+    let broken = town.push(&repository, "change", FAILING).await;
+    town.settle().await;
+    let (conclusion, title, summary) = town.checks(&repository, &broken).await.remove(0);
+    assert_eq!((conclusion.as_str(), title.as_str()), ("failure", "3 passed, 1 failed on 2 nodes"));
+    assert!(summary.contains("greets by name") && summary.contains("it said nothing"), "{summary}");
+    assert_eq!(town.deployments(&repository, "review/pr-1").await[1], (commit, "inactive".to_owned()));
+
+    town.push(&repository, "change", "three").await;
+    town.settle().await;
+    let merge = town.merge(&pull).await;
+    town.settle().await;
+    assert_eq!(town.served("hello-staging").as_deref(), Some("three"));
+    assert_eq!(town.served("hello-pr-1"), None);
+    assert_eq!(town.served("hello-production"), None);
+
+    let command = town.say(&pull, "Looks fine.\n\n/promote", OWNER).await;
+    town.settle().await;
+    assert_eq!(town.served("hello-production").as_deref(), Some("three"));
+    assert_eq!(town.reactions(&repository, command).await, ["eyes", "rocket"]);
+    assert_eq!(town.deployments(&repository, "production").await, [(merge, "success".to_owned())]);
+    let builds = town.world().store.builds().unwrap();
+    assert_eq!(builds.len(), 4, "one build for each tree, none for the merge or the promotion");
+    town.leave().await;
+}
+
+#[actix_web::test]
+async fn what_fails_before_the_switch_leaves_the_live_release_serving_and_says_why() {
+    let town = Town::start().await;
+    let repository = town.make_repository("hello", "one").await;
+    town.push(&repository, "change", "two").await;
+    let pull = town.open_pull(&repository, "change", "Say two").await;
+    town.settle().await;
+    for (page, expected) in [
+        (UNBUILDABLE, "The build ended with status 1."),
+        (FAILING_MIGRATION, "The release phase ended with status 1, so nothing of what serves was touched."),
+        (UNHEALTHY, "web.1 did not answer its health check on $PORT within 2 s (R10)."),
+    ] {
+        let commit = town.push(&repository, "change", page).await;
+        town.settle().await;
+        assert_eq!(town.served("hello-pr-1").as_deref(), Some("two"), "after {page}");
+        let comment = town.comment(&pull).await;
+        assert!(comment.contains(expected), "{comment}");
+        assert_eq!(town.deployments(&repository, "review/pr-1").await[0], (commit, "failure".to_owned()));
+    }
+    town.close(&pull).await;
+    town.settle().await;
+    assert_eq!(town.memory.running().iter().filter(|id| id.as_str().contains("-pr-")).count(), 0);
+    town.leave().await;
+}
+
+#[actix_web::test]
+async fn red_master_is_not_deployed() {
+    let town = Town::start().await;
+    let repository = town.make_repository("hello", "one").await;
+    town.settle().await;
+    let commit = town.push(&repository, "main", FAILING).await;
+    town.settle().await;
+    assert_eq!(town.served("hello-staging").as_deref(), Some("one"));
+    assert_eq!(town.deployments(&repository, "staging").await[0], (commit, "failure".to_owned()));
+    town.leave().await;
+}
+
+#[actix_web::test]
+async fn a_stranger_can_neither_run_code_nor_promote() {
+    let town = Town::start().await;
+    let repository = town.make_repository("hello", "one").await;
+    town.settle().await;
+    let user = |name: &str| serde_json::json!({ "name": name });
+    town.control("POST", "/_/user", Some(user("mallory"))).await;
+    let fork = serde_json::json!({ "repo": repository, "user": "mallory" });
+    town.control("POST", "/_/fork", Some(fork)).await;
+    let push = serde_json::json!({
+        "repo": "mallory/hello", "branch": "evil", "user": "mallory", "message": "x", "files": { "page.txt": "evil" },
+    });
+    town.control("POST", "/_/push", Some(push)).await;
+    let open = serde_json::json!({
+        "repo": repository, "title": "Trust me", "head": "evil", "head_repo": "mallory/hello", "user": "mallory",
+    });
+    let number = town.control("POST", "/_/pull", Some(open)).await["number"].as_u64().unwrap();
+    town.settle().await;
+    let pull = crate::support::town::Pull { repository: repository.clone(), number };
+    let comment = town.comment(&pull).await;
+    assert!(comment.contains("Held"), "{comment}");
+    assert_eq!(town.served("hello-pr-1"), None);
+    assert_eq!(town.world().store.builds().unwrap().len(), 1, "only main was built");
+
+    let command = town.say(&pull, "/promote", "mallory").await;
+    town.settle().await;
+    assert_eq!(town.reactions(&repository, command).await, ["-1", "eyes"]);
+    assert_eq!(town.served("hello-production"), None);
+    let comment = town.comment(&pull).await;
+    assert!(comment.contains("this needs write access"), "{comment}");
+    town.leave().await;
+}
+
+#[actix_web::test]
+async fn a_reopened_pull_request_gets_its_app_back() {
+    let town = Town::start().await;
+    let repository = town.make_repository("hello", "one").await;
+    town.push(&repository, "change", "two").await;
+    let pull = town.open_pull(&repository, "change", "Say two").await;
+    town.settle().await;
+    town.close(&pull).await;
+    town.settle().await;
+    assert_eq!(town.served("hello-pr-1"), None);
+    assert!(town.world().store.app(&"hello-pr-1".parse().unwrap()).unwrap().is_none());
+    assert!(town.deployments(&repository, "review/pr-1").await.iter().all(|(_, state)| state == "inactive"));
+    town.reopen(&pull).await;
+    town.settle().await;
+    assert_eq!(town.served("hello-pr-1").as_deref(), Some("two"));
+    town.comment(&pull).await;
+    town.leave().await;
+}
+
+#[actix_web::test]
+async fn every_request_of_the_story_is_one_that_github_describes() {
+    let town = Town::start_behind(
+        |url| async move {
+            let proxy = CheckingProxy::start(&url).await;
+            let address = proxy.url().to_owned();
+            PROXY.set(proxy).ok().expect("one proxy");
+            address
+        },
+        None,
+    )
+    .await;
+    let repository = town.make_repository("hello", "one").await;
+    town.settle().await;
+    town.push(&repository, "change", "two").await;
+    let pull = town.open_pull(&repository, "change", "Say two").await;
+    town.settle().await;
+    town.push(&repository, "change", FAILING).await;
+    town.settle().await;
+    town.push(&repository, "change", "three").await;
+    town.settle().await;
+    town.merge(&pull).await;
+    town.settle().await;
+    town.say(&pull, "/promote", OWNER).await;
+    town.settle().await;
+    landfall::reconcile::resync(town.world()).await.expect("GitHub can be asked");
+    assert_eq!(town.served("hello-production").as_deref(), Some("three"));
+    let proxy = PROXY.get().expect("the proxy was started");
+    assert_eq!(proxy.complaints(), Vec::<String>::new());
+    let judged = proxy.judged();
+    for operation in ["comments", "check-runs", "statuses", "deployments", "reactions", "permission", "deliveries"] {
+        assert!(judged.iter().any(|call| call.contains(operation)), "no {operation} among {judged:?}");
+    }
+    town.leave().await;
+}
+
+static PROXY: std::sync::OnceLock<CheckingProxy> = std::sync::OnceLock::new();

@@ -1,0 +1,76 @@
+"""Answers what tests ask for on $PORT; every answer names the process that gave it."""
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+import uuid
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, urlsplit
+
+import page
+import probe
+
+BOOT = uuid.uuid4().hex
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    # Head and body in one piece: two small writes would wait for the other side's acknowledgement.
+    wbufsize = -1
+
+    def answer(self, body, status=200, kind="text/plain; charset=utf-8"):
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("X-Boot", BOOT)
+        self.end_headers()
+        self.wfile.write(body)
+        self.wfile.flush()
+
+    def do_GET(self):
+        url = urlsplit(self.path)
+        asked = parse_qs(url.query)
+        if url.path == "/":
+            release = os.environ.get("HEROKU_RELEASE_VERSION", "?")
+            commit = os.environ.get("HEROKU_BUILD_COMMIT", "?")[:7]
+            self.answer(page.render(os.environ.get("GREETED", "nobody"), release, commit).encode(), kind="text/html")
+        elif url.path == "/probe":
+            seen = probe.look(
+                asked.get("folder", []), asked.get("file", []), asked.get("write", []),
+                [int(port) for port in asked.get("port", [])],
+            )
+            self.answer(json.dumps(seen).encode(), kind="application/json")
+        elif url.path == "/slow":
+            time.sleep(float(asked["seconds"][0]))
+            self.answer(b"slept")
+        elif url.path == "/die":
+            os._exit(7)
+        else:
+            self.answer(b"there is nothing here", 404)
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.answer(body)
+
+    def log_message(self, format, *arguments):
+        pass
+
+
+server = ThreadingHTTPServer(("0.0.0.0", int(os.environ["PORT"])), Handler)
+server.daemon_threads = False
+server.request_queue_size = 128
+
+
+def stop(*_):
+    print("asked to stop", flush=True)
+    threading.Thread(target=server.shutdown).start()
+
+
+signal.signal(signal.SIGTERM, stop)
+print(f"listening on {server.server_port} as {BOOT}", flush=True)
+server.serve_forever()
+print("stopped", flush=True)
+os._exit(0)
