@@ -99,11 +99,11 @@ pub struct Apps {
     pub cpu_millis: u64,
     pub processes: u64,
     pub network: Network,
-    /// COMPAT: a web process binds `$PORT` within 60 s.
+    /// as on Heroku, a web process binds `$PORT` within 60 s.
     pub boot_seconds: u64,
     /// How long requests in flight on an old process are waited for.
     pub drain_seconds: u64,
-    /// COMPAT: SIGKILL comes 30 s after SIGTERM.
+    /// as on Heroku, SIGKILL comes 30 s after SIGTERM.
     pub grace_seconds: u64,
 }
 

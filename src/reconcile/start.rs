@@ -14,7 +14,7 @@ use tracing::info;
 
 /// The port that every isolated process may have for itself.
 const PORT: u16 = 5000;
-/// COMPAT: a release command may take an hour.
+/// as on Heroku, a release command may take an hour.
 const RELEASE_LIMIT: Duration = Duration::from_secs(3600);
 
 /// Writes the release of a deploy, or fails the deploy where something that the release needs is missing.
@@ -125,7 +125,7 @@ fn of_slug(world: &World, app: &App, digest: &SlugDigest) -> Result<Result<Parts
         if let Some(sealed) = app.generated.get(name) {
             config.insert(name.clone(), world.vault.open_sealed(sealed)?);
         } else if declared.generator.is_some() {
-            // COMPAT: `generator: secret` gives 64 hex characters, once for an app.
+            // as on Heroku, `generator: secret` gives 64 hex characters, once for an app.
             let value = world.vault.random_hex(32)?;
             generated.insert(name.clone(), world.vault.seal(&value)?);
             config.insert(name.clone(), value);

@@ -1,7 +1,7 @@
 //! The connections of clients: how many there may be, and how long each may take over the head of a request.
 //!
 //! The proxy library times single reads, so a client that sends a byte now and then could hold a connection for
-//! ever. Here the head has one deadline and one size, from its first byte to its last (`THREATS`, A1 and A5).
+//! ever. Here the head has one deadline and one size, from its first byte to its last.
 
 use super::errors::Refusal;
 use super::framing::{Fault, Framing};

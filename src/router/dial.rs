@@ -1,5 +1,5 @@
 //! How a connection to an app is made: its supervisor dials inside the app's own network namespace and hands the
-//! connected socket over, so that an app needs no address that the host could reach (`THREATS`, fact 7).
+//! connected socket over, so that an app needs no address that the host could reach.
 //!
 //! On the wire: one byte `D` to `dial.sock`; back comes `K` with one file descriptor (`SCM_RIGHTS`), or `R`.
 //! Every connection is kept in its target's register from the moment it exists until just before its descriptor is

@@ -9,7 +9,7 @@ use super::errors::Refusal;
 use super::request::{self, Body};
 use std::collections::VecDeque;
 
-/// Bytes of a request's head (THREATS, A5).
+/// Bytes of a request's head.
 const MAX_HEAD: usize = 128 * 1024;
 /// Bytes of a chunk's line and of all trailers of a body.
 const MAX_CHUNK_LINE: usize = 1024;

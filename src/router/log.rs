@@ -22,7 +22,7 @@ const QUEUE: usize = 8192;
 /// Size at which the file is turned over, and how many turned-over ones are kept.
 const FILE_BYTES: u64 = 16 * 1024 * 1024;
 const KEPT_FILES: usize = 2;
-/// Lines kept in memory per app (COMPAT, Numbers) and their bytes.
+/// Lines kept in memory per app (as on Heroku) and their bytes.
 const RING_LINES: usize = 1500;
 const RING_BYTES: usize = 512 * 1024;
 /// Bytes of a path or host that a line shows.

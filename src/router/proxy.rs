@@ -413,7 +413,7 @@ impl Proxy {
         header.insert_header("X-Request-Id", context.request_id.as_str())?;
         header.insert_header("Server", "landfall")?;
         if refusal.notice == Some(super::table::Notice::Gone) {
-            // What a closed pull request's app left in browsers must not outlive it (THREATS, M5).
+            // What a closed pull request's app left in browsers must not outlive it.
             header.insert_header("Clear-Site-Data", "\"cache\", \"cookies\", \"storage\"")?;
         }
         let head = session.req_header().method.as_str() == "HEAD";

@@ -2,17 +2,17 @@
 //!
 //! The proxy library parses leniently in places (bare line feeds, a `Content-Length` beside `Transfer-Encoding`,
 //! several equal lengths, codings before `chunked`). Two parsers that disagree are how requests are smuggled, so the
-//! head's own bytes are held against the strict grammar here, and whatever differs is refused (`THREATS`, A2 and A3).
+//! head's own bytes are held against the strict grammar here, and whatever differs is refused.
 
 use super::errors::Refusal;
 use std::fmt::Write;
 use std::net::IpAddr;
 
-/// Bytes of a request line (COMPAT, Router).
+/// Bytes of a request line (as on Heroku).
 const MAX_LINE: usize = 8 * 1024;
-/// Bytes of one header line (COMPAT, Router).
+/// Bytes of one header line (as on Heroku).
 const MAX_HEADER: usize = 8 * 1024;
-/// Headers of one request (THREATS, A5).
+/// Headers of one request.
 const MAX_HEADERS: usize = 96;
 
 const MALFORMED: Refusal = Refusal::bare(400);
@@ -159,7 +159,7 @@ pub(super) fn origin_form(target: &[u8]) -> Option<Vec<u8>> {
     Some(if path.starts_with(b"/") { path.to_vec() } else { [b"/", path].concat() })
 }
 
-/// The client's id for the request if it is one to keep: 20..200 of `[A-Za-z0-9+/=-]` (COMPAT, Router).
+/// The client's id for the request if it is one to keep: 20..200 of `[A-Za-z0-9+/=-]` (as on Heroku).
 pub(super) fn kept_request_id(value: Option<&str>) -> Option<String> {
     let value = value?;
     let valid = (20..=200).contains(&value.len())

@@ -35,13 +35,13 @@ pub struct RouterOptions {
     pub domain: String,
     /// Threads that serve; `None` takes one per core.
     pub threads: Option<usize>,
-    /// To reach a process, and for one health check: 5 s (COMPAT, Numbers).
+    /// To reach a process, and for one health check: 5 s (as on Heroku).
     pub connect_timeout: Duration,
-    /// From the first to the last byte of a request's head: 5 s (THREATS, A1).
+    /// From the first to the last byte of a request's head: 5 s.
     pub head_timeout: Duration,
-    /// To the first byte of an answer: 30 s (COMPAT, Numbers).
+    /// To the first byte of an answer: 30 s (as on Heroku).
     pub first_byte_timeout: Duration,
-    /// Silence on a request that is under way: 55 s (COMPAT, Numbers).
+    /// Silence on a request that is under way: 55 s (as on Heroku).
     pub idle_timeout: Duration,
     /// How long a connection to a process is kept for the next request. Shorter than the shortest keep-alive of
     /// common app servers (gunicorn: 2 s), so that the process is never the one to close it under a request.
@@ -54,7 +54,7 @@ pub struct RouterOptions {
 }
 
 impl RouterOptions {
-    /// The numbers of COMPAT.
+    /// Heroku's numbers.
     pub fn new(listen: SocketAddr, state_dir: PathBuf, domain: String) -> RouterOptions {
         RouterOptions {
             listen,

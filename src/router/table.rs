@@ -1,7 +1,7 @@
 //! The table: which host leads to which processes. The control plane writes it whole, the router swaps it whole.
 //!
 //! A table is checked before it is taken, saved before it is used, and the last good one outlives both a malformed
-//! push and a damaged file (`THREATS`, R15 and R16).
+//! push and a damaged file.
 
 use crate::domain::{AppName, ProcessId};
 use serde::{Deserialize, Serialize};

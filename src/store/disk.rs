@@ -1,7 +1,7 @@
 //! The few file operations that durability rests on, counted, and in tests made to fail on demand.
 //!
 //! The rule: a write that failed is cut back and may be tried again; a sync that failed is never tried again, because
-//! the kernel has dropped the pages it could not write and the next sync would report success (THREATS, fault 18).
+//! the kernel has dropped the pages it could not write and the next sync would report success.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};

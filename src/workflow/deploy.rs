@@ -35,7 +35,7 @@ pub struct AppView {
     /// The route that the router has confirmed.
     pub route: Option<WantedRoute>,
     pub targets: BTreeMap<ProcessId, TargetView>,
-    /// COMPAT: a web process binds `$PORT` within 60 s.
+    /// as on Heroku, a web process binds `$PORT` within 60 s.
     pub boot_timeout: Duration,
     /// How long requests in flight on an old process are waited for.
     pub drain_limit: Duration,
