@@ -100,6 +100,9 @@ async fn end_state(town: &Town, played: &Played) -> String {
     state
 }
 
+/// Every so many crossings are killed at, to keep the everyday run short; `LANDFALL_CRASH_STRIDE=1` kills at each.
+const STRIDE: usize = 3;
+
 /// Rounds that wait for git and for the disk at the same time.
 const AT_A_TIME: usize = 4;
 
@@ -108,11 +111,17 @@ async fn kill_at_every(first: u64, step: usize) {
     let (expected, crossings) = play(0).await;
     println!("the story crosses to the outside {} times", crossings.len());
     let mut broken = Vec::new();
-    let mine: Vec<u64> = match std::env::var("LANDFALL_CRASH_AT") {
-        Ok(only) => vec![only.parse().expect("LANDFALL_CRASH_AT is a crossing's number")],
-        Err(_) => (first..=crossings.len() as u64).step_by(step).collect(),
+    let number = |name: &str| {
+        let value = std::env::var(name).ok()?;
+        Some(value.parse::<usize>().unwrap_or_else(|_| panic!("{name} is a number")))
+    };
+    let stride = step * number("LANDFALL_CRASH_STRIDE").unwrap_or(STRIDE).max(1);
+    let mine: Vec<u64> = match number("LANDFALL_CRASH_AT") {
+        Some(only) => vec![only as u64],
+        None => (first..=crossings.len() as u64).step_by(stride).collect(),
     };
     for chunk in mine.chunks(AT_A_TIME) {
+        println!("killing at {chunk:?} of {}", crossings.len());
         let rounds = chunk.iter().map(|n| async move { (*n, play(*n).await.0) });
         for (n, state) in futures_util::future::join_all(rounds).await {
             if state != expected {
