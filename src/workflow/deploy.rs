@@ -12,8 +12,8 @@ use std::time::Duration;
 
 /// How often a boot or a drain is looked at, while it lasts.
 const WATCH: Duration = Duration::from_millis(100);
-/// How often a restarted process is looked at until it answers.
-const COMING_BACK: Duration = Duration::from_millis(250);
+/// The same for a process of the live release that has not answered for longer than a boot may take.
+const WATCH_LATE: Duration = Duration::from_secs(5);
 /// Crash restarts: at once, then 1 s, 2 s, 4 s … up to this.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(300);
 /// A process that ran this long before it crashed starts with a clean slate.
@@ -68,6 +68,7 @@ fn run(app: &App, view: &AppView, plan: &mut Plan) {
     }
     let ready = booting.is_some_and(|boot| boot.ready);
     let route = route(app, view, booting, ready);
+    watch_what_comes_back(&route, view, plan);
     set_route(view, Some(route), plan);
     if let Some(boot) = booting.filter(|boot| boot.ready) {
         plan.act(Action::GoLive { deploy: boot.deploy });
@@ -234,11 +235,6 @@ fn keep_running(live: &Release, view: &AppView, plan: &mut Plan) {
             plan.look_again_in(WATCH);
             continue;
         };
-        let serves = view.targets.get(&process.id).is_some_and(|target| target.state == TargetState::Active);
-        if kind == "web" && !process.is_over() && !serves {
-            // It comes back: as soon as it answers it gets requests again.
-            plan.look_again_in(COMING_BACK);
-        }
         if let ProcessState::Exited { started_at, at, ended } = &process.state {
             let lived = at.since(*started_at);
             let backoff = match ended {
@@ -255,6 +251,18 @@ fn keep_running(live: &Release, view: &AppView, plan: &mut Plan) {
                 plan.look_again_in(due.since(view.now).max(Duration::from_millis(10)));
             }
         }
+    }
+}
+
+/// A process that was started anew gets requests as soon as it answers; nobody tells us when that is.
+fn watch_what_comes_back(route: &WantedRoute, view: &AppView, plan: &mut Plan) {
+    for target in route.targets.iter().filter(|target| target.state == TargetState::Warming) {
+        let state = view.processes.iter().find(|process| process.id == target.process).map(|process| &process.state);
+        let booted_for = match state {
+            Some(ProcessState::Running { since }) => view.now.since(*since),
+            _ => Duration::ZERO,
+        };
+        plan.look_again_in(if booted_for < view.boot_timeout { WATCH } else { WATCH_LATE });
     }
 }
 
@@ -389,5 +397,96 @@ fn retire(view: &AppView, plan: &mut Plan) {
     stop_all(view, plan);
     if view.processes.is_empty() && view.route.is_none() {
         plan.act(Action::Forget);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn view_of_a_restart(now: i64, state: TargetState, healthy: bool) -> (App, AppView) {
+        let name: AppName = "hello-staging".parse().expect("an app's name");
+        let number = ReleaseNumber(1);
+        let commit: Sha = "a".repeat(40).parse().expect("a SHA");
+        let deploy = Deploy {
+            number: 1,
+            commit: commit.clone(),
+            branch: "main".to_owned(),
+            cause: Cause::Push,
+            by: None,
+            asked_at: Timestamp(0),
+            gate: None,
+            tree: None,
+            release: Some(number),
+            released: true,
+            outcome: Some(Outcome::Live { at: Timestamp(0) }),
+        };
+        let release = Release {
+            app: name.clone(),
+            number,
+            deploy: 1,
+            slug: "b".repeat(64).parse().expect("a digest"),
+            commit,
+            branch: "main".to_owned(),
+            cause: Cause::Push,
+            by: None,
+            created_at: Timestamp(0),
+            config: Sealed(String::new()),
+            process_types: BTreeMap::from([("web".to_owned(), "serve".to_owned())]),
+            formation: BTreeMap::from([("web".to_owned(), Scale { quantity: 1, size: "basic".to_owned() })]),
+        };
+        let id = release.process_id("web", 1, 2);
+        let target = WantedTarget { process: id.clone(), name: "web.1".to_owned(), release: number, state };
+        let notice = (state != TargetState::Active).then_some(Notice::Crashed);
+        let app = App {
+            name,
+            id: "1".to_owned(),
+            repository: RepositoryId(1),
+            stage: Stage::Staging,
+            wanted: Wanted::Running,
+            deploys: vec![deploy],
+            live: Some(number),
+            last_release: 1,
+            generated: BTreeMap::new(),
+            postdeploy_done: false,
+            created_at: Timestamp(0),
+        };
+        let view = AppView {
+            now: Timestamp(now),
+            gate: None,
+            build: None,
+            build_process_over: false,
+            next: None,
+            live: Some(release),
+            processes: vec![ProcessView {
+                id: id.clone(),
+                release: Some(number),
+                kind: "web".to_owned(),
+                ordinal: 1,
+                attempt: 2,
+                state: ProcessState::Running { since: Timestamp(0) },
+            }],
+            route: Some(WantedRoute { release: Some(number), targets: vec![target], notice }),
+            targets: BTreeMap::from([(id, TargetView { state, healthy, seen: String::new(), in_flight: 0 })]),
+            boot_timeout: Duration::from_secs(60),
+            drain_limit: Duration::from_secs(30),
+        };
+        (app, view)
+    }
+
+    #[test]
+    fn a_process_that_comes_back_is_watched_until_it_answers() {
+        for (now, state, healthy, expected) in [
+            (1_000, TargetState::Active, true, None),
+            (1_000, TargetState::Warming, false, Some(WATCH)),
+            (61_000, TargetState::Warming, false, Some(WATCH_LATE)),
+        ] {
+            let (app, view) = view_of_a_restart(now, state, healthy);
+            assert_eq!(plan_app(&app, &view), Plan { actions: Vec::new(), again_in: expected }, "{state:?} at {now}");
+        }
+        let (app, view) = view_of_a_restart(1_000, TargetState::Warming, true);
+        let plan = plan_app(&app, &view);
+        let [Action::SetRoute { route: Some(route) }] = plan.actions.as_slice() else { panic!("{plan:?}") };
+        assert_eq!(route.targets[0].state, TargetState::Active);
     }
 }
