@@ -51,6 +51,9 @@ pub struct Slug {
     pub test_command: Option<String>,
     /// `app.json` as it was in the tree, already found to be valid.
     pub manifest: Option<String>,
+    /// `.github/landfall.toml` as it was in the tree, already found to be valid.
+    #[serde(default)]
+    pub settings: Option<String>,
     /// What `Procfile` and `app.json` hold that was not understood, as sentences.
     pub warnings: Vec<String>,
 }
@@ -59,6 +62,11 @@ impl Slug {
     pub fn manifest(&self) -> Manifest {
         let text = self.manifest.as_deref().unwrap_or("{}");
         Manifest::parse(text.as_bytes()).map(|(manifest, _)| manifest).unwrap_or_default()
+    }
+
+    pub fn settings(&self) -> super::RepositorySettings {
+        let text = self.settings.as_deref().unwrap_or("");
+        super::RepositorySettings::parse(text.as_bytes()).unwrap_or_default()
     }
 }
 

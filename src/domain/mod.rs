@@ -14,6 +14,7 @@ mod command;
 mod event;
 mod procfile;
 mod manifest;
+mod settings;
 
 pub use app::*;
 pub use build::*;
@@ -27,4 +28,5 @@ pub use procfile::*;
 pub use repository::*;
 pub use route::*;
 pub use secret::*;
+pub use settings::*;
 pub use test_run::*;

@@ -209,10 +209,10 @@ pub(super) fn network(policy: config::Network) -> Network {
     }
 }
 
-/// Whether `app.json` and `Procfile` can be read at all, before anything is built.
+/// Whether the files by which a tree declares what it needs can be read at all, before anything is built.
 async fn declarations(world: &World, build: &Build) -> Result<Result<(), Failure>, Trouble> {
     let configuration = |file: &str, detail: String| Failure::Configuration { file: file.to_owned(), detail };
-    for file in ["app.json", "Procfile"] {
+    for file in ["app.json", "Procfile", SETTINGS_FILE] {
         let bytes = match world.source.file(build.repository, &build.commit, file).await {
             Ok(Some(bytes)) => bytes,
             Ok(None) => continue,
@@ -223,6 +223,7 @@ async fn declarations(world: &World, build: &Build) -> Result<Result<(), Failure
         };
         let problem = match file {
             "app.json" => Manifest::parse(&bytes).err().map(|error| error.to_string()),
+            SETTINGS_FILE => RepositorySettings::parse(&bytes).err().map(|error| error.to_string()),
             _ => Procfile::parse(&bytes).err().map(|error| error.to_string()),
         };
         if let Some(detail) = problem {
@@ -303,6 +304,7 @@ async fn outcome(world: &World, build: &Build, folder: &Path, ended: Ended) -> R
     };
     outside::point("packed").await;
     let (_, manifest, mut warnings) = manifest_of(world, build).await?;
+    let settings = world.source.file(build.repository, &build.commit, SETTINGS_FILE).await.map_err(Trouble::retry)?;
     warnings.extend(result.procfile_warnings.iter().map(|warning| format!("Procfile: {warning}")));
     Ok(Ok(Slug {
         digest: packed.digest,
@@ -317,6 +319,7 @@ async fn outcome(world: &World, build: &Build, folder: &Path, ended: Ended) -> R
         config_vars: result.config_vars.into_iter().collect(),
         test_command: result.test_command,
         manifest,
+        settings: settings.and_then(|bytes| String::from_utf8(bytes).ok()),
         warnings,
     }))
 }

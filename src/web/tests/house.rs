@@ -399,6 +399,7 @@ fn slug() -> Slug {
         config_vars: BTreeMap::new(),
         test_command: None,
         manifest: None,
+        settings: None,
         warnings: vec![HOSTILE.to_owned()],
     }
 }
