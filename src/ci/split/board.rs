@@ -338,6 +338,10 @@ impl Board {
         if self.is_over() {
             return (Answer::Over, joined);
         }
+        let nothing_waits = self.progress.iter().all(|one| one.settled.is_some() || !one.holders.is_empty());
+        if nothing_waits && self.rules.race < 2 {
+            return (Answer::Wait { until: Timestamp(now.0 + WAIT_MS) }, joined);
+        }
         let items = match self.deal(now, node) {
             Choice::Take(items) => items,
             Choice::Race(item) => vec![item],
