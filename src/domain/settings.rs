@@ -13,7 +13,7 @@ mod web;
 
 pub use build::BuildSettings;
 pub use pipeline::PipelineSettings;
-pub use tests::TestSettings;
+pub use tests::{FILES, FilePatterns, JUNIT, TestSettings, matches_name};
 pub use web::WebSettings;
 
 use serde::Deserialize;

@@ -347,7 +347,8 @@ fn run_states() -> Vec<TestRun> {
         tail: vec![HOSTILE.to_owned()],
         setup_failed: false,
     };
-    let failure_of_test = || TestFailure { name: HOSTILE.to_owned(), message: format!("{HOSTILE}\n{HOSTILE}") };
+    let failure_of_test =
+        || TestFailure { name: HOSTILE.to_owned(), message: format!("{HOSTILE}\n{HOSTILE}"), ..TestFailure::default() };
     let mut all = vec![run(None), TestRun { tree: Some(sha('b')), ..run(None) }, started(None)];
     for ended in ends() {
         let mut failed = started(Some(Verdict::Failed));
