@@ -10,7 +10,9 @@ mod apply;
 mod build;
 pub mod command;
 mod deliver;
+mod inputs;
 mod observe;
+mod prune;
 mod publish;
 mod publish_pull;
 mod start;
@@ -20,6 +22,7 @@ mod trouble;
 pub use act::log_file;
 pub use apply::{apply, enqueue};
 pub use observe::{ended, label};
+pub use prune::{KEPT_RELEASES, tidy};
 pub use sweep::{Leftover, leftovers, resync, slow_tick};
 pub use trouble::Trouble;
 
