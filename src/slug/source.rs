@@ -374,6 +374,8 @@ impl Source {
         self.remove_mirror(repository)?;
         let path = self.lock_path(repository);
         std::fs::remove_file(&path).map_err(|source| SourceError::Io { path, source })?;
+        // Only there once it was tidied.
+        let _ = std::fs::remove_file(self.tidied_path(repository));
         drop(lock);
         self.turns.lock().unwrap_or_else(PoisonError::into_inner).remove(&repository);
         Ok(())

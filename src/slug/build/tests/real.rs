@@ -74,6 +74,7 @@ impl Place {
             // No test needs a network, and none may find one.
             .env("http_proxy", "http://127.0.0.1:1")
             .env("https_proxy", "http://127.0.0.1:1")
+            .env("no_proxy", "127.0.0.1")
             .stdin(Stdio::null())
             .output()
             .unwrap();

@@ -38,7 +38,6 @@ fn a_ruby_app_is_built_with_its_locked_gems() {
         ("gems/greeting/lib/greeting.rb", "GREETING = 'hello from a gem'\n"),
         ("app.rb", "require 'greeting'\nputs GREETING, ENV['RACK_ENV']\n"),
         ("config.ru", ""),
-        ("Rakefile", "task 'assets:precompile' do\n  File.write('compiled', ENV['RAILS_ENV'])\nend\n"),
     ]);
     let result = built(&place).result;
     assert_eq!(result.buildpacks, ["ruby"]);
@@ -105,6 +104,7 @@ fn a_php_app_is_built_and_served() {
     assert!(place.app().join("compiled").exists());
     assert!(place.app().join("vendor/bin/heroku-php-apache2").exists());
     assert_eq!(place.output("php public/index.php", &[]), "autoloaded");
+    fs::remove_file(place.app().join("composer.lock")).unwrap();
     fs::write(place.app().join("composer.json"), r#"{"require": {"acme/x": "1"}}"#).unwrap();
     let built = place.build("");
     assert!(built.status == 1 && built.log.contains(" !     There is no composer.lock"), "{}", built.log);
