@@ -356,9 +356,10 @@ impl Source {
         std::fs::write(&path, "").map_err(|source| SourceError::Io { path, source })
     }
 
-    /// When a mirror was last tidied, `None` when it never was.
+    /// When a mirror was last tidied, or made; `None` when there is none.
     pub fn tidied_at(&self, repository: RepositoryId) -> Option<std::time::SystemTime> {
-        std::fs::metadata(self.tidied_path(repository)).and_then(|found| found.modified()).ok()
+        let time = |path: PathBuf| std::fs::metadata(path).and_then(|found| found.modified()).ok();
+        time(self.tidied_path(repository)).or_else(|| time(self.mirror(repository).join("HEAD")))
     }
 
     fn tidied_path(&self, repository: RepositoryId) -> PathBuf {
