@@ -79,6 +79,15 @@ pub struct Build {
     pub memory_mb: u64,
     pub disk_mb: u64,
     pub minutes: u64,
+    /// The largest slug, packed. Heroku's limit is 500 MB.
+    pub slug_mb: u64,
+    /// All build caches together; the ones that were not used for the longest time go first.
+    pub cache_mb: u64,
+    /// A build cache that nobody used for so many days goes.
+    pub cache_days: u64,
+    /// Hosts (with their port, where it is not the usual one) that buildpacks may be fetched from, besides the GitHub
+    /// of this installation. The control plane asks them itself, so they must be public ones.
+    pub buildpack_hosts: Vec<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -179,7 +188,21 @@ impl Default for GitHub {
 
 impl Default for Build {
     fn default() -> Build {
-        Build { network: Network::Host, memory_mb: 2048, disk_mb: 4096, minutes: 30 }
+        let hosts = ["github.com", "codeload.github.com", "gitlab.com", "bitbucket.org", "codeberg.org"];
+        Build {
+            network: Network::Host,
+            memory_mb: 2048,
+            disk_mb: 4096,
+            minutes: 30,
+            slug_mb: 500,
+            cache_mb: 10_240,
+            cache_days: 14,
+            buildpack_hosts: hosts
+                .into_iter()
+                .chain(["buildpack-registry.s3.amazonaws.com"])
+                .map(str::to_owned)
+                .collect(),
+        }
     }
 }
 

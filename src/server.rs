@@ -47,6 +47,8 @@ pub fn open_world(config: Config, parts: Parts) -> anyhow::Result<World> {
             .with_context(|| format!("cannot make the data folder {}", folder.join(inner).display()))?;
     }
     let store = Store::open(&folder.join("store"))?;
+    // The store's lock is ours, so nothing packs.
+    slug::sweep_unfinished(&folder.join("archives"));
     let vault = Vault::open(&folder.join("secret.key"))?;
     let github = GitHub::new(
         Settings {

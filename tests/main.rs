@@ -9,6 +9,7 @@ mod support {
 }
 
 mod browser;
+mod builds;
 mod crash;
 mod documents;
 mod github_client;

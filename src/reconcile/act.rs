@@ -20,7 +20,10 @@ pub(super) async fn app(world: &World, app: &App, actions: &[Action]) -> Result<
     for action in actions {
         match action {
             Action::EnsureBuild { commit } => {
-                let wish = build::Wish { repository: app.repository, commit, asked_at: newest_asked_at(app) };
+                let branch = app.newest().map_or("", |deploy| deploy.branch.as_str());
+                let cache_of = build::cache_of(world, app.repository, app.pull(), branch)?;
+                let asked_at = newest_asked_at(app);
+                let wish = build::Wish { repository: app.repository, commit, asked_at, cache_of };
                 match build::ensure(world, &wish).await? {
                     Ok(tree) => {
                         change_deploy(world, app, newest_number(app), move |_, deploy| deploy.tree = Some(tree))
@@ -62,7 +65,8 @@ pub(super) async fn run(world: &World, run: &TestRun, actions: &[Action]) -> Res
     for action in actions {
         match action {
             Action::EnsureBuild { commit } => {
-                let wish = build::Wish { repository: run.repository, commit, asked_at: run.created_at };
+                let cache_of = build::cache_of(world, run.repository, run.pull, &run.branch)?;
+                let wish = build::Wish { repository: run.repository, commit, asked_at: run.created_at, cache_of };
                 match build::ensure(world, &wish).await? {
                     Ok(tree) => change_run(world, run.number, move |run, _| run.tree = Some(tree)).await?,
                     Err(failure) => conclude(world, run.number, Verdict::Errored { failure }).await?,

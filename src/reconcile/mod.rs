@@ -10,6 +10,8 @@ mod apply;
 mod build;
 pub mod command;
 mod deliver;
+mod expire;
+mod inputs;
 mod observe;
 mod prune;
 mod publish;
@@ -20,8 +22,9 @@ mod trouble;
 
 pub use act::log_file;
 pub use apply::{apply, enqueue};
+pub use expire::{Expired, expire};
 pub use observe::{ended, label};
-pub use prune::{Let, prune};
+pub use prune::{KEPT_RELEASES, tidy};
 pub use sweep::{Leftover, leftovers, resync, slow_tick};
 pub use trouble::Trouble;
 
@@ -343,7 +346,7 @@ async fn tick(world: Arc<World>) {
             warn!("the slow tick failed: {error}");
         }
         if count % PRUNE_EVERY == 0
-            && let Err(error) = prune(&world).await
+            && let Err(error) = expire(&world).await
         {
             warn!("what is old could not be let go: {error}");
         }

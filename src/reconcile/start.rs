@@ -100,6 +100,10 @@ fn earlier(world: &World, app: &App, number: ReleaseNumber) -> Result<Result<Par
     let Some(release) = world.store.release(&app.name, number)? else {
         return Ok(Err(Failure::Internal { detail: format!("{number} of {} is not kept any more", app.name) }));
     };
+    if !build::archive(world, &release.slug).exists() {
+        let detail = format!("the slug of {number} of {} is not kept any more", app.name);
+        return Ok(Err(Failure::Internal { detail }));
+    }
     Ok(Ok(Parts {
         slug: release.slug,
         config: release.config,

@@ -5,7 +5,7 @@ use landfall::clock::Clock;
 use landfall::config::Config;
 use landfall::domain::{AppName, SlugDigest};
 use landfall::outside::Outside;
-use landfall::platform::{Code, Memory, Outcome, Platform, Spec};
+use landfall::platform::{Code, Exit, Memory, Outcome, Platform, Spec};
 use landfall::reconcile::{self, Step, World};
 use landfall::router::{MemoryRouter, Router};
 use landfall::server::{self, Parts};
@@ -28,6 +28,11 @@ pub const FAILING: &str = "broken test";
 pub const UNHEALTHY: &str = "never answers";
 pub const UNBUILDABLE: &str = "does not build";
 pub const FAILING_MIGRATION: &str = "bad migration";
+
+pub const ENDLESS_MIGRATION: &str = "endless migration";
+/// What a build does that the platform has to end.
+pub const CUTS: &[(&str, Exit)] =
+    &[("hangs", Exit::TimeLimit), ("fills the disk", Exit::DiskLimit), ("only talks", Exit::OutputLimit)];
 
 pub struct Town {
     pub sim: Sim,
@@ -439,7 +444,14 @@ fn script(spec: &Spec) -> Outcome {
             if page.contains(UNBUILDABLE) {
                 return exits(1, &["-----> Building", "       syntax error"]);
             }
-            let out = spec.binds.iter().find(|bind| bind.inside.ends_with("out")).expect("a build has its results");
+            for (word, why) in CUTS {
+                if page.contains(word) {
+                    return Outcome::Cut(why.clone());
+                }
+            }
+            let at = |name: &str| spec.binds.iter().find(|bind| bind.inside.ends_with(name)).expect("a bound folder");
+            std::fs::write(at("cache").host.join("page.txt"), &page).expect("write into the cache");
+            let out = at("out");
             for (name, text) in build_results(&page) {
                 std::fs::write(out.host.join(name), text).expect("write a result");
             }
@@ -456,6 +468,9 @@ fn script(spec: &Spec) -> Outcome {
             Some("release") if spec.environment.get("FAILING").is_some_and(|failing| failing == "migration") => {
                 exits(1, &["no such column"])
             }
+            Some("release") if spec.environment.get("FAILING").is_some_and(|failing| failing == "end") => {
+                Outcome::Cut(Exit::TimeLimit)
+            }
             Some("release") => exits(0, &["migrated"]),
             _ => Outcome::Runs { healthy: spec.environment.get("FAILING").is_none_or(|failing| failing != "web") },
         },
@@ -470,6 +485,8 @@ fn build_results(page: &str) -> BTreeMap<&'static str, String> {
         "web"
     } else if page.contains(FAILING_MIGRATION) {
         "migration"
+    } else if page.contains(ENDLESS_MIGRATION) {
+        "end"
     } else {
         "nothing"
     };

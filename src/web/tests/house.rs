@@ -295,6 +295,12 @@ fn failures() -> Vec<Failure> {
         Failure::Configuration { file: detail(), detail: detail() },
         Failure::NotBuildable { looked_for: tail() },
         Failure::SlugTooLarge { detail: detail() },
+        Failure::TooManyFiles { detail: detail() },
+        Failure::SlugExpands { detail: detail() },
+        Failure::LeadsOutside { detail: detail() },
+        Failure::Unreadable { detail: detail() },
+        Failure::BadResult { detail: detail() },
+        Failure::Buildpack { detail: detail() },
         Failure::MissingConfig { names: tail() },
         Failure::NothingToRun,
         Failure::NotHealthy { process: detail(), seconds: 60, seen: detail(), tail: tail() },
@@ -385,6 +391,8 @@ fn builds() -> Vec<Build> {
         process: "build.0.a1".parse().unwrap(),
         started_at: START,
         state,
+        cache_of: None,
+        buildpacks: Vec::new(),
     };
     let mut all = vec![build(BuildState::Running), build(BuildState::Succeeded { slug: digest(), at: START })];
     all.extend(failures().into_iter().map(|failure| build(BuildState::Failed { failure, at: START })));
