@@ -105,6 +105,9 @@ pub struct Apps {
     pub drain_seconds: u64,
     /// as on Heroku, SIGKILL comes 30 s after SIGTERM.
     pub grace_seconds: u64,
+    /// Review apps that nobody used for so long are put to sleep, unless their `[web] sleep_after` says otherwise; 0
+    /// lets them run.
+    pub sleep_minutes: u64,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -187,6 +190,7 @@ impl Default for Apps {
             boot_seconds: 60,
             drain_seconds: 30,
             grace_seconds: 30,
+            sleep_minutes: 30,
         }
     }
 }
@@ -262,6 +266,11 @@ impl Config {
     /// A page of the dashboard.
     pub fn page(&self, path: &str) -> String {
         format!("{}{path}", self.server.public_url.trim_end_matches('/'))
+    }
+
+    /// After how long without a request a review app is put to sleep.
+    pub fn sleep_after(&self) -> Option<Duration> {
+        (self.apps.sleep_minutes > 0).then(|| Duration::from_secs(self.apps.sleep_minutes.saturating_mul(60)))
     }
 
     pub fn boot_timeout(&self) -> Duration {

@@ -19,4 +19,5 @@ mod layers;
 mod machine;
 mod manifest;
 mod sim_schemas;
+mod sleep;
 mod story;
