@@ -50,6 +50,8 @@ pub struct Router {
     /// How people reach the router, where that is not its own port: `https://apps.example.com` gives
     /// `https://<app>.apps.example.com`.
     pub public_url: Option<String>,
+    /// Addresses and networks of proxies in front, whose `X-Forwarded-For`, `-Proto` and `-Port` are believed.
+    pub trusted_proxies: Vec<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -147,7 +149,12 @@ impl Default for Server {
 
 impl Default for Router {
     fn default() -> Router {
-        Router { listen: SocketAddr::from(([127, 0, 0, 1], 8000)), domain: "localhost".to_owned(), public_url: None }
+        Router {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8000)),
+            domain: "localhost".to_owned(),
+            public_url: None,
+            trusted_proxies: Vec::new(),
+        }
     }
 }
 

@@ -39,6 +39,8 @@ pub(super) struct Entry<'a> {
     pub host: &'a str,
     pub request_id: &'a str,
     pub client: Option<std::net::IpAddr>,
+    /// The client spoke TLS, to us or to a proxy in front.
+    pub secure: bool,
     pub process: Option<&'a str>,
     pub connect: Option<Duration>,
     pub service: Duration,
@@ -72,7 +74,8 @@ impl Entry<'_> {
             let _ = write!(line, "{}ms", connect.as_millis());
         }
         let service = self.service.as_millis();
-        let _ = write!(line, " service={service}ms status={} bytes={} protocol=http", self.status, self.bytes);
+        let protocol = if self.secure { "https" } else { "http" };
+        let _ = write!(line, " service={service}ms status={} bytes={} protocol={protocol}", self.status, self.bytes);
         line
     }
 }
@@ -328,6 +331,7 @@ mod tests {
             host: "hello.localhost",
             request_id: "8601b555-6a83-4c12-8269-97c8e32cdb22",
             client: Some("204.204.204.204".parse().unwrap()),
+            secure: false,
             process: Some("web.1"),
             connect: Some(Duration::from_millis(1)),
             service: Duration::from_millis(18),

@@ -24,6 +24,7 @@ mod server;
 mod table;
 #[cfg(test)]
 mod tests;
+mod trust;
 
 pub use client::{MemoryRouter, Router, RouterError};
 pub use control::{AppStatus, Status, TargetStatus};
@@ -33,3 +34,4 @@ pub use log::LogLine;
 pub use metrics::{AppNumbers, Resolution, Slot};
 pub use server::{RouterOptions, run};
 pub use table::{Canary, Notice, Route, Table, TableError, Target, TargetState, normalise_host};
+pub use trust::Trusted;

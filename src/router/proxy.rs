@@ -12,6 +12,7 @@ use super::log::{Entry, Log};
 use super::metrics::{AppInFlight, Sample};
 use super::request;
 use super::table::normalise_host;
+use super::trust::{self, Origin};
 use crate::clock::{Clock, Timestamp};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -20,7 +21,6 @@ use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, ErrorSource, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
-use std::net::IpAddr;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -48,7 +48,7 @@ pub(super) struct Context {
     started: Instant,
     arrived: Timestamp,
     request_id: String,
-    client: Option<IpAddr>,
+    origin: Option<Origin>,
     host: String,
     app: Option<Arc<LiveApp>>,
     counted: Option<AppInFlight>,
@@ -78,7 +78,7 @@ impl ProxyHttp for Proxy {
             started: Instant::now(),
             arrived: self.clock.now(),
             request_id: String::new(),
-            client: None,
+            origin: None,
             host: String::new(),
             app: None,
             counted: None,
@@ -101,7 +101,7 @@ impl ProxyHttp for Proxy {
         let kept = session.req_header().headers.get("x-request-id").and_then(|value| value.to_str().ok());
         context.request_id = request::kept_request_id(kept).unwrap_or_else(request::new_request_id);
         let client = session.client_addr().and_then(|address| address.as_inet()).map(|address| address.ip());
-        context.client = client.map(request::canonical);
+        context.origin = client.map(|peer| trust::origin(session.req_header(), peer, self.port, &options.trusted));
 
         session.set_read_timeout(Some(options.idle_timeout));
         session.set_write_timeout(Some(options.idle_timeout));
@@ -212,11 +212,12 @@ impl ProxyHttp for Proxy {
         for name in foreign {
             upstream.remove_header(&name);
         }
-        if let Some(client) = context.client {
-            upstream.insert_header("X-Forwarded-For", client.to_string())?;
+        if let Some(origin) = context.origin {
+            upstream.insert_header("X-Forwarded-For", origin.client.to_string())?;
         }
-        upstream.insert_header("X-Forwarded-Proto", "http")?;
-        upstream.insert_header("X-Forwarded-Port", self.port.to_string())?;
+        let (secure, port) = context.origin.map_or((false, self.port), |origin| (origin.secure, origin.port));
+        upstream.insert_header("X-Forwarded-Proto", if secure { "https" } else { "http" })?;
+        upstream.insert_header("X-Forwarded-Port", port.to_string())?;
         upstream.insert_header("X-Request-Start", context.arrived.0.to_string())?;
         upstream.insert_header("X-Request-Id", context.request_id.as_str())?;
         // The library sends HTTP/1.1 whatever came; `Via` names what came.
@@ -457,7 +458,8 @@ impl Proxy {
             path: header.raw_path(),
             host: &context.host,
             request_id: &context.request_id,
-            client: context.client,
+            client: context.origin.map(|origin| origin.client),
+            secure: context.origin.is_some_and(|origin| origin.secure),
             process: context.process.as_ref().map(|process| process.name.as_str()),
             connect: context.connect,
             service: took.saturating_sub(context.connect.unwrap_or_default()),

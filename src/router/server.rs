@@ -9,6 +9,7 @@ use super::live::Routes;
 use super::log::Log;
 use super::proxy::Proxy;
 use super::table;
+use super::trust::Trusted;
 use crate::clock::Clock;
 use anyhow::Context as _;
 use nix::fcntl::{Flock, FlockArg};
@@ -38,6 +39,8 @@ pub struct RouterOptions {
     pub state_dir: PathBuf,
     /// Apps are served under this domain.
     pub domain: String,
+    /// Proxies in front whose forwarding headers are believed.
+    pub trusted: Trusted,
     /// Threads that serve; `None` takes one per core.
     pub threads: Option<usize>,
     /// To reach a process, and for one health check: 5 s (as on Heroku).
@@ -72,6 +75,7 @@ impl RouterOptions {
             listen,
             state_dir,
             domain,
+            trusted: Trusted::default(),
             threads: None,
             connect_timeout: Duration::from_secs(5),
             head_timeout: Duration::from_secs(5),

@@ -60,6 +60,8 @@ mod tests {
 
     const LIMIT: i64 = 1_800_000;
 
+    type Change = fn(&mut App, &mut AppView);
+
     fn idle(now: i64) -> (App, AppView) {
         let (app, mut view) = view_of_a_restart(now, TargetState::Active, true);
         view.sleep_after = Some(Duration::from_millis(LIMIT as u64));
@@ -72,7 +74,7 @@ mod tests {
         let (app, view) = idle(LIMIT);
         assert_eq!(rest(&app, &view), Rest::FallAsleep);
         assert_eq!(rest(&app, &idle(LIMIT - 1).1), Rest::Awake);
-        let changes: [(&str, fn(&mut App, &mut AppView)); 7] = [
+        let changes: [(&str, Change); 7] = [
             ("never", |_, view| view.sleep_after = None),
             ("no router", |_, view| view.used = None),
             ("just used", |_, view| view.used = Some(Use { last: Timestamp(1), ..Use::default() })),
