@@ -51,6 +51,8 @@ pub struct Router {
     /// How people reach the router, where that is not its own port: `https://apps.example.com` gives
     /// `https://<app>.apps.example.com`.
     pub public_url: Option<String>,
+    /// Addresses and networks of proxies in front, whose `X-Forwarded-For`, `-Proto` and `-Port` are believed.
+    pub trusted_proxies: Vec<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -115,6 +117,9 @@ pub struct Apps {
     pub drain_seconds: u64,
     /// as on Heroku, SIGKILL comes 30 s after SIGTERM.
     pub grace_seconds: u64,
+    /// Review apps that nobody used for so long are put to sleep, unless their `[web] sleep_after` says otherwise; 0
+    /// lets them run.
+    pub sleep_minutes: u64,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -166,7 +171,12 @@ impl Default for Server {
 
 impl Default for Router {
     fn default() -> Router {
-        Router { listen: SocketAddr::from(([127, 0, 0, 1], 8000)), domain: "localhost".to_owned(), public_url: None }
+        Router {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8000)),
+            domain: "localhost".to_owned(),
+            public_url: None,
+            trusted_proxies: Vec::new(),
+        }
     }
 }
 
@@ -229,6 +239,7 @@ impl Default for Apps {
             boot_seconds: 60,
             drain_seconds: 30,
             grace_seconds: 30,
+            sleep_minutes: 30,
         }
     }
 }
@@ -310,6 +321,11 @@ impl Config {
     /// A page of the dashboard.
     pub fn page(&self, path: &str) -> String {
         format!("{}{path}", self.server.public_url.trim_end_matches('/'))
+    }
+
+    /// After how long without a request a review app is put to sleep.
+    pub fn sleep_after(&self) -> Option<Duration> {
+        (self.apps.sleep_minutes > 0).then(|| Duration::from_secs(self.apps.sleep_minutes.saturating_mul(60)))
     }
 
     pub fn boot_timeout(&self) -> Duration {

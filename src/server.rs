@@ -8,7 +8,7 @@ use crate::github::{Credentials, GitHub, RsaKey, Settings, Timeouts, WebhookSecr
 use crate::outside::Outside;
 use crate::platform::{self, Local, LocalSettings, Platform};
 use crate::reconcile::{self, Locks, World};
-use crate::router::{Router, RouterOptions};
+use crate::router::{Router, RouterOptions, Trusted};
 use crate::slug::{self, Source};
 use crate::store::Store;
 use crate::text::Texts;
@@ -313,7 +313,10 @@ pub fn router(config: &Config) -> anyhow::Result<()> {
     install_crypto_provider();
     start_logging();
     let folder = std::path::absolute(&config.data_dir)?.join("router");
-    crate::router::run(RouterOptions::new(config.router.listen, folder, config.router.domain.clone()))
+    let mut options = RouterOptions::new(config.router.listen, folder, config.router.domain.clone());
+    options.trusted = Trusted::parse(&config.router.trusted_proxies)
+        .map_err(|message| anyhow::anyhow!("router.trusted_proxies: {message}"))?;
+    crate::router::run(options)
 }
 
 pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {

@@ -20,4 +20,5 @@ mod layers;
 mod machine;
 mod manifest;
 mod sim_schemas;
+mod sleep;
 mod story;

@@ -14,7 +14,7 @@ mod web;
 pub use build::BuildSettings;
 pub use pipeline::PipelineSettings;
 pub use tests::{FILES, FilePatterns, JUNIT, TestSettings, matches_name};
-pub use web::WebSettings;
+pub use web::{HealthCheck, SleepAfter, WebSettings};
 
 use serde::Deserialize;
 

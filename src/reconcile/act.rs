@@ -48,6 +48,8 @@ pub(super) async fn app(world: &World, app: &App, actions: &[Action]) -> Result<
                 change_deploy(world, app, *deploy, |_, deploy| deploy.released = true).await?;
             }
             Action::GoLive { deploy } => go_live(world, app, *deploy).await?,
+            Action::Sleep => rest(world, app, true).await?,
+            Action::Wake => rest(world, app, false).await?,
             // What remains to be said on GitHub comes first; see `forget`.
             Action::Forget => {}
             Action::StartNode { .. }
@@ -92,6 +94,8 @@ pub(super) async fn run(world: &World, run: &TestRun, actions: &[Action]) -> Res
             | Action::FailDeploy { .. }
             | Action::MarkReleased { .. }
             | Action::GoLive { .. }
+            | Action::Sleep
+            | Action::Wake
             | Action::Forget => return Err(Trouble::bug("an app's action for a test run")),
         }
     }
@@ -152,9 +156,36 @@ async fn go_live(world: &World, app: &App, deploy: u64) -> Result<(), StoreError
     info!(app = %app.name, deploy, "switched {} to its new release", app.name);
     change_deploy(world, app, deploy, move |app, deploy| {
         app.live = deploy.release;
+        app.asleep_since = None;
         deploy.outcome = Some(Outcome::Live { at });
     })
     .await
+}
+
+/// Puts an app to sleep or wakes it: what runs of it follows from that. A newer release than the one that was looked
+/// at is left alone.
+async fn rest(world: &World, app: &App, asleep: bool) -> Result<(), StoreError> {
+    let (name, live, now) = (app.name.clone(), app.live, world.now());
+    if asleep {
+        info!(app = %name, "nobody uses {name}: it goes to sleep");
+    } else {
+        info!(app = %name, "waking {name}");
+    }
+    world
+        .commit(move |tx| {
+            let Some(mut app) = tx.app(&name)? else { return Ok(()) };
+            if app.live != live || app.asleep_since.is_some() == asleep {
+                return Ok(());
+            }
+            if asleep {
+                app.asleep_since = Some(now);
+            } else {
+                app.asleep_since = None;
+                app.woken_at = Some(now);
+            }
+            put_app(tx, &app, now)
+        })
+        .await
 }
 
 async fn with_tail(world: &World, failure: Failure, process: Option<&ProcessId>) -> Result<Failure, Trouble> {
@@ -370,11 +401,15 @@ fn route_of(world: &World, app: &App, route: &WantedRoute) -> router::Route {
         hosts: vec![format!("{}.{}", app.name, world.config.router.domain)],
         release: route.release.map(|release| release.to_string()).unwrap_or_default(),
         noindex: app.stage != Stage::Production,
+        hold: route.hold,
+        asleep: route.asleep,
+        canary: None,
         notice: route.notice.and_then(|notice| match notice {
             Notice::Building => Some(router::Notice::Building),
             Notice::Held => Some(router::Notice::Held),
             Notice::Failed => Some(router::Notice::Failed),
             Notice::Crashed => Some(router::Notice::Crashed),
+            Notice::Asleep => Some(router::Notice::Asleep),
             // The router's own word for it is H14.
             Notice::NoWeb => None,
         }),
@@ -391,7 +426,13 @@ fn route_of(world: &World, app: &App, route: &WantedRoute) -> router::Route {
                     TargetState::Active => router::TargetState::Active,
                     TargetState::Draining => router::TargetState::Draining,
                 },
-                health_path: "/".to_owned(),
+                health_path: match &target.checks.health {
+                    HealthCheck::Path(path) => path.clone(),
+                    HealthCheck::Tcp => "/".to_owned(),
+                },
+                health_tcp: target.checks.health == HealthCheck::Tcp,
+                health_seconds: target.checks.every_seconds,
+                warmup: target.checks.warmup.clone(),
             })
             .collect(),
     }

@@ -51,6 +51,8 @@ use tracing::{error, warn};
 const LEASE: Duration = Duration::from_secs(3600);
 /// Once in so many slow ticks, which is an hour, what is old is let go.
 const PRUNE_EVERY: u64 = 120;
+/// How long one question for knocks stays open.
+const KNOCK_WAIT: Duration = Duration::from_secs(10);
 /// A delivery that failed this often waits for a person.
 const DELIVERY_ATTEMPTS: u32 = 20;
 
@@ -300,6 +302,7 @@ pub async fn run(world: Arc<World>, workers: usize) {
         tasks.spawn(work(world.clone()));
     }
     tasks.spawn(follow_platform(world.clone()));
+    tasks.spawn(follow_knocks(world.clone()));
     tasks.spawn(tick(world));
     while let Some(ended) = tasks.join_next().await {
         if let Err(error) = ended {
@@ -335,6 +338,25 @@ async fn follow_platform(world: Arc<World>) {
         let Some(change) = changes.next().await else { return };
         if let Err(error) = sweep::process_changed(&world, change).await {
             warn!("a process changed, and its subject could not be queued: {error}");
+        }
+    }
+}
+
+/// Turns knocks at the doors of sleeping apps into subjects to look at.
+async fn follow_knocks(world: Arc<World>) {
+    let mut after = 0;
+    loop {
+        match world.router.knocks(after, KNOCK_WAIT).await {
+            Ok((last, apps)) => {
+                for app in apps {
+                    if let Err(error) = world.enqueue_subject(&Subject::App(app)).await {
+                        warn!("somebody knocked, and the app could not be queued: {error}");
+                    }
+                }
+                after = last;
+            }
+            // Whoever starts the router sees to that.
+            Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
         }
     }
 }

@@ -8,6 +8,7 @@ mod commands;
 mod deploy;
 mod intake;
 mod report;
+mod sleep;
 mod test_run;
 
 pub use commands::{mentioned_commands, needs_right, promote, roll_back};
@@ -17,6 +18,7 @@ pub use report::{
     AppLine, CheckReport, CommandLine, CommentView, DeploymentReport, DeploymentState, PullView, Reaction, RunLine,
     StatusReport, StatusState, app_reports, comment_view, deployment_key, reactions, run_report,
 };
+pub use sleep::Use;
 pub use test_run::{RunView, SETUP_FAILED, plan_run, test_script, verdict};
 
 use crate::clock::Timestamp;
@@ -165,6 +167,9 @@ pub enum Action {
     Conclude {
         verdict: Verdict,
     },
+    /// Nobody uses the app: nothing of it runs until somebody knocks.
+    Sleep,
+    Wake,
     /// Nothing of the app runs any more: drop its folders and routes, and its record once GitHub knows.
     Forget,
 }

@@ -252,6 +252,8 @@ pub fn app(name: &str, stage: Stage, deploys: Vec<Deploy>, live: Option<u32>) ->
         live: live.map(ReleaseNumber),
         generated: BTreeMap::new(),
         postdeploy_done: false,
+        asleep_since: None,
+        woken_at: None,
         created_at: START,
     }
 }
