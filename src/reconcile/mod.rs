@@ -6,6 +6,7 @@
 //! either repeatable or written down before it is begun.
 
 mod act;
+mod addons;
 mod apply;
 mod build;
 pub mod command;
@@ -18,6 +19,7 @@ mod sweep;
 mod trouble;
 
 pub use act::log_file;
+pub use addons::{AddonLine, addon_lines};
 pub use apply::{apply, enqueue};
 pub use observe::{ended, label};
 pub use sweep::{Leftover, leftovers, resync, slow_tick};
@@ -59,6 +61,8 @@ pub struct World {
     pub source: Source,
     pub vault: Vault,
     pub texts: Texts,
+    /// Asks providers of add-ons.
+    pub http: reqwest::Client,
     /// The materialised buildpacks, and a digest of their content.
     pub buildpacks: PathBuf,
     /// The port of the router that visitors use.
