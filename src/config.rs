@@ -32,6 +32,7 @@ pub struct Config {
     pub apps: Apps,
     pub sandbox: Sandbox,
     pub addons: Addons,
+    pub keep: Keep,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -180,6 +181,17 @@ fn partner_region() -> String {
     "amazon-web-services::us-east-1".to_owned()
 }
 
+/// For how long what is over stays.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Keep {
+    /// Days that deliveries with their payloads and logs of ended processes are kept. At least 4: GitHub may send a
+    /// delivery again for three days.
+    pub days: u64,
+    /// Test runs kept of each repository.
+    pub runs: usize,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Network {
@@ -199,6 +211,7 @@ impl Default for Config {
             apps: Apps::default(),
             sandbox: Sandbox::default(),
             addons: Addons::default(),
+            keep: Keep::default(),
         }
     }
 }
@@ -240,6 +253,12 @@ impl Default for Build {
 impl Default for Tests {
     fn default() -> Tests {
         Tests { slots: 4, memory_mb: 1024, minutes: 60, network: Network::Isolated }
+    }
+}
+
+impl Default for Keep {
+    fn default() -> Keep {
+        Keep { days: 30, runs: 500 }
     }
 }
 
@@ -357,6 +376,12 @@ impl Config {
         }
         if self.router.domain.is_empty() || self.router.domain.contains(['/', ':', ' ']) {
             return invalid("router.domain", "must be a host name such as apps.example.com, without scheme or port");
+        }
+        if self.keep.days < 4 {
+            return invalid("keep.days", "must be 4 or more, since GitHub may send a delivery again for three days");
+        }
+        if self.keep.runs == 0 {
+            return invalid("keep.runs", "must be 1 or more");
         }
         Ok(())
     }

@@ -12,6 +12,7 @@ mod build;
 pub mod command;
 mod deliver;
 mod observe;
+mod prune;
 mod publish;
 mod publish_pull;
 mod start;
@@ -22,6 +23,7 @@ pub use act::log_file;
 pub use addons::{AddonLine, addon_lines};
 pub use apply::{apply, enqueue};
 pub use observe::{ended, label};
+pub use prune::{Let, prune};
 pub use sweep::{Leftover, leftovers, resync, slow_tick};
 pub use trouble::Trouble;
 
@@ -46,6 +48,8 @@ use tracing::{error, warn};
 
 /// How long a claim holds if its holder says nothing more. A claim of an earlier start of the server is void at once.
 const LEASE: Duration = Duration::from_secs(3600);
+/// Once in so many slow ticks, which is an hour, what is old is let go.
+const PRUNE_EVERY: u64 = 120;
 /// A delivery that failed this often waits for a person.
 const DELIVERY_ATTEMPTS: u32 = 20;
 
@@ -266,6 +270,10 @@ async fn reconcile(world: &World, subject: &Subject) -> Result<Next, Trouble> {
             (plan, None)
         }
         Subject::Pull(..) => (crate::workflow::Plan::default(), None),
+        Subject::Repository(id) => {
+            sweep::repository(world, *id).await?;
+            return Ok(Next::Done);
+        }
     };
     let published = publish::subject(world, subject).await;
     if let (Err(Trouble::Retry { .. }), Some(again)) = (&published, plan.again_in) {
@@ -334,9 +342,14 @@ async fn follow_platform(world: Arc<World>) {
 
 /// The slow tick over all subjects: events are for speed, this is for truth.
 async fn tick(world: Arc<World>) {
-    loop {
+    for count in 0_u64.. {
         if let Err(error) = slow_tick(&world).await {
             warn!("the slow tick failed: {error}");
+        }
+        if count % PRUNE_EVERY == 0
+            && let Err(error) = prune(&world).await
+        {
+            warn!("what is old could not be let go: {error}");
         }
         tokio::time::sleep(Duration::from_secs(30)).await;
     }

@@ -15,6 +15,8 @@ const BUILDS: Table = Table("build");
 const SLUGS: Table = Table("slug");
 const TREES: Table = Table("tree");
 const RUNS: Table = Table("run");
+/// Repository and number of each run, so that one repository's runs are found without reading everybody's.
+const RUNS_OF: Table = Table("run_of");
 const DELIVERIES: Table = Table("delivery");
 const DELIVERY_TIMES: Table = Table("delivery_time");
 const COMMANDS: Table = Table("command");
@@ -44,6 +46,9 @@ pub struct Reported {
     pub fingerprint: String,
     /// When making it was begun, if the outcome is not known: it may exist without our knowing its number.
     pub intent: Option<Timestamp>,
+    /// When GitHub refused this content for good: a locked conversation, a missing permission, a commit that is gone.
+    #[serde(default)]
+    pub refused: Option<Timestamp>,
 }
 
 /// A route that was handed to the router, in which version of its table.
@@ -122,8 +127,13 @@ impl Store {
         values(self.scan(RUNS, b"")?)
     }
 
+    /// Oldest first.
     pub fn runs_of(&self, repository: RepositoryId) -> Result<Vec<TestRun>, StoreError> {
-        Ok(self.runs()?.into_iter().filter(|run| run.repository == repository).collect())
+        let mut runs = Vec::new();
+        for (_, number) in self.scan::<RunNumber>(RUNS_OF, &number_key(repository.0))? {
+            runs.extend(self.run(number)?);
+        }
+        Ok(runs)
     }
 
     pub fn commands(&self, repository: RepositoryId, pull: PullNumber) -> Result<Vec<CommandRecord>, StoreError> {
@@ -180,6 +190,10 @@ impl Store {
 }
 
 impl Transaction<'_> {
+    pub fn repositories(&self) -> Result<Vec<Repository>, StoreError> {
+        values(self.scan(REPOSITORIES, b"")?)
+    }
+
     pub fn put_repository(&mut self, repository: &Repository) -> Result<(), StoreError> {
         self.put(LABELS, repository.label.as_bytes(), &repository.id)?;
         self.put(REPOSITORIES, &number_key(repository.id.0), repository)
@@ -229,12 +243,32 @@ impl Transaction<'_> {
     }
 
     pub fn put_run(&mut self, run: &TestRun) -> Result<(), StoreError> {
+        self.put(RUNS_OF, &run_of_key(run.repository, run.number), &run.number)?;
         self.put(RUNS, &number_key(run.number.0), run)
     }
 
+    /// The run, and that it was reported; its check stays on GitHub as it is.
+    pub fn delete_run(&mut self, repository: RepositoryId, number: RunNumber) -> Result<(), StoreError> {
+        self.delete(REPORTED, format!("check/{number}").as_bytes())?;
+        self.delete(RUNS_OF, &run_of_key(repository, number))?;
+        self.delete(RUNS, &number_key(number.0))
+    }
+
+    /// Oldest first.
     pub fn runs_of(&self, repository: RepositoryId) -> Result<Vec<TestRun>, StoreError> {
-        let all: Vec<TestRun> = values(self.scan(RUNS, b"")?)?;
-        Ok(all.into_iter().filter(|run| run.repository == repository).collect())
+        let mut runs = Vec::new();
+        for (_, number) in self.scan::<RunNumber>(RUNS_OF, &number_key(repository.0))? {
+            runs.extend(self.run(number)?);
+        }
+        Ok(runs)
+    }
+
+    /// Forgets a delivery. Its id counts as new from then on; GitHub itself sends none again after three days.
+    pub fn delete_delivery(&mut self, id: &str) -> Result<(), StoreError> {
+        if let Some(record) = self.delivery(id)? {
+            self.delete(DELIVERY_TIMES, &delivery_time_key(&record.delivery))?;
+        }
+        self.delete(DELIVERIES, id.as_bytes())
     }
 
     /// Writes a new delivery, or what became of a known one.
@@ -299,6 +333,13 @@ fn addon_key(addon: &Addon) -> Vec<u8> {
 }
 
 fn pull_key(repository: RepositoryId, number: PullNumber) -> [u8; 16] {
+    let mut key = [0; 16];
+    key[..8].copy_from_slice(&number_key(repository.0));
+    key[8..].copy_from_slice(&number_key(number.0));
+    key
+}
+
+fn run_of_key(repository: RepositoryId, number: RunNumber) -> [u8; 16] {
     let mut key = [0; 16];
     key[..8].copy_from_slice(&number_key(repository.0));
     key[8..].copy_from_slice(&number_key(number.0));

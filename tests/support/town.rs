@@ -134,6 +134,11 @@ impl Town {
 
     /// Starts the control plane on the same folder, as after a restart.
     pub async fn boot(&mut self, outside: Option<Arc<Outside>>) {
+        self.boot_with(outside, |_| {}).await;
+    }
+
+    /// As `boot`, with a change to the configuration.
+    pub async fn boot_with(&mut self, outside: Option<Arc<Outside>>, change: impl FnOnce(&mut Config)) {
         let mut config = Config { data_dir: self.folder.path().join("data"), ..Config::default() };
         config.server.listen = self.intake;
         config.server.public_url = "http://landfall.test".to_owned();
@@ -145,6 +150,7 @@ impl Town {
         config.github.staleness_seconds = 1;
         config.apps.boot_seconds = 2;
         (self.settings)(&mut config);
+        change(&mut config);
         let world = Arc::new(self.open(&config, outside).await);
         let secrets =
             landfall::github::WebhookSecrets::new(vec![landfall::domain::Secret::new(SECRET)]).expect("secrets");
