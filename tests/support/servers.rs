@@ -9,8 +9,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// PostgreSQL refuses to run as root; this number is nobody's.
-const UID: u32 = 61_186;
+/// PostgreSQL refuses to run as root, and as somebody without a name: this is `nobody` on every distribution.
+const UID: u32 = 65_534;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub struct Postgres {
