@@ -42,7 +42,7 @@ pub fn open_world(config: Config, parts: Parts) -> anyhow::Result<World> {
     install_crypto_provider();
     let folder = &config.data_dir;
     make_data_folder(folder)?;
-    for inner in ["builds", "cache", "logs", "archives"] {
+    for inner in ["builds", "cache", "logs", "archives", "addons"] {
         std::fs::create_dir_all(folder.join(inner))
             .with_context(|| format!("cannot make the data folder {}", folder.join(inner).display()))?;
     }
@@ -76,6 +76,11 @@ pub fn open_world(config: Config, parts: Parts) -> anyhow::Result<World> {
         source,
         vault,
         texts: Texts::load(),
+        http: reqwest::Client::builder()
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .build()
+            .context("cannot set up a client for providers of add-ons")?,
         buildpacks,
         router_port: parts.router_port,
         wake: Arc::new(Notify::new()),

@@ -5,9 +5,11 @@ mod support {
     pub mod load;
     pub mod machine;
     pub mod schemas;
+    pub mod servers;
     pub mod town;
 }
 
+mod addons;
 mod browser;
 mod builds;
 mod crash;

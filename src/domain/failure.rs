@@ -1,7 +1,7 @@
 //! What went wrong with somebody's code, as data. The sentence for each stands in `templates/failures.txt`;
 //! who must act is part of the type: all of these are for the person who wrote the commit, but `Internal`.
 
-use super::RunNumber;
+use super::{AddonProblem, RunNumber};
 use serde::{Deserialize, Serialize};
 
 /// Why a deploy or a test run could not go on. `tail` holds the last lines of output, oldest first.
@@ -32,6 +32,8 @@ pub enum Failure {
     Buildpack { detail: String },
     /// A config var that `app.json` requires has no value.
     MissingConfig { names: Vec<String> },
+    /// An add-on that `app.json` asks for could not be had.
+    Addon { plan: String, problem: AddonProblem },
     /// The release phase ended with another status than 0; the live release is untouched.
     ReleasePhase { ended: Ended, tail: Vec<String> },
     /// The slug declares no process that this app could run.

@@ -6,6 +6,7 @@ mod secret;
 mod failure;
 mod repository;
 mod app;
+mod addon;
 mod route;
 mod build;
 mod test_run;
@@ -16,6 +17,7 @@ mod procfile;
 mod manifest;
 mod settings;
 
+pub use addon::*;
 pub use app::*;
 pub use build::*;
 pub use command::*;

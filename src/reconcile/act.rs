@@ -2,7 +2,7 @@
 //! there before it does anything, and names the release that it serves.
 
 use super::apply::{enqueue, put_app};
-use super::{Trouble, World, build, observe, start};
+use super::{Trouble, World, addons, build, observe, start};
 use crate::domain::*;
 use crate::outside;
 use crate::platform::{PlatformError, State};
@@ -33,6 +33,14 @@ pub(super) async fn app(world: &World, app: &App, actions: &[Action]) -> Result<
                 }
             }
             Action::CollectBuild { key } => build::collect(world, key).await?,
+            Action::EnsureAddons { deploy } => {
+                let all = observe::app(world, &app.name).await?;
+                let wanted = all.map(|(_, view)| view.addons.wanted).unwrap_or_default();
+                if let Some(failure) = addons::ensure(world, &AddonOwner::of(app), &wanted).await? {
+                    fail(world, app, *deploy, failure).await?;
+                }
+            }
+            Action::DropAddons => addons::take_all_away(world, &AddonOwner::of(app)).await?,
             Action::MakeRelease { deploy } => start::make_release(world, app, *deploy).await?,
             Action::StartProcess { release, kind, ordinal, attempt } => {
                 start::process(world, app, *release, kind, *ordinal, *attempt).await?;
@@ -52,7 +60,9 @@ pub(super) async fn app(world: &World, app: &App, actions: &[Action]) -> Result<
             Action::Wake => rest(world, app, false).await?,
             // What remains to be said on GitHub comes first; see `forget`.
             Action::Forget => {}
-            Action::StartNode { .. }
+            Action::EnsureNodeAddons { .. }
+            | Action::DropNodeAddons { .. }
+            | Action::StartNode { .. }
             | Action::CollectNode { .. }
             | Action::PlanNodes { .. }
             | Action::Conclude { .. } => {
@@ -83,12 +93,24 @@ pub(super) async fn run(world: &World, run: &TestRun, actions: &[Action]) -> Res
                 })
                 .await?;
             }
+            Action::EnsureNodeAddons { node } => {
+                let owner = AddonOwner::Node { run: run.number, node: *node };
+                let wanted = start::node_addons(world, run)?;
+                if let Some(failure) = addons::ensure(world, &owner, &wanted).await? {
+                    conclude(world, run.number, Verdict::Errored { failure }).await?;
+                }
+            }
+            Action::DropNodeAddons { node } => {
+                addons::take_all_away(world, &AddonOwner::Node { run: run.number, node: *node }).await?;
+            }
             Action::StartNode { node, attempt } => start::node(world, run, *node, *attempt).await?,
             Action::CollectNode { node, process } => collect_node(world, run, *node, process).await?,
             Action::Stop { process } => stop(world, process).await?,
             Action::Discard { process } => discard(world, process).await?,
             Action::Conclude { verdict } => conclude(world, run.number, verdict.clone()).await?,
-            Action::MakeRelease { .. }
+            Action::EnsureAddons { .. }
+            | Action::DropAddons
+            | Action::MakeRelease { .. }
             | Action::StartProcess { .. }
             | Action::SetRoute { .. }
             | Action::FailDeploy { .. }

@@ -269,6 +269,7 @@ async fn begin(world: &World, repository: &Repository, build: &Build) -> Result<
             Bind { host: absolute(&cache)?, inside: slug::BUILD_CACHE.into(), writable: true },
             Bind { host: absolute(&out)?, inside: slug::BUILD_OUT.into(), writable: true },
         ],
+        services: Vec::new(),
     };
     outside::point("platform start").await;
     world.platform.start(&absolute_code(spec)?).await?;

@@ -6,6 +6,7 @@
 //! either repeatable or written down before it is begun.
 
 mod act;
+mod addons;
 mod apply;
 mod build;
 pub mod command;
@@ -21,6 +22,7 @@ mod sweep;
 mod trouble;
 
 pub use act::log_file;
+pub use addons::{AddonLine, addon_lines};
 pub use apply::{apply, enqueue};
 pub use expire::{Expired, expire};
 pub use observe::{ended, label};
@@ -68,6 +70,8 @@ pub struct World {
     pub source: Source,
     pub vault: Vault,
     pub texts: Texts,
+    /// Asks providers of add-ons.
+    pub http: reqwest::Client,
     /// The materialised buildpacks, and a digest of their content.
     pub buildpacks: PathBuf,
     /// The port of the router that visitors use.

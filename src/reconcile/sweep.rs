@@ -4,7 +4,7 @@
 use super::apply::{Fresh, apply};
 use super::deliver::{fresh_for, handle_of, pull_of, read_repository};
 use super::observe::{self, label};
-use super::{Trouble, World, act, build, prune};
+use super::{Trouble, World, act, addons, build, prune};
 use crate::domain::*;
 use crate::platform::{self, ProcessStatus};
 use crate::store::queue;
@@ -57,6 +57,7 @@ pub async fn slow_tick(world: &World) -> Result<(), Trouble> {
             subjects.push(Subject::Pull(repository.id, pull.number));
         }
     }
+    addons::look_after(world).await?;
     sweep_processes(world).await?;
     sweep_build_folders(world).await?;
     prune::tidy_when_due(world).await?;
@@ -119,6 +120,9 @@ fn has_owner(world: &World, status: &ProcessStatus) -> Result<bool, Trouble> {
     if let Some(key) = status.labels.get(label::BUILD) {
         let build = world.store.build(&BuildKey(key.clone()))?;
         return Ok(build.is_some_and(|build| build.process == status.id && build.state == BuildState::Running));
+    }
+    if let Some(name) = status.labels.get(label::ADDON) {
+        return addons::needs_server(world, name);
     }
     match subject_of(status) {
         Some(Subject::App(app)) => Ok(world.store.app(&app)?.is_some()),
@@ -275,6 +279,9 @@ pub async fn leftovers(world: &World) -> Result<Vec<Leftover>, Trouble> {
     }
     for name in stale_build_folders(world).await? {
         found.push(Leftover { kind: "build folder", name });
+    }
+    for name in addons::strays(world).await? {
+        found.push(Leftover { kind: "add-on", name });
     }
     for leftover in world.platform.leftovers().await? {
         found.push(Leftover { kind: "platform", name: format!("{} {}", leftover.kind, leftover.what) });

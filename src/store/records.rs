@@ -22,6 +22,9 @@ const DELIVERY_TIMES: Table = Table("delivery_time");
 const COMMANDS: Table = Table("command");
 const REPORTED: Table = Table("reported");
 const ROUTES: Table = Table("route");
+const ADDONS: Table = Table("addon");
+const ADDON_SERVERS: Table = Table("addon_server");
+const ADDON_TAGS: Table = Table("addon_tag");
 /// The last release number of an app that is gone, so that an app of the same name goes on counting from there: process
 /// ids, logs and links of the two are never the same.
 const LAST_RELEASES: Table = Table("last_release");
@@ -81,6 +84,8 @@ both! {
     fn delivery(&self, id: &str) -> Option<DeliveryRecord> { DELIVERIES, id }
     fn reported(&self, key: &str) -> Option<Reported> { REPORTED, key }
     fn route(&self, app: &AppName) -> Option<StoredRoute> { ROUTES, app.as_str() }
+    /// The password of a server that Landfall runs itself.
+    fn addon_server(&self, name: &str) -> Option<Sealed> { ADDON_SERVERS, name }
     /// Which repository's apps begin with this label.
     fn label_owner(&self, label: &str) -> Option<RepositoryId> { LABELS, label }
     /// The build of a repository's tree, once one was begun.
@@ -148,6 +153,24 @@ impl Store {
             found.extend(self.delivery(&id)?.map(|record| record.delivery));
         }
         Ok(found)
+    }
+
+    pub fn addons(&self) -> Result<Vec<Addon>, StoreError> {
+        values(self.scan(ADDONS, b"")?)
+    }
+
+    pub fn addons_of(&self, owner: &AddonOwner) -> Result<Vec<Addon>, StoreError> {
+        values(self.scan(ADDONS, owner.key().as_bytes())?)
+    }
+
+    /// Those of all its nodes, node by node.
+    pub fn addons_of_run(&self, run: RunNumber) -> Result<Vec<Addon>, StoreError> {
+        values(self.scan(ADDONS, AddonOwner::key_of_run(run).as_bytes())?)
+    }
+
+    /// What this data folder's names at shared providers begin with.
+    pub fn addon_tag(&self) -> Result<Option<String>, StoreError> {
+        self.get(ADDON_TAGS, b"tag")
     }
 
     pub fn routes(&self) -> Result<Vec<(AppName, StoredRoute)>, StoreError> {
@@ -273,6 +296,26 @@ impl Transaction<'_> {
         self.put(REPORTED, key.as_bytes(), reported)
     }
 
+    pub fn put_addon(&mut self, addon: &Addon) -> Result<(), StoreError> {
+        self.put(ADDONS, &addon_key(addon), addon)
+    }
+
+    pub fn delete_addon(&mut self, addon: &Addon) -> Result<(), StoreError> {
+        self.delete(ADDONS, &addon_key(addon))
+    }
+
+    pub fn addon_tag(&self) -> Result<Option<String>, StoreError> {
+        self.get(ADDON_TAGS, b"tag")
+    }
+
+    pub fn put_addon_tag(&mut self, tag: &String) -> Result<(), StoreError> {
+        self.put(ADDON_TAGS, b"tag", tag)
+    }
+
+    pub fn put_addon_server(&mut self, name: &str, password: &Sealed) -> Result<(), StoreError> {
+        self.put(ADDON_SERVERS, name.as_bytes(), password)
+    }
+
     pub fn put_route(&mut self, app: &AppName, route: Option<&StoredRoute>) -> Result<(), StoreError> {
         match route {
             Some(route) => self.put(ROUTES, app.as_str().as_bytes(), route),
@@ -283,6 +326,10 @@ impl Transaction<'_> {
 
 fn values<T>(pairs: Vec<(Vec<u8>, T)>) -> Result<Vec<T>, StoreError> {
     Ok(pairs.into_iter().map(|(_, value)| value).collect())
+}
+
+fn addon_key(addon: &Addon) -> Vec<u8> {
+    format!("{}{}", addon.owner.key(), addon.id).into_bytes()
 }
 
 fn pull_key(repository: RepositoryId, number: PullNumber) -> [u8; 16] {

@@ -5,6 +5,7 @@
 //! stopped only when no request is left on it. If anything fails before the switch, nothing of the live one changed.
 
 use super::sleep::{Rest, Use, rest};
+use super::addons::{AddonStep, AddonsView, look_again, next_of_addons};
 use super::{Action, Plan, ProcessState, ProcessView, TargetView};
 use crate::clock::Timestamp;
 use crate::domain::*;
@@ -32,6 +33,8 @@ pub struct AppView {
     /// The build of the newest deploy's tree.
     pub build: Option<Build>,
     pub build_process_over: bool,
+    /// What the newest deploy's code asks for, and what the app has.
+    pub addons: AddonsView,
     /// The release of the newest deploy.
     pub next: Option<Release>,
     pub live: Option<Release>,
@@ -128,12 +131,14 @@ fn advance<'a>(deploy: &Deploy, view: &'a AppView, plan: &mut Plan) -> Option<Bo
             }
         }
         match &deploy.cause {
-            Cause::Promotion { .. } | Cause::Rollback { .. } => plan.act(Action::MakeRelease { deploy: deploy.number }),
+            // What it had then is what it has now: nothing of an app's add-ons goes before the app.
+            Cause::Rollback { .. } => plan.act(Action::MakeRelease { deploy: deploy.number }),
+            Cause::Promotion { .. } => after_addons(deploy, view, plan, &fail),
             Cause::Push => match next_of_build(view.build.as_ref(), view.build_process_over, deploy.asked_at) {
                 BuildStep::Ensure => plan.act(Action::EnsureBuild { commit: deploy.commit.clone() }),
                 BuildStep::Collect(key) => plan.act(Action::CollectBuild { key }),
                 BuildStep::Wait => {}
-                BuildStep::Done => plan.act(Action::MakeRelease { deploy: deploy.number }),
+                BuildStep::Done => after_addons(deploy, view, plan, &fail),
                 BuildStep::Failed(failure) => plan.act(fail(failure, None)),
             },
         }
@@ -195,6 +200,23 @@ fn advance<'a>(deploy: &Deploy, view: &'a AppView, plan: &mut Plan) -> Option<Bo
         }
     }
     Some(Boot { deploy: deploy.number, release, ready: healthy })
+}
+
+/// The release has the config vars of the app's add-ons, so they come first.
+fn after_addons(
+    deploy: &Deploy,
+    view: &AppView,
+    plan: &mut Plan,
+    fail: &dyn Fn(Failure, Option<&ProcessView>) -> Action,
+) {
+    match next_of_addons(&view.addons.wanted, view.addons.have.iter(), deploy.asked_at) {
+        AddonStep::Ready => plan.act(Action::MakeRelease { deploy: deploy.number }),
+        AddonStep::Ensure => {
+            plan.act(Action::EnsureAddons { deploy: deploy.number });
+            look_again(plan);
+        }
+        AddonStep::Failed(failure) => plan.act(fail(failure, None)),
+    }
 }
 
 fn release_phase(
@@ -450,7 +472,12 @@ fn retire(view: &AppView, plan: &mut Plan) {
     set_route(view, None, plan);
     stop_all(view, plan);
     if view.processes.is_empty() && view.route.is_none() {
-        plan.act(Action::Forget);
+        if view.addons.have.is_empty() {
+            plan.act(Action::Forget);
+        } else {
+            plan.act(Action::DropAddons);
+            look_again(plan);
+        }
     }
 }
 
@@ -520,6 +547,7 @@ pub(super) mod tests {
             gate: None,
             build: None,
             build_process_over: false,
+            addons: AddonsView::default(),
             next: None,
             live: Some(release),
             processes: vec![ProcessView {

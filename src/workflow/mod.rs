@@ -4,6 +4,7 @@
 //! Three questions are answered here. `intake`: an event happened, what is wanted now? `deploy`, `test_run`: this
 //! is wanted and that is observed, what must be done next? `report`: this is the state, what should people see?
 
+mod addons;
 mod commands;
 mod deploy;
 mod intake;
@@ -11,6 +12,7 @@ mod report;
 mod sleep;
 mod test_run;
 
+pub use addons::{AddonsView, is_as_asked};
 pub use commands::{mentioned_commands, needs_right, promote, roll_back};
 pub use deploy::{AppView, plan_app};
 pub use intake::{Right, Snapshot, decide};
@@ -120,6 +122,18 @@ pub enum Action {
     /// The build process ended: make a slug of its folder, or note why there is none.
     CollectBuild {
         key: BuildKey,
+    },
+    /// Make the add-ons that the code asks for, before the release that has their config vars.
+    EnsureAddons {
+        deploy: u64,
+    },
+    /// Take all add-ons of an app away that goes.
+    DropAddons,
+    EnsureNodeAddons {
+        node: u16,
+    },
+    DropNodeAddons {
+        node: u16,
     },
     /// Write the release of a deploy: slug, config and formation.
     MakeRelease {

@@ -42,8 +42,12 @@ pub struct Town {
     folder: tempfile::TempDir,
     intake: SocketAddr,
     api_url: String,
+    settings: Settings,
     server: Option<Server>,
 }
+
+/// What a test wants otherwise in the configuration.
+type Settings = Box<dyn Fn(&mut Config)>;
 
 struct Server {
     world: Arc<World>,
@@ -76,10 +80,23 @@ impl Town {
         Town::start_behind(|url| async move { url }, Some(outside)).await
     }
 
+    /// As `start`, with another configuration and perhaps a kill armed.
+    pub async fn start_with(outside: Option<Arc<Outside>>, settings: impl Fn(&mut Config) + 'static) -> Town {
+        Town::start_all(|url| async move { url }, outside, Box::new(settings)).await
+    }
+
     /// As `start`, with something between us and GitHub: `between` gets GitHub's address and gives the one to use.
     pub async fn start_behind<F: Future<Output = String>>(
         between: impl FnOnce(String) -> F,
         outside: Option<Arc<Outside>>,
+    ) -> Town {
+        Town::start_all(between, outside, Box::new(|_| {})).await
+    }
+
+    async fn start_all<F: Future<Output = String>>(
+        between: impl FnOnce(String) -> F,
+        outside: Option<Arc<Outside>>,
+        settings: Settings,
     ) -> Town {
         landfall::github::install_crypto_provider();
         if landfall::config::log_filter().is_some() {
@@ -113,6 +130,7 @@ impl Town {
             folder,
             intake,
             api_url,
+            settings,
             server: None,
         };
         town.boot(outside).await;
@@ -136,6 +154,7 @@ impl Town {
         config.github.write_interval_ms = 0;
         config.github.staleness_seconds = 1;
         config.apps.boot_seconds = 2;
+        (self.settings)(&mut config);
         change(&mut config);
         let world = Arc::new(self.open(&config, outside).await);
         let secrets =

@@ -162,6 +162,7 @@ impl House {
             time_limit: None,
             grace: Duration::from_secs(1),
             binds: Vec::new(),
+            services: Vec::new(),
         };
         let platform = Platform::Memory(memory.clone());
         futures_util::FutureExt::now_or_never(platform.start(&spec))
