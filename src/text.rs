@@ -17,7 +17,9 @@ macro_rules! templates {
 
 const TEMPLATES: &[(&str, &str)] = &templates![
     "failures.txt",
+    "refusals.txt",
     "comment.md",
+    "answer.md",
     "check.md",
     "status.txt",
     "deployment.txt",

@@ -19,4 +19,5 @@ mod layers;
 mod machine;
 mod manifest;
 mod sim_schemas;
+mod pipelines;
 mod story;

@@ -6,13 +6,16 @@
 //! either repeatable or written down before it is begun.
 
 mod act;
+mod answer;
 mod apply;
 mod build;
 pub mod command;
 mod deliver;
 mod observe;
+mod policy;
 mod publish;
 mod publish_pull;
+mod shipment;
 mod start;
 mod sweep;
 mod trouble;

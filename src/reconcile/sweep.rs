@@ -4,7 +4,7 @@
 use super::apply::apply;
 use super::deliver::{fresh_for, handle_of, pull_of};
 use super::observe::{self, label};
-use super::{Trouble, World, act, build};
+use super::{Trouble, World, act, build, policy};
 use crate::domain::*;
 use crate::platform::{self, ProcessStatus};
 use crate::store::queue;
@@ -56,6 +56,7 @@ pub async fn slow_tick(world: &World) -> Result<(), Trouble> {
             subjects.push(Subject::Pull(repository.id, pull.number));
         }
     }
+    policy::look(world).await?;
     sweep_processes(world).await?;
     sweep_build_folders(world).await?;
     let now = world.now();
@@ -183,6 +184,7 @@ async fn resync_repository(world: &World, repository: &Repository) -> Result<(),
         }
     }
     for event in events {
+        policy::read(world, repository, &event).await?;
         let number = match &event {
             Event::PullChanged { pull } | Event::PullClosed { pull } => Some(pull.number),
             _ => None,
@@ -199,6 +201,8 @@ async fn resync_repository(world: &World, repository: &Repository) -> Result<(),
             runs: world.store.runs_of(repository.id)?,
             answered: Vec::new(),
             right: None,
+            first_right: None,
+            pipeline: world.store.pipeline(repository.id)?,
         };
         let changes = decide(&event, &snapshot);
         if changes.is_empty() {

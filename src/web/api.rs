@@ -285,7 +285,8 @@ async fn roll_back(request: HttpRequest, shared: Data<Shared>, path: Path<String
             Some(other) => return Err(Problem::Malformed { what: "to", detail: format!("{other} is no release") }),
         };
         let ordered = command::roll_back(&shared.world, &app, to, OPERATOR).await?.map_err(refused)?;
-        Done::new(json!({ "app": ordered.app, "deploy": ordered.deploy }), format!("/apps/{}", app.name))
+        let answer = json!({ "app": ordered.app, "deploy": ordered.deploy, "notes": ordered.notes });
+        Done::new(answer, format!("/apps/{}", app.name))
     };
     shared.done(&request, order.await)
 }
@@ -299,12 +300,20 @@ async fn restart(request: HttpRequest, shared: Data<Shared>, path: Path<String>)
     shared.done(&request, order.await)
 }
 
-async fn promote(request: HttpRequest, shared: Data<Shared>, path: Path<(String, String)>) -> HttpResponse {
+async fn promote(
+    request: HttpRequest,
+    shared: Data<Shared>,
+    path: Path<(String, String)>,
+    bytes: Bytes,
+) -> HttpResponse {
     let order = async {
         let repository = views::find_repository(&shared.world, &path.0, &path.1)?;
-        let ordered = command::promote(&shared.world, &repository, OPERATOR).await?.map_err(refused)?;
+        let body = body(&request, &bytes)?;
+        let hotfix = body.get("hotfix").and_then(Value::as_str).filter(|reason| !reason.trim().is_empty());
+        let wish = crate::workflow::PromotionWish { release: None, hotfix };
+        let ordered = command::promote(&shared.world, &repository, &wish, OPERATOR).await?.map_err(refused)?;
         let page = format!("/apps/{}", ordered.app);
-        Done::new(json!({ "app": ordered.app, "deploy": ordered.deploy }), page)
+        Done::new(json!({ "app": ordered.app, "deploy": ordered.deploy, "notes": ordered.notes }), page)
     };
     shared.done(&request, order.await)
 }

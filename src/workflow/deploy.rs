@@ -64,7 +64,7 @@ fn run(app: &App, view: &AppView, plan: &mut Plan) {
     if let Some(live) = &view.live
         && booting.is_none_or(|boot| boot.release.number != live.number)
     {
-        keep_running(live, view, plan);
+        keep_running(app, live, view, plan);
     }
     let ready = booting.is_some_and(|boot| boot.ready);
     let route = route(app, view, booting, ready);
@@ -227,7 +227,7 @@ pub(super) fn next_of_build(build: Option<&Build>, process_over: bool, asked_at:
 }
 
 /// Starts what is missing of the live release and restarts what crashed.
-fn keep_running(live: &Release, view: &AppView, plan: &mut Plan) {
+fn keep_running(app: &App, live: &Release, view: &AppView, plan: &mut Plan) {
     for (kind, ordinal) in live.processes() {
         let attempts = attempts(view, live.number, kind, ordinal);
         let Some(process) = attempts.last() else {
@@ -235,10 +235,19 @@ fn keep_running(live: &Release, view: &AppView, plan: &mut Plan) {
             plan.look_again_in(WATCH);
             continue;
         };
+        if let (ProcessState::Running { since }, Some(before)) = (&process.state, app.restart_at)
+            && *since <= before
+        {
+            plan.act(Action::Stop { process: process.id.clone() });
+            plan.look_again_in(WATCH);
+            continue;
+        }
         if let ProcessState::Exited { started_at, at, ended } = &process.state {
             let lived = at.since(*started_at);
             let backoff = match ended {
                 Ended::Lost => Duration::ZERO,
+                // A person wanted it to end.
+                _ if app.restart_at.is_some_and(|before| *started_at <= before) => Duration::ZERO,
                 _ if lived >= STABLE || process.attempt <= 1 => Duration::ZERO,
                 _ => Duration::from_secs(1 << (process.attempt - 2).min(16)).min(LONGEST_BACKOFF),
             };
@@ -450,6 +459,9 @@ mod tests {
             generated: BTreeMap::new(),
             postdeploy_done: false,
             created_at: Timestamp(0),
+            untrusted: false,
+            restart_at: None,
+            kept_until: None,
         };
         let view = AppView {
             now: Timestamp(now),
