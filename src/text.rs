@@ -32,6 +32,7 @@ const TEMPLATES: &[(&str, &str)] = &templates![
     "log.html",
     "deliveries.html",
     "delivery.html",
+    "audit.html",
     "message.html",
     "cli.txt",
     "demo.txt",

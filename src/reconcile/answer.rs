@@ -1,7 +1,7 @@
 //! Answers that stand in the thread: comments of their own, made once for each command, beside the sticky one.
 
 use super::observe::{self, label};
-use super::publish::{Thing, accepted, fingerprint, make_once};
+use super::publish::{Thing, accepted, fingerprint, is_told, make_once};
 use super::{Trouble, World};
 use crate::domain::*;
 use crate::github::RepoHandle;
@@ -17,17 +17,19 @@ pub(super) async fn threads(
 ) -> Result<(), Trouble> {
     for record in &view.commands {
         let key = format!("answer/{}/{}/{}", repository.id, record.comment, record.place);
-        if world.store.reported(&key)?.is_some_and(|known| !known.fingerprint.is_empty()) {
+        // The sticky comment's mark must not stand in it. Said is said: only whether it was is looked at, not how.
+        let marker = format!("<!-- landfall-answer {}.{} -->", record.comment, record.place);
+        if is_told(world, world.store.reported(&key)?.as_ref(), &fingerprint(&[&marker])) {
             continue;
         }
         let Some(content) = content(world, repository, record, view).await? else { continue };
         let text = world.texts.render("answer.md", content);
-        // The sticky comment's mark must not stand in it.
-        let marker = format!("<!-- landfall-answer {}.{} -->", record.comment, record.place);
+        let print = fingerprint(&[&marker]);
         let body = format!("{marker}\n{}", text.trim());
         let thing = Thing::Comment { pull: record.pull, marker: &marker, body: &body };
-        let id = make_once(world, handle, &key, &thing).await?;
-        accepted(world, &key, id, fingerprint(&[&marker])).await?;
+        if let Some(id) = make_once(world, handle, &key, &thing, &print).await? {
+            accepted(world, &key, id, print).await?;
+        }
     }
     Ok(())
 }

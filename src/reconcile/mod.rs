@@ -23,6 +23,7 @@ mod trouble;
 pub use act::log_file;
 pub use apply::{apply, enqueue};
 pub use observe::{ended, label};
+pub use shipment::{Contents, contents};
 pub use sweep::{Leftover, leftovers, resync, slow_tick};
 pub use trouble::Trouble;
 
@@ -265,6 +266,10 @@ async fn reconcile(world: &World, subject: &Subject) -> Result<Next, Trouble> {
             (plan, None)
         }
         Subject::Pull(..) => (crate::workflow::Plan::default(), None),
+        Subject::Repository(id) => {
+            sweep::repository(world, *id).await?;
+            return Ok(Next::Done);
+        }
     };
     let published = publish::subject(world, subject).await;
     if let (Err(Trouble::Retry { .. }), Some(again)) = (&published, plan.again_in) {

@@ -51,7 +51,10 @@ pub(super) async fn read(world: &World, repository: &Repository, event: &Event) 
             let page = world.config.page(&format!("/pipelines/{}", repository.full_name()));
             let said =
                 world.github.set_status(&handle, &head, STATUS_CONTEXT, StatusState::Failure, Some(&page), &text);
-            said.await.map_err(|error| github(&error))?;
+            // The page says it too, so what GitHub does not take holds nothing up.
+            if let Err(error) = said.await {
+                warn!(repository = %repository.full_name(), "the refusal could not be told: {error}");
+            }
         }
     }
     if state.policy != known.policy {
@@ -111,7 +114,7 @@ pub(super) async fn right(
 
 /// What became due by time alone: stale review apps, and what a freeze of staging held back.
 pub(super) async fn look(world: &World) -> Result<(), Trouble> {
-    for repository in world.store.repositories()? {
+    for repository in world.store.repositories()?.into_iter().filter(|repository| repository.granted) {
         let _alone = world.locks.lock(&format!("repository {}", repository.id)).await;
         let snapshot = Snapshot {
             now: world.now(),

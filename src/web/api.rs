@@ -33,6 +33,8 @@ pub fn configure(config: &mut web::ServiceConfig) {
         .route("/api/v1/pipelines", web::get().to(pipelines))
         .route("/api/v1/pipelines/{owner}/{name}", web::get().to(pipeline))
         .route("/api/v1/pipelines/{owner}/{name}/promote", web::post().to(promote))
+        .route("/api/v1/pipelines/{owner}/{name}/diff", web::get().to(diff))
+        .route("/api/v1/audit", web::get().to(audit))
         .route("/api/v1/runs", web::get().to(runs))
         .route("/api/v1/runs/{number}", web::get().to(run))
         .route("/api/v1/runs/{number}/nodes/{node}/logs", web::get().to(node_logs))
@@ -158,6 +160,36 @@ async fn pipeline(shared: Data<Shared>, path: Path<(String, String)>) -> HttpRes
     let view = views::find_repository(&shared.world, &path.0, &path.1)
         .and_then(|repository| views::pipeline_detail(&shared.world, &repository));
     shared.json(view)
+}
+
+async fn diff(shared: Data<Shared>, path: Path<(String, String)>) -> HttpResponse {
+    let view = match views::find_repository(&shared.world, &path.0, &path.1) {
+        Ok(repository) => views::waiting(&shared.world, &repository).await,
+        Err(problem) => Err(problem),
+    };
+    shared.json(view)
+}
+
+#[derive(Debug, Deserialize)]
+struct AuditQuery {
+    repository: Option<String>,
+    limit: Option<usize>,
+}
+
+async fn audit(shared: Data<Shared>, query: Query<AuditQuery>) -> HttpResponse {
+    shared.json(audited(&shared, &query))
+}
+
+fn audited(shared: &Shared, query: &AuditQuery) -> Result<Value, Problem> {
+    let only = match query.repository.as_deref() {
+        Some(named) => {
+            let (owner, name) = named.split_once('/').ok_or_else(|| Problem::not_found("pipeline", named))?;
+            Some(views::find_repository(&shared.world, owner, name)?.id)
+        }
+        None => None,
+    };
+    let most = query.limit.unwrap_or(views::AUDITED).clamp(1, 1000);
+    Ok(json!({ "entries": views::audit(&shared.world, only, most)? }))
 }
 
 #[derive(Debug, Deserialize)]
