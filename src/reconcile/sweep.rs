@@ -196,9 +196,14 @@ pub(super) async fn repository(world: &World, id: RepositoryId) -> Result<(), Tr
     }
     // A staging app that never was is made by the first push, not by looking.
     if world.store.app(&repository.app_name(Stage::Staging))?.is_some() {
-        let head = world.github.branch_head(&handle, &repository.default_branch).await;
-        if let Some(commit) = head.map_err(|error| github(&error))? {
-            events.push(Event::BranchPushed { branch: repository.default_branch.clone(), commit });
+        // The policy comes with the default branch, staging's commit perhaps with another.
+        let followed = world.store.pipeline(repository.id)?.policy.staging.branch;
+        let followed = followed.filter(|branch| *branch != repository.default_branch);
+        for branch in [Some(repository.default_branch.clone()), followed].into_iter().flatten() {
+            let head = world.github.branch_head(&handle, &branch).await;
+            if let Some(commit) = head.map_err(|error| github(&error))? {
+                events.push(Event::BranchPushed { branch, commit });
+            }
         }
     }
     for event in events {

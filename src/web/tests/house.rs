@@ -117,6 +117,7 @@ impl House {
                     tx.put_build(&Build { key: BuildKey(format!("{place:016x}")), ..build })?;
                 }
                 tx.put_slug(&slug())?;
+                tx.put_pipeline(&pipeline_state())?;
                 for (place, command) in commands().into_iter().enumerate() {
                     tx.put_command(&CommandRecord { comment: place as u64, ..command })?;
                 }
@@ -442,6 +443,25 @@ fn commands() -> Vec<CommandRecord> {
     let waiting = Answer::Waiting { app: "hello-production".parse().unwrap(), release: ReleaseNumber(2) };
     all.push(record(promote(), waiting));
     all
+}
+
+fn pipeline_state() -> PipelineState {
+    PipelineState {
+        read_at: Some(sha('a')),
+        error: Some(HOSTILE.to_owned()),
+        locks: vec![Lock {
+            stage: StageKind::Production,
+            reason: HOSTILE.to_owned(),
+            by: HOSTILE.to_owned(),
+            at: START,
+        }],
+        freeze: Some(Freeze {
+            until: START + Duration::from_secs(1_000_000_000),
+            reason: HOSTILE.to_owned(),
+            by: HOSTILE.to_owned(),
+        }),
+        ..PipelineState::new(RepositoryId(1))
+    }
 }
 
 fn notes() -> Vec<Note> {
