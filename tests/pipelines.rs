@@ -313,7 +313,7 @@ async fn commands_on_a_review_app_are_answered_once() {
 }
 
 #[actix_web::test]
-async fn what_is_not_tested_does_not_go_to_production_and_overtaken_commits_are_settled() {
+async fn a_review_app_can_wait_for_its_tests_and_a_promotion_can_name_what_it_means() {
     let town = Town::start().await;
     let repository = town.make_repository("hello", "one").await;
     town.rule(&repository, "[pipeline.review]\nwait_for_ci = true\n").await;

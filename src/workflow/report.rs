@@ -438,3 +438,53 @@ pub fn reactions(view: &PullView) -> Vec<Reaction> {
     wanted.dedup();
     wanted
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn deploy(number: u64, commit: char, outcome: Option<Outcome>) -> Deploy {
+        Deploy {
+            number,
+            commit: commit.to_string().repeat(40).parse().unwrap(),
+            branch: "change".to_owned(),
+            cause: Cause::Push,
+            by: None,
+            asked_at: Timestamp(0),
+            gate: None,
+            tree: None,
+            release: None,
+            released: false,
+            outcome,
+        }
+    }
+
+    #[test]
+    fn no_status_stays_pending_on_a_commit_that_was_overtaken_or_taken_away() {
+        let mut app = App {
+            name: "hello-pr-1".parse().unwrap(),
+            id: "1".to_owned(),
+            repository: RepositoryId(1),
+            stage: Stage::Review(PullNumber(1)),
+            wanted: Wanted::Running,
+            deploys: vec![deploy(1, 'a', Some(Outcome::Superseded { at: Timestamp(1) })), deploy(2, 'b', None)],
+            live: None,
+            last_release: 0,
+            generated: std::collections::BTreeMap::new(),
+            postdeploy_done: false,
+            created_at: Timestamp(0),
+            untrusted: false,
+            restart_at: None,
+            kept_until: None,
+        };
+        let said = |app: &App| -> Vec<(String, StatusState, bool)> {
+            let (_, statuses) = app_reports(app);
+            statuses.iter().map(|status| (status.commit.as_str()[..1].to_owned(), status.state, status.make)).collect()
+        };
+        let b = |state, make| ("b".to_owned(), state, make);
+        let a = ("a".to_owned(), StatusState::Error, false);
+        assert_eq!(said(&app), [b(StatusState::Pending, true), a.clone()]);
+        app.wanted = Wanted::Gone;
+        assert_eq!(said(&app), [b(StatusState::Error, false), a]);
+    }
+}
