@@ -10,7 +10,7 @@ use crate::github::event::{
     CheckRunAction, CheckSuiteAction, CommentAction, InstallationAction, PullAction, Reference, RepoRef,
     RepositoryAction,
 };
-use crate::github::{self, RepoHandle};
+use crate::github::{self, GitHubError, RepoHandle};
 use crate::store::{DeliveryRecord, StoreError, Transaction};
 use crate::workflow::{Change, Snapshot, decide, mentioned_commands, needs_right};
 use std::time::Duration;
