@@ -368,7 +368,7 @@ pub fn roll_back(
     Ok((change, notes))
 }
 
-fn open_pull<'a>(pull: PullNumber, snapshot: &'a Snapshot) -> Result<&'a Pull, Refusal> {
+fn open_pull(pull: PullNumber, snapshot: &Snapshot) -> Result<&Pull, Refusal> {
     snapshot.pull.as_ref().filter(|known| known.number == pull && known.open).ok_or(Refusal::Closed)
 }
 
