@@ -330,6 +330,6 @@ async fn a_review_app_can_wait_for_its_tests_and_a_promotion_can_name_what_it_me
     town.say(&pull, "/promote v7", OWNER).await;
     town.settle().await;
     let comment = town.comment(&pull).await;
-    assert!(comment.contains("Staging serves v3, not v7."), "{comment}");
+    assert!(comment.contains("Staging serves v2, not v7."), "{comment}");
     town.leave().await;
 }
