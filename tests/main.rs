@@ -23,4 +23,5 @@ mod machine;
 mod manifest;
 mod sim_schemas;
 mod sleep;
+mod pipelines;
 mod story;

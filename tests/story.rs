@@ -111,7 +111,7 @@ async fn a_stranger_can_neither_run_code_nor_promote() {
     assert_eq!(town.reactions(&repository, command).await, ["-1", "eyes"]);
     assert_eq!(town.served("hello-production"), None);
     let comment = town.comment(&pull).await;
-    assert!(comment.contains("this needs write access"), "{comment}");
+    assert!(comment.contains("This needs write access"), "{comment}");
     town.leave().await;
 }
 

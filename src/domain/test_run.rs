@@ -24,6 +24,9 @@ pub struct TestRun {
     pub cancelled: Option<Cancelled>,
     pub verdict: Option<Verdict>,
     pub finished_at: Option<Timestamp>,
+    /// It tests a stranger's code: it gets nothing secret.
+    #[serde(default)]
+    pub untrusted: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -15,6 +15,8 @@ use tracing::{info, warn};
 
 /// Lines of output that a report shows.
 const TAIL: usize = 20;
+/// As many shipments back a rollback is told to the pull requests that it takes out of production.
+const RECENT_SHIPMENTS: usize = 5;
 
 pub(super) async fn app(world: &World, app: &App, actions: &[Action]) -> Result<(), Trouble> {
     for action in actions {
@@ -163,6 +165,12 @@ fn queue_watchers(tx: &mut Transaction<'_>, app: &App, now: crate::clock::Timest
     }
     for pull in tx.pulls_with_commands(app.repository)? {
         enqueue(tx, &Subject::Pull(app.repository, pull), now)?;
+    }
+    // What is in production, and what is not any more, stands in the comments of what went there.
+    for shipment in tx.shipments(&app.name)?.iter().rev().take(RECENT_SHIPMENTS) {
+        for pull in &shipment.pulls {
+            enqueue(tx, &Subject::Pull(app.repository, pull.number), now)?;
+        }
     }
     Ok(())
 }

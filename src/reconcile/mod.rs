@@ -7,6 +7,7 @@
 
 mod act;
 mod addons;
+mod answer;
 mod apply;
 mod build;
 pub mod command;
@@ -15,8 +16,10 @@ mod expire;
 mod inputs;
 mod observe;
 mod prune;
+mod policy;
 mod publish;
 mod publish_pull;
+mod shipment;
 mod start;
 mod sweep;
 mod trouble;
@@ -27,6 +30,7 @@ pub use apply::{apply, enqueue};
 pub use expire::{Expired, expire};
 pub use observe::{ended, label};
 pub use prune::{KEPT_RELEASES, tidy};
+pub use shipment::{Contents, contents};
 pub use sweep::{Leftover, leftovers, resync, slow_tick};
 pub use trouble::Trouble;
 

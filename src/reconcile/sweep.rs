@@ -4,7 +4,7 @@
 use super::apply::{Fresh, apply};
 use super::deliver::{fresh_for, handle_of, pull_of, read_repository};
 use super::observe::{self, label};
-use super::{Trouble, World, act, addons, build, prune};
+use super::{Trouble, World, act, addons, build, policy, prune};
 use crate::domain::*;
 use crate::platform::{self, ProcessStatus};
 use crate::store::queue;
@@ -58,6 +58,7 @@ pub async fn slow_tick(world: &World) -> Result<(), Trouble> {
         }
     }
     addons::look_after(world).await?;
+    policy::look(world).await?;
     sweep_processes(world).await?;
     sweep_build_folders(world).await?;
     prune::tidy_when_due(world).await?;
@@ -200,12 +201,18 @@ pub(super) async fn repository(world: &World, id: RepositoryId) -> Result<(), Tr
     }
     // A staging app that never was is made by the first push, not by looking.
     if world.store.app(&repository.app_name(Stage::Staging))?.is_some() {
-        let head = world.github.branch_head(&handle, &repository.default_branch).await;
-        if let Some(commit) = head.map_err(|error| github(&error))? {
-            events.push(Event::BranchPushed { branch: repository.default_branch.clone(), commit });
+        // The policy comes with the default branch, staging's commit perhaps with another.
+        let followed = world.store.pipeline(repository.id)?.policy.staging.branch;
+        let followed = followed.filter(|branch| *branch != repository.default_branch);
+        for branch in [Some(repository.default_branch.clone()), followed].into_iter().flatten() {
+            let head = world.github.branch_head(&handle, &branch).await;
+            if let Some(commit) = head.map_err(|error| github(&error))? {
+                events.push(Event::BranchPushed { branch, commit });
+            }
         }
     }
     for event in events {
+        policy::read(world, repository, &event).await?;
         let number = match &event {
             Event::PullChanged { pull } | Event::PullClosed { pull } => Some(pull.number),
             _ => None,
@@ -222,6 +229,8 @@ pub(super) async fn repository(world: &World, id: RepositoryId) -> Result<(), Tr
             runs: world.store.runs_of(repository.id)?,
             answered: Vec::new(),
             right: None,
+            first_right: None,
+            pipeline: world.store.pipeline(repository.id)?,
         };
         let changes = decide(&event, &snapshot);
         if changes.is_empty() {

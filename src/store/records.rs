@@ -20,6 +20,9 @@ const RUNS_OF: Table = Table("run_of");
 const DELIVERIES: Table = Table("delivery");
 const DELIVERY_TIMES: Table = Table("delivery_time");
 const COMMANDS: Table = Table("command");
+const ORDERS: Table = Table("order");
+const PIPELINES: Table = Table("pipeline");
+const SHIPMENTS: Table = Table("shipment");
 const REPORTED: Table = Table("reported");
 const ROUTES: Table = Table("route");
 const ADDONS: Table = Table("addon");
@@ -76,6 +79,8 @@ macro_rules! both {
 both! {
     fn repository(&self, id: RepositoryId) -> Option<Repository> { REPOSITORIES, number_key(id.0) }
     fn pull(&self, repository: RepositoryId, number: PullNumber) -> Option<Pull> { PULLS, pull_key(repository, number) }
+    fn stored_pipeline(&self, id: RepositoryId) -> Option<PipelineState> { PIPELINES, number_key(id.0) }
+    fn shipment(&self, app: &AppName, number: ReleaseNumber) -> Option<Shipment> { SHIPMENTS, release_key(app, number) }
     fn app(&self, name: &AppName) -> Option<App> { APPS, name.as_str() }
     fn release(&self, app: &AppName, number: ReleaseNumber) -> Option<Release> { RELEASES, release_key(app, number) }
     fn build(&self, key: &BuildKey) -> Option<Build> { BUILDS, key.0 }
@@ -134,6 +139,26 @@ impl Store {
             runs.extend(self.run(number)?);
         }
         Ok(runs)
+    }
+
+    /// The state of a repository's pipeline; that of one without a policy where none was read.
+    pub fn pipeline(&self, id: RepositoryId) -> Result<PipelineState, StoreError> {
+        Ok(self.stored_pipeline(id)?.unwrap_or_else(|| PipelineState::new(id)))
+    }
+
+    /// What went to an app, oldest first.
+    pub fn shipments(&self, app: &AppName) -> Result<Vec<Shipment>, StoreError> {
+        values(self.scan(SHIPMENTS, release_prefix(app).as_bytes())?)
+    }
+
+    /// All commands that were given in comments of a repository.
+    pub fn commands_of(&self, repository: RepositoryId) -> Result<Vec<CommandRecord>, StoreError> {
+        values(self.scan(COMMANDS, &number_key(repository.0))?)
+    }
+
+    /// What was ordered on pages and in terminals, oldest first.
+    pub fn orders(&self) -> Result<Vec<OperatorOrder>, StoreError> {
+        values(self.scan(ORDERS, b"")?)
     }
 
     pub fn commands(&self, repository: RepositoryId, pull: PullNumber) -> Result<Vec<CommandRecord>, StoreError> {
@@ -201,6 +226,30 @@ impl Transaction<'_> {
 
     pub fn put_pull(&mut self, pull: &Pull) -> Result<(), StoreError> {
         self.put(PULLS, &pull_key(pull.repository, pull.number), pull)
+    }
+
+    pub fn pulls(&self, repository: RepositoryId) -> Result<Vec<Pull>, StoreError> {
+        values(self.scan(PULLS, &number_key(repository.0))?)
+    }
+
+    pub fn put_pipeline(&mut self, state: &PipelineState) -> Result<(), StoreError> {
+        self.put(PIPELINES, &number_key(state.repository.0), state)
+    }
+
+    pub fn put_shipment(&mut self, shipment: &Shipment) -> Result<(), StoreError> {
+        self.put(SHIPMENTS, release_key(&shipment.app, shipment.release).as_bytes(), shipment)
+    }
+
+    pub fn shipments(&self, app: &AppName) -> Result<Vec<Shipment>, StoreError> {
+        values(self.scan(SHIPMENTS, release_prefix(app).as_bytes())?)
+    }
+
+    pub fn put_order(&mut self, order: &OperatorOrder) -> Result<(), StoreError> {
+        self.put(ORDERS, &number_key(order.number), order)
+    }
+
+    pub fn commands_of(&self, repository: RepositoryId) -> Result<Vec<CommandRecord>, StoreError> {
+        values(self.scan(COMMANDS, &number_key(repository.0))?)
     }
 
     pub fn put_app(&mut self, app: &App) -> Result<(), StoreError> {

@@ -4,8 +4,8 @@
 //! The rule that it keeps: the live release is not touched before the new one answers healthy, and a process is
 //! stopped only when no request is left on it. If anything fails before the switch, nothing of the live one changed.
 
-use super::sleep::{Rest, Use, rest};
 use super::addons::{AddonStep, AddonsView, look_again, next_of_addons};
+use super::sleep::{Rest, Use, rest};
 use super::{Action, Plan, ProcessState, ProcessView, TargetView};
 use crate::clock::Timestamp;
 use crate::domain::*;
@@ -281,6 +281,13 @@ fn keep_running(app: &App, live: &Release, view: &AppView, plan: &mut Plan) {
             plan.look_again_in(WATCH);
             continue;
         };
+        if let (ProcessState::Running { since }, Some(before)) = (&process.state, app.restart_at)
+            && *since <= before
+        {
+            plan.act(Action::Stop { process: process.id.clone() });
+            plan.look_again_in(WATCH);
+            continue;
+        }
         if let ProcessState::Exited { started_at, at, ended } = &process.state {
             let lived = at.since(*started_at);
             let due = due_again(app, process.attempt, ended, *started_at, *at);
@@ -300,6 +307,8 @@ fn due_again(app: &App, attempt: u32, ended: &Ended, started_at: Timestamp, at: 
     let put_to_sleep = app.asleep_since.or(app.woken_at).is_some_and(|slept| slept >= at);
     let backoff = match ended {
         Ended::Lost => Duration::ZERO,
+        // A person wanted it to end.
+        _ if app.restart_at.is_some_and(|before| started_at <= before) => Duration::ZERO,
         _ if put_to_sleep || at.since(started_at) >= STABLE || attempt <= 1 => Duration::ZERO,
         _ => Duration::from_secs(1 << (attempt - 2).min(16)).min(LONGEST_BACKOFF),
     };
@@ -541,6 +550,9 @@ pub(super) mod tests {
             asleep_since: None,
             woken_at: None,
             created_at: Timestamp(0),
+            untrusted: false,
+            restart_at: None,
+            kept_until: None,
         };
         let view = AppView {
             now: Timestamp(now),

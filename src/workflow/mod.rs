@@ -8,17 +8,21 @@ mod addons;
 mod commands;
 mod deploy;
 mod intake;
+mod parse;
+mod policy;
 mod report;
 mod sleep;
 mod test_run;
 
 pub use addons::{AddonsView, is_as_asked};
-pub use commands::{mentioned_commands, needs_right, promote, roll_back};
+pub use commands::{PromotionWish, needs_right, promote, roll_back};
 pub use deploy::{AppView, plan_app};
-pub use intake::{Right, Snapshot, decide};
+pub use intake::{Right, Snapshot, catch_up_staging, decide};
+pub use parse::mentioned_commands;
+pub use policy::{NoApp, barred, expiry, other_review_apps, review_app_refused, stale};
 pub use report::{
     AppLine, CheckReport, CommandLine, CommentView, DeploymentReport, DeploymentState, PullView, Reaction, RunLine,
-    StatusReport, StatusState, app_reports, comment_view, deployment_key, reactions, run_report,
+    ShippedLine, StatusReport, StatusState, app_line, app_reports, comment_view, deployment_key, reactions, run_report,
 };
 pub use sleep::Use;
 pub use test_run::{RunView, SETUP_FAILED, plan_run, test_script, verdict};
@@ -62,6 +66,17 @@ pub enum Change {
         except: Option<Sha>,
         because: Cancelled,
     },
+    PutPipeline(Box<PipelineState>),
+    /// Start anew what was started before that moment.
+    Restart {
+        stage: Stage,
+        before: Timestamp,
+    },
+    /// The app is not stale before that moment.
+    Keep {
+        stage: Stage,
+        until: Timestamp,
+    },
     Answer(CommandRecord),
     /// As `Answer`, for a command whose effect is the deploy or the run that the same delivery starts.
     AnswerWithNewest(CommandRecord),
@@ -87,6 +102,9 @@ impl Change {
             Change::Remove { stage } => format!("remove {}", stage.environment()),
             Change::StartRun { commit, .. } => format!("test {}", commit.short()),
             Change::CancelRuns { .. } => "cancel older test runs".to_owned(),
+            Change::PutPipeline(_) => "change the pipeline's state".to_owned(),
+            Change::Restart { stage, .. } => format!("restart {}", stage.environment()),
+            Change::Keep { stage, .. } => format!("keep {} longer", stage.environment()),
             Change::Answer(record) | Change::AnswerWithNewest(record) => {
                 format!("answer a command in pull request {}", record.pull)
             }
