@@ -9,6 +9,7 @@ mod support {
 }
 
 mod browser;
+mod config_vars;
 mod crash;
 mod documents;
 mod github_client;

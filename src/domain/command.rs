@@ -78,5 +78,7 @@ pub enum Refusal {
     },
     NoSuchRelease,
     NothingToTest,
+    /// The newest deploy did not fail, or failed before it had a release.
+    NothingToRetry,
     UnknownCommand,
 }

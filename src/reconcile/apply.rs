@@ -33,6 +33,10 @@ pub fn apply(
             Change::Deploy { stage, commit, branch, cause, by, after_tests } => {
                 let mut app = app_or_new(tx, repository, *stage, &mut fresh, now)?;
                 app.wanted = Wanted::Running;
+                app.farewell.done = false;
+                if let Stage::Review(number) = stage {
+                    tx.put_farewell(repository.id, *number, None)?;
+                }
                 for older in app.deploys.iter_mut().filter(|older| older.outcome.is_none()) {
                     older.outcome = Some(Outcome::Superseded { at: now });
                 }
@@ -49,6 +53,7 @@ pub fn apply(
                     release: None,
                     released: false,
                     outcome: None,
+                    missing: Vec::new(),
                 });
                 trim(&mut app);
                 newest_deploy = Some((app.name.clone(), number));
@@ -151,6 +156,11 @@ fn app_or_new(
         generated: std::collections::BTreeMap::new(),
         postdeploy_done: false,
         created_at: now,
+        formation: None,
+        scaled_at: None,
+        one_offs: Vec::new(),
+        last_one_off: 0,
+        farewell: Farewell::default(),
     })
 }
 
@@ -161,6 +171,11 @@ fn remove(
     now: Timestamp,
 ) -> Result<(), StoreError> {
     for mut app in tx.apps_of(repository.id)?.into_iter().filter(which) {
+        if app.wanted != Wanted::Gone {
+            // Of a fork's pull request nothing runs, at the end neither.
+            app.farewell =
+                Farewell { attempt: app.farewell.attempt + 1, done: app.farewell.done || app.wanted == Wanted::Held };
+        }
         app.wanted = Wanted::Gone;
         for open in app.deploys.iter_mut().filter(|deploy| deploy.outcome.is_none()) {
             open.outcome = Some(Outcome::Superseded { at: now });

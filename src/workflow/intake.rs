@@ -71,7 +71,9 @@ fn pull_changed(pull: &Pull, snapshot: &Snapshot) -> Vec<Change> {
         }
         return changes;
     }
-    let wanted = snapshot.app(stage).filter(|app| app.wanted == Wanted::Running).and_then(App::newest);
+    // The newest push counts: a change of config serves older code again, where newer code failed.
+    let wanted = snapshot.app(stage).filter(|app| app.wanted == Wanted::Running);
+    let wanted = wanted.and_then(|app| app.deploys.iter().rev().find(|deploy| deploy.cause == Cause::Push));
     if wanted.is_none_or(|deploy| deploy.commit != pull.head) {
         changes.push(Change::Deploy {
             stage,
@@ -162,7 +164,9 @@ fn rerun(commit: &Sha, number: Option<RunNumber>, by: Option<&str>, snapshot: &S
     let mut changes = vec![Change::StartRun { pull: run.pull, branch: run.branch.clone(), commit: commit.clone() }];
     if run.pull.is_none() {
         // Red master was not deployed; green at the second try, it is.
-        let staging = snapshot.app(Stage::Staging).and_then(App::newest).filter(|deploy| deploy.commit == *commit);
+        let staging = snapshot.app(Stage::Staging);
+        let staging = staging.and_then(|app| app.deploys.iter().rev().find(|deploy| deploy.cause == Cause::Push));
+        let staging = staging.filter(|deploy| deploy.commit == *commit);
         if staging.is_some_and(|deploy| matches!(deploy.outcome, Some(Outcome::Failed { .. }))) {
             changes.push(Change::Deploy {
                 stage: Stage::Staging,

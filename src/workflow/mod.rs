@@ -5,13 +5,17 @@
 //! is wanted and that is observed, what must be done next? `report`: this is the state, what should people see?
 
 mod commands;
+mod config;
 mod deploy;
+mod formation;
 mod intake;
 mod report;
 mod test_run;
 
-pub use commands::{mentioned_commands, needs_right, promote, roll_back};
+pub use commands::{mentioned_commands, needs_right, promote, retry_release, roll_back};
+pub use config::{AfterConfig, Chosen, Level, Levels, Settled, after_config, environment_of, first_formation, settle};
 pub use deploy::{AppView, plan_app};
+pub use formation::{ScaleLimits, ScaleOrder, ScaleRefusal, parse_scale, scaled};
 pub use intake::{Right, Snapshot, decide};
 pub use report::{
     AppLine, CheckReport, CommandLine, CommentView, DeploymentReport, DeploymentState, PullView, Reaction, RunLine,
@@ -75,6 +79,8 @@ impl Change {
                     Cause::Push => "deploy",
                     Cause::Promotion { .. } => "promote",
                     Cause::Rollback { .. } => "roll back",
+                    Cause::Config { .. } => "set config of",
+                    Cause::Retry { .. } => "try again",
                 };
                 format!("{how} {} to {}", commit.short(), stage.environment())
             }
@@ -122,6 +128,11 @@ pub enum Action {
     MakeRelease {
         deploy: u64,
     },
+    /// Note which required config vars a deploy waits for.
+    AwaitConfig {
+        deploy: u64,
+        names: Vec<String>,
+    },
     StartProcess {
         release: ReleaseNumber,
         kind: String,
@@ -158,6 +169,18 @@ pub enum Action {
     GoLive {
         deploy: u64,
     },
+    /// `postdeploy` has succeeded, once and for all.
+    MarkPostdeploy,
+    /// Write how `pr-predestroy` ended, where the pull request shows it.
+    EndFarewell {
+        process: ProcessId,
+        ended: Ended,
+    },
+    /// Write how a one-off process ended.
+    EndOneOff {
+        number: u16,
+        ended: Ended,
+    },
     PlanNodes {
         nodes: u16,
     },
@@ -176,6 +199,8 @@ pub struct ProcessView {
     pub kind: String,
     pub ordinal: u16,
     pub attempt: u32,
+    /// The dyno size that it was started with, where it is known.
+    pub size: Option<String>,
     pub state: ProcessState,
 }
 

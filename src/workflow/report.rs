@@ -35,6 +35,8 @@ pub struct StatusReport {
     pub state: StatusState,
     pub phase: Phase,
     pub failure: Option<Failure>,
+    /// Required config vars without a value.
+    pub missing: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -57,7 +59,7 @@ pub fn app_reports(app: &App) -> (Vec<DeploymentReport>, Option<StatusReport>) {
         let phase = app.phase(deploy);
         let state = match phase {
             _ if gone => DeploymentState::Inactive,
-            Phase::Waiting => DeploymentState::Queued,
+            Phase::Waiting | Phase::WaitingForConfig => DeploymentState::Queued,
             Phase::Building | Phase::Releasing | Phase::Booting => DeploymentState::InProgress,
             Phase::Live => DeploymentState::Success,
             Phase::Failed => DeploymentState::Failure,
@@ -88,7 +90,8 @@ pub fn app_reports(app: &App) -> (Vec<DeploymentReport>, Option<StatusReport>) {
                 Some(Outcome::Failed { failure, .. }) => (StatusState::Failure, Some(failure.clone())),
                 Some(Outcome::Superseded { .. }) | None => (StatusState::Pending, None),
             };
-            Some(StatusReport { commit: deploy.commit.clone(), state, phase, failure })
+            let missing = missing_of(app, deploy);
+            Some(StatusReport { commit: deploy.commit.clone(), state, phase, failure, missing })
         }
         _ => None,
     };
@@ -140,6 +143,10 @@ pub struct CommentView {
     pub staging: Option<AppLine>,
     pub production: Option<AppLine>,
     pub commands: Vec<CommandLine>,
+    /// `OWNER/NAME`, for the commands that are named.
+    pub repository: String,
+    /// How `pr-predestroy` ended, if it failed.
+    pub farewell: Option<FarewellReport>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -150,6 +157,10 @@ pub struct AppLine {
     pub commit: Sha,
     pub release: Option<ReleaseNumber>,
     pub failure: Option<Failure>,
+    /// Required config vars without a value, which it waits for.
+    pub missing: Vec<String>,
+    /// `review`, `staging` or `production`.
+    pub stage: &'static str,
     /// What serves now, which may be older than what is under way.
     pub live_commit: Option<Sha>,
     pub live_release: Option<ReleaseNumber>,
@@ -191,6 +202,9 @@ pub struct PullView {
     pub commands: Vec<CommandRecord>,
     /// The runs that the commands led to.
     pub command_runs: Vec<TestRun>,
+    pub repository: String,
+    /// How the `pr-predestroy` of its app that is gone ended.
+    pub farewell: Option<FarewellReport>,
 }
 
 /// How many commands a comment shows: the newest ones.
@@ -216,6 +230,8 @@ pub fn comment_view(view: &PullView) -> Option<CommentView> {
         staging: view.staging.as_ref().filter(|_| shows_pipeline).and_then(app_line),
         production: view.production.as_ref().filter(|_| shows_pipeline).and_then(app_line),
         commands,
+        repository: view.repository.clone(),
+        farewell: view.farewell.clone().filter(|report| !view.pull.open && !report.ended.is_success()),
     })
 }
 
@@ -228,10 +244,19 @@ fn app_line(app: &App) -> Option<AppLine> {
         commit: deploy.commit.clone(),
         release: deploy.release,
         failure: failure_of(deploy),
+        missing: missing_of(app, deploy),
+        stage: app.stage.word(),
         live_commit: live.map(|deploy| deploy.commit.clone()),
         live_release: app.live,
         by: deploy.by.clone(),
     })
+}
+
+fn missing_of(app: &App, deploy: &Deploy) -> Vec<String> {
+    match app.phase(deploy) {
+        Phase::WaitingForConfig => deploy.missing.clone(),
+        _ => Vec::new(),
+    }
 }
 
 fn failure_of(deploy: &Deploy) -> Option<Failure> {

@@ -434,7 +434,8 @@ fn script(spec: &Spec) -> Outcome {
                 return exits(1, &["-----> Building", "       syntax error"]);
             }
             let out = spec.binds.iter().find(|bind| bind.inside.ends_with("out")).expect("a build has its results");
-            for (name, text) in build_results(&page) {
+            let procfile = std::fs::read_to_string(path.join("Procfile")).unwrap_or_default();
+            for (name, text) in build_results(&page, procfile) {
                 std::fs::write(out.host.join(name), text).expect("write a result");
             }
             exits(0, &["-----> Building", "       done"])
@@ -450,14 +451,22 @@ fn script(spec: &Spec) -> Outcome {
             Some("release") if spec.environment.get("FAILING").is_some_and(|failing| failing == "migration") => {
                 exits(1, &["no such column"])
             }
+            Some("release") if spec.environment.get("MIGRATION").is_some_and(|migration| migration == "bad") => {
+                exits(1, &["no such table"])
+            }
             Some("release") => exits(0, &["migrated"]),
+            // A script says its status with its last word.
+            Some("postdeploy" | "predestroy" | "run") => {
+                let status = spec.command.rsplit(' ').next().and_then(|word| word.parse().ok()).unwrap_or(0);
+                exits(status, &["one", "two"])
+            }
             _ => Outcome::Runs { healthy: spec.environment.get("FAILING").is_none_or(|failing| failing != "web") },
         },
     }
 }
 
 /// What a real build would have left: the process types, and what this page wants to fail as a config var.
-fn build_results(page: &str) -> BTreeMap<&'static str, String> {
+fn build_results(page: &str, procfile: String) -> BTreeMap<&'static str, String> {
     let failing = if page.contains(FAILING) {
         "tests"
     } else if page.contains(UNHEALTHY) {
@@ -468,7 +477,7 @@ fn build_results(page: &str) -> BTreeMap<&'static str, String> {
         "nothing"
     };
     BTreeMap::from([
-        ("Procfile", "web: serve\nrelease: migrate\n".to_owned()),
+        ("Procfile", procfile),
         ("release.0.yml", format!("config_vars:\n  FAILING: {failing}\n")),
         ("buildpacks", "test\n".to_owned()),
     ])
