@@ -84,12 +84,11 @@ fn open_chosen(world: &World, name: &str, chosen: &Chosen) -> Result<String, Tro
     Ok(world.vault.open_in(&chosen.scope.place(name), &chosen.sealed)?)
 }
 
+/// Values of config vars by name, and those that were made for it, sealed.
+type Opened = (BTreeMap<String, String>, BTreeMap<String, Sealed>);
+
 /// Opens what was settled; gives the config, and what was made for it and is to be kept.
-pub(super) fn open(
-    world: &World,
-    app: &App,
-    settled: Settled,
-) -> Result<(BTreeMap<String, String>, BTreeMap<String, Sealed>), Trouble> {
+pub(super) fn open(world: &World, app: &App, settled: Settled) -> Result<Opened, Trouble> {
     let mut config = settled.plain;
     for (name, sealed) in &settled.generated {
         config.insert(name.clone(), world.vault.open_in(&generated_place(app, name), sealed)?);

@@ -308,12 +308,21 @@ fn rewrite(value: &mut serde_json::Value, change: &mut impl FnMut(&str) -> Optio
             }
             None => false,
         },
-        serde_json::Value::Array(items) => items.iter_mut().fold(false, |any, item| rewrite(item, change) || any),
-        serde_json::Value::Object(members) => {
-            members.iter_mut().fold(false, |any, (_, member)| rewrite(member, change) || any)
-        }
+        serde_json::Value::Array(items) => rewrite_each(items.iter_mut(), change),
+        serde_json::Value::Object(members) => rewrite_each(members.values_mut(), change),
         serde_json::Value::Null | serde_json::Value::Bool(_) | serde_json::Value::Number(_) => false,
     }
+}
+
+fn rewrite_each<'a>(
+    values: impl Iterator<Item = &'a mut serde_json::Value>,
+    change: &mut impl FnMut(&str) -> Option<String>,
+) -> bool {
+    let mut changed = false;
+    for value in values {
+        changed |= rewrite(value, change);
+    }
+    changed
 }
 
 fn pull_key(repository: RepositoryId, number: PullNumber) -> [u8; 16] {

@@ -278,7 +278,7 @@ impl Town {
     pub async fn push(&self, repository: &str, branch: &str, page: &str) -> String {
         let files = json!({
             "Procfile": "web: serve\nrelease: migrate\n",
-            "app.json": r#"{"environments":{"test":{"formation":{"test":{"quantity":2}},"scripts":{"test":"check"}}}}"#,
+            "app.json": r#"{"scripts":{"postdeploy":"seed 0","pr-predestroy":"leave 0"},"environments":{"test":{"formation":{"test":{"quantity":2}},"scripts":{"test":"check"}}}}"#,
             "page.txt": page,
         });
         self.push_files(repository, branch, files).await
