@@ -257,7 +257,6 @@ async fn the_calls_of_the_story_work() {
     world.post("/_/rename", json!({ "repo": "mona/hello", "name": "hello-2" })).await;
     let found = github.repository(&repo).await.expect("it is followed");
     assert_eq!((found.id, found.name.as_str()), (repo.id, "hello-2"));
-    assert_eq!(github.take_moved(), [repo.id]);
     github.create_comment(&repo, number, "after the rename").await.expect("it is followed");
     assert_eq!(github.list_comments(&repo, number).await.expect("followed").len(), 3);
     assert_eq!(github.repository_by_id(Some(installation), repo.id).await.expect("read").name, "hello-2");

@@ -2,6 +2,7 @@
 
 use crate::support::schemas::CheckingProxy;
 use crate::support::town::{FAILING, FAILING_MIGRATION, OWNER, Settled, Town, UNBUILDABLE, UNHEALTHY};
+use serde_json::json;
 
 #[actix_web::test]
 async fn a_pull_request_lives_from_its_opening_to_production() {
@@ -170,3 +171,90 @@ async fn every_request_of_the_story_is_one_that_github_describes() {
 }
 
 static PROXY: std::sync::OnceLock<CheckingProxy> = std::sync::OnceLock::new();
+
+#[actix_web::test]
+async fn an_app_that_is_taken_off_leaves_staging_alone_and_comes_back_where_it_was() {
+    let town = Town::start().await;
+    let repository = town.make_repository("hello", "one").await;
+    town.settle().await;
+    town.push(&repository, "change", "two").await;
+    let pull = town.open_pull(&repository, "change", "Say two").await;
+    town.settle().await;
+    assert_eq!(town.served("hello-pr-1").as_deref(), Some("two"));
+
+    town.control("POST", "/_/uninstall", Some(json!({ "owner": OWNER }))).await;
+    assert_eq!(town.settle().await, Settled::Quiet);
+    assert_eq!(town.served("hello-pr-1"), None);
+    assert!(town.world().store.app(&"hello-pr-1".parse().unwrap()).unwrap().is_none(), "nothing waits for GitHub");
+    assert_eq!(town.served("hello-staging").as_deref(), Some("one"));
+
+    // While nobody listens, the pull request goes on.
+    town.push(&repository, "change", "three").await;
+    town.settle().await;
+    assert_eq!(town.served("hello-pr-1"), None);
+
+    town.control("POST", "/_/install", Some(json!({ "owner": OWNER }))).await;
+    town.settle().await;
+    assert_eq!(town.served("hello-pr-1").as_deref(), Some("three"));
+    assert_eq!(town.comments(&pull).await.len(), 1);
+    town.leave().await;
+}
+
+#[actix_web::test]
+async fn a_repository_that_is_added_to_the_installation_is_looked_at_and_one_that_vanishes_is_let_go() {
+    let town = Town::start().await;
+    let repository = town.make_repository("hello", "one").await;
+    town.settle().await;
+    let select = |selected: bool| json!({ "repo": repository, "selected": selected });
+    town.control("POST", "/_/select", Some(select(false))).await;
+    town.settle().await;
+    town.push(&repository, "change", "two").await;
+    let pull = town.open_pull(&repository, "change", "Say two").await;
+    town.settle().await;
+    assert_eq!(town.comments(&pull).await, Vec::<String>::new());
+    town.control("POST", "/_/select", Some(select(true))).await;
+    town.settle().await;
+    assert_eq!(town.served("hello-pr-1").as_deref(), Some("two"));
+    assert_eq!(town.comments(&pull).await.len(), 1);
+
+    // Deleted, and nobody hears of it: an answer that may be out of order ends nothing.
+    town.control("POST", "/_/webhooks", Some(json!({ "mode": "lost" }))).await;
+    town.control("POST", "/_/delete", Some(json!({ "repo": repository }))).await;
+    landfall::reconcile::resync(town.world()).await.expect("GitHub can be asked");
+    town.settle().await;
+    assert_eq!(town.served("hello-pr-1").as_deref(), Some("two"));
+    let known = town.world().store.repositories().unwrap().remove(0);
+    assert!(known.missing_since.is_some() && known.granted, "{known:?}");
+    // As if that had been an hour ago.
+    let since = landfall::clock::Timestamp(known.missing_since.unwrap().0 - 3_600_000);
+    town.world()
+        .commit(move |tx| tx.put_repository(&landfall::domain::Repository { missing_since: Some(since), ..known }))
+        .await
+        .unwrap();
+    landfall::reconcile::resync(town.world()).await.expect("GitHub can be asked");
+    town.settle().await;
+    assert_eq!(town.served("hello-pr-1"), None);
+    assert_eq!(town.served("hello-staging").as_deref(), Some("one"));
+    town.leave().await;
+}
+
+#[actix_web::test]
+async fn a_conversation_that_is_locked_keeps_nothing_else_waiting() {
+    let town = Town::start().await;
+    let repository = town.make_repository("hello", "one").await;
+    town.push(&repository, "change", "two").await;
+    let pull = town.open_pull(&repository, "change", "Say two").await;
+    let lock = format!("/repos/{repository}/issues/{}/lock", pull.number);
+    town.control("PUT", &lock, None).await;
+    assert_eq!(town.settle().await, Settled::Quiet);
+    assert_eq!(town.served("hello-pr-1").as_deref(), Some("two"));
+    let waiting = landfall::store::queue::entries(&town.world().store, "").unwrap();
+    assert!(waiting.iter().all(|entry| entry.parked.is_none() && entry.attempts == 0), "{waiting:?}");
+    // With the next thing to say, it is tried again.
+    town.control("DELETE", &lock, None).await;
+    town.push(&repository, "change", "three").await;
+    town.settle().await;
+    assert!(town.comment(&pull).await.contains("three") || town.served("hello-pr-1").as_deref() == Some("three"));
+    assert_eq!(town.comments(&pull).await.len(), 1);
+    town.leave().await;
+}

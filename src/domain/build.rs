@@ -78,6 +78,8 @@ pub enum Subject {
     Run(RunNumber),
     /// What people see of a pull request besides its app and its tests: the comment and the answers to commands.
     Pull(RepositoryId, super::PullNumber),
+    /// What GitHub says of a repository now, against what is known.
+    Repository(RepositoryId),
 }
 
 impl std::fmt::Display for Subject {
@@ -86,6 +88,7 @@ impl std::fmt::Display for Subject {
             Subject::App(app) => write!(formatter, "app:{app}"),
             Subject::Run(number) => write!(formatter, "run:{number}"),
             Subject::Pull(repository, number) => write!(formatter, "pull:{repository}:{number}"),
+            Subject::Repository(repository) => write!(formatter, "repository:{repository}"),
         }
     }
 }
@@ -98,6 +101,7 @@ impl std::str::FromStr for Subject {
         match text.split_once(':').ok_or_else(invalid)? {
             ("app", name) => Ok(Subject::App(name.parse()?)),
             ("run", number) => Ok(Subject::Run(RunNumber(number.parse().map_err(|_| invalid())?))),
+            ("repository", id) => Ok(Subject::Repository(RepositoryId(id.parse().map_err(|_| invalid())?))),
             ("pull", rest) => {
                 let (repository, number) = rest.split_once(':').ok_or_else(invalid)?;
                 Ok(Subject::Pull(

@@ -44,6 +44,6 @@ pub enum Event {
     },
     /// Renamed, transferred, made private: only the facts changed.
     RepositoryChanged,
-    /// The app may no longer act here.
+    /// It was deleted, or the app may no longer act here.
     RepositoryGone,
 }

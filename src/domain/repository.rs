@@ -1,6 +1,7 @@
 //! A repository with the app installed, and its pull requests.
 
 use super::{AppName, InstallationId, PullNumber, RepositoryId, Sha};
+use crate::clock::Timestamp;
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -8,6 +9,7 @@ pub struct Repository {
     pub id: RepositoryId,
     pub owner: String,
     pub name: String,
+    /// Empty until GitHub was asked for the first time.
     pub default_branch: String,
     pub private: bool,
     pub html_url: String,
@@ -16,6 +18,17 @@ pub struct Repository {
     /// The first part of its apps' names. Chosen when the repository is first seen and kept through renames, so that
     /// a link that somebody was given goes on working.
     pub label: String,
+    /// Whether Landfall may read and report here. Without the grant nothing new begins; staging and production go on
+    /// with what they run.
+    #[serde(default = "granted")]
+    pub granted: bool,
+    /// Since when GitHub does not show the repository, though nobody said that the grant ended.
+    #[serde(default)]
+    pub missing_since: Option<Timestamp>,
+}
+
+fn granted() -> bool {
+    true
 }
 
 impl Repository {
@@ -138,6 +151,8 @@ mod tests {
             html_url: String::new(),
             installation: None,
             label: dns_label(&"x-".repeat(60)),
+            granted: true,
+            missing_since: None,
         };
         assert!(long.app_name(Stage::Review(PullNumber(u64::MAX))).as_str().len() <= 63);
         assert!(long.app_name(Stage::Production).as_str().ends_with("-production"));

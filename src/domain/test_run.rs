@@ -29,9 +29,15 @@ pub struct TestRun {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Cancelled {
-    Newer { commit: Sha },
+    Newer {
+        commit: Sha,
+    },
     Closed,
-    By { login: String },
+    /// The app may not look at the repository any more.
+    GrantEnded,
+    By {
+        login: String,
+    },
 }
 
 /// What one node did.

@@ -18,7 +18,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::Method;
 use serde_json::{Value, json};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -69,7 +69,6 @@ struct Inner {
     limits: Limits,
     cache: Cache,
     writers: Mutex<HashMap<Lane, Arc<tokio::sync::Mutex<Writer>>>>,
-    moved: Mutex<BTreeSet<RepositoryId>>,
 }
 
 /// The place of one lane's writes; whoever holds its lock is the one who writes.
@@ -100,7 +99,6 @@ impl GitHub {
             limits: Limits::default(),
             cache: Cache::default(),
             writers: Mutex::default(),
-            moved: Mutex::default(),
         })))
     }
 
@@ -146,13 +144,6 @@ impl GitHub {
     /// The time before which GitHub wants no call for this installation, if that lies ahead.
     pub fn limited_until(&self, installation: Option<InstallationId>) -> Option<Timestamp> {
         self.0.limits.check(auth::lane(self.credentials(), installation).ok()?, self.0.clock.now()).err()
-    }
-
-    /// Repositories whose name led to a redirect since this was last asked: their calls still work by following it,
-    /// and reading them by `repository_by_id` gives the new name.
-    pub fn take_moved(&self) -> Vec<RepositoryId> {
-        let mut moved = self.0.moved.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::take(&mut *moved).into_iter().collect()
     }
 
     pub(super) fn credentials(&self) -> &Credentials {
@@ -297,7 +288,7 @@ impl GitHub {
                         return Err(GitHubError::Moved { url: location });
                     };
                     if let Some(repo) = repo {
-                        self.0.moved.lock().unwrap_or_else(PoisonError::into_inner).insert(repo);
+                        tracing::debug!(repository = %repo, "GitHub leads on to {path}: the repository has another name now");
                     }
                     followed = true;
                     call.path = path;

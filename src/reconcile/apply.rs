@@ -65,7 +65,20 @@ pub fn apply(
                 put_app(tx, &app, now)?;
             }
             Change::Remove { stage } => remove(tx, repository, |app| app.stage == *stage, now)?,
-            Change::RemoveAll => remove(tx, repository, |_| true, now)?,
+            Change::EndGrant => {
+                if let Some(mut known) = tx.repository(repository.id)? {
+                    known.granted = false;
+                    tx.put_repository(&known)?;
+                }
+                remove(tx, repository, |app| app.pull().is_some(), now)?;
+                for mut run in tx.runs_of(repository.id)? {
+                    if run.verdict.is_none() && run.cancelled.is_none() {
+                        run.cancelled = Some(Cancelled::GrantEnded);
+                        tx.put_run(&run)?;
+                        enqueue(tx, &Subject::Run(run.number), now)?;
+                    }
+                }
+            }
             Change::StartRun { pull, branch, commit } => {
                 let number = RunNumber(tx.next_number("run")?);
                 let ordinal = tx.next_number(&format!("run of {}", repository.id))?;

@@ -3,11 +3,12 @@
 //! A webhook is a hint that something is different now. What it says is checked against GitHub before anything is
 //! decided, so deliveries may be late, doubled, out of order or lies of a former administrator of the hook.
 
-use super::apply::{Fresh, apply};
+use super::apply::{Fresh, apply, enqueue};
 use super::{Next, Trouble, World};
 use crate::domain::*;
 use crate::github::event::{
-    CheckRunAction, CheckSuiteAction, CommentAction, InstallationAction, PullAction, Reference, RepositoryAction,
+    CheckRunAction, CheckSuiteAction, CommentAction, InstallationAction, PullAction, Reference, RepoRef,
+    RepositoryAction,
 };
 use crate::github::reads::Level;
 use crate::github::{self, GitHubError, RepoHandle};
@@ -30,11 +31,19 @@ enum Meaning {
         before: Option<Sha>,
         updated_at: Option<crate::clock::Timestamp>,
     },
-    /// The grant for these repositories ended.
-    Revoked {
+    /// What the installation may do changed.
+    Installed {
         installation: InstallationId,
-        repositories: Option<Vec<RepositoryId>>,
+        added: Vec<RepoRef>,
+        ended: Ended,
     },
+}
+
+/// For which repositories a grant ended.
+enum Ended {
+    Nowhere,
+    Everywhere,
+    For(Vec<RepositoryId>),
 }
 
 pub(super) async fn process(world: &World, id: &str, attempts: u32) -> Result<Next, Trouble> {
@@ -47,7 +56,9 @@ pub(super) async fn process(world: &World, id: &str, attempts: u32) -> Result<Ne
         github::parse(&record.delivery.event, &body, record.delivery.content_type.as_deref()).map_err(Trouble::bug)?;
     match meaning(event, world.config.github.app_id) {
         Meaning::Ignored(why) => ignore(world, record, why).await?,
-        Meaning::Revoked { installation, repositories } => revoke(world, record, installation, repositories).await?,
+        Meaning::Installed { installation, added, ended } => {
+            installed(world, record, installation, added, ended).await?;
+        }
         Meaning::About { repository, event, before, updated_at } => {
             let _alone = world.locks.lock(&format!("repository {}", repository.id)).await;
             let id = record.delivery.id.clone();
@@ -155,12 +166,25 @@ fn meaning(event: github::Event, own_app: Option<u64>) -> Meaning {
         github::Event::Repository { repo, installation, .. } => {
             about(facts(repo, installation), Event::RepositoryChanged)
         }
-        github::Event::Installation { action: InstallationAction::Deleted, installation, .. } => {
-            Meaning::Revoked { installation, repositories: None }
-        }
-        github::Event::InstallationRepositories { installation, removed, .. } if !removed.is_empty() => {
-            Meaning::Revoked { installation, repositories: Some(removed.into_iter().map(|repo| repo.id).collect()) }
-        }
+        github::Event::Installation { action, installation, repositories, .. } => match action {
+            InstallationAction::Deleted => {
+                Meaning::Installed { installation, added: Vec::new(), ended: Ended::Everywhere }
+            }
+            // A suspended app is told nothing and can tell nothing; what runs goes on, and what was missed is found
+            // when the suspension ends.
+            InstallationAction::Created
+            | InstallationAction::Suspended
+            | InstallationAction::Unsuspended
+            | InstallationAction::NewPermissions => {
+                Meaning::Installed { installation, added: repositories, ended: Ended::Nowhere }
+            }
+            InstallationAction::Other(_) => Meaning::Ignored(IgnoredBecause::UnreadAction),
+        },
+        github::Event::InstallationRepositories { installation, added, removed } => Meaning::Installed {
+            installation,
+            added,
+            ended: Ended::For(removed.into_iter().map(|repo| repo.id).collect()),
+        },
         github::Event::Ping { .. } => Meaning::Ignored(IgnoredBecause::NothingToDo),
         github::Event::IssueComment { .. } | github::Event::CheckRun { .. } | github::Event::CheckSuite { .. } => {
             Meaning::Ignored(IgnoredBecause::UnreadAction)
@@ -203,6 +227,12 @@ async fn about(
     updated_at: Option<crate::clock::Timestamp>,
     attempts: u32,
 ) -> Result<(), Trouble> {
+    if event == Event::RepositoryGone {
+        let Some(repository) = world.store.repository(facts.id)? else {
+            return Ok(ignore(world, record, IgnoredBecause::NothingToDo).await?);
+        };
+        return finish(world, record, repository, vec![Change::EndGrant]).await;
+    }
     let repository = known_repository(world, facts).await?;
     let handle = handle_of(&repository);
     let event = read_again(world, &handle, event, before, updated_at, attempts).await?;
@@ -307,43 +337,67 @@ async fn snapshot(
     Ok(Snapshot { now: world.now(), repository, pull, apps, releases, runs, answered, right })
 }
 
-/// The repository's record, made or brought up to date. Names change; the label of its apps doesn't.
+/// The repository's record, made or brought up to date. What a delivery says of it is believed only where it is known
+/// already: anything else is read from GitHub, since deliveries come late and out of order. Names change; the label
+/// of its apps doesn't.
 pub(super) async fn known_repository(world: &World, facts: RepositoryFacts) -> Result<Repository, Trouble> {
     let known = world.store.repository(facts.id)?;
-    let default_branch = match (&facts.default_branch, &known) {
-        (Some(branch), _) => branch.clone(),
-        (None, Some(known)) => known.default_branch.clone(),
-        (None, None) => "main".to_owned(),
-    };
-    let updated = |label: String| Repository {
-        id: facts.id,
-        owner: facts.owner.clone(),
-        name: facts.name.clone(),
-        default_branch: default_branch.clone(),
-        private: facts.private,
-        html_url: facts.html_url.clone(),
-        installation: facts.installation.or(known.as_ref().and_then(|known| known.installation)),
-        label,
-    };
     if let Some(known) = &known
-        && updated(known.label.clone()) == *known
+        && known.granted
+        && facts.default_branch.as_ref().is_none_or(|branch| *branch == known.default_branch)
+        && (&facts.owner, &facts.name, facts.private) == (&known.owner, &known.name, known.private)
+        && facts.installation.is_none_or(|installation| known.installation == Some(installation))
     {
         return Ok(known.clone());
     }
-    let template = updated(known.as_ref().map_or_else(String::new, |known| known.label.clone()));
-    Ok(world
-        .commit(move |tx| {
-            let mut repository = template;
-            if repository.label.is_empty() {
-                let id = repository.id;
-                repository.label = choose_label(&repository.owner, &repository.name, |label| {
-                    tx.label_owner(label).ok().flatten().is_some_and(|owner| owner != id)
-                });
-            }
-            tx.put_repository(&repository)?;
-            Ok(repository)
-        })
-        .await?)
+    let installation = facts.installation.or(known.and_then(|known| known.installation));
+    read_repository(world, installation, facts.id).await
+}
+
+/// Asks GitHub for a repository's facts, and writes them down.
+pub(super) async fn read_repository(
+    world: &World,
+    installation: Option<InstallationId>,
+    id: RepositoryId,
+) -> Result<Repository, Trouble> {
+    let fresh = match world.github.repository_by_id(installation, id).await {
+        Ok(fresh) => fresh,
+        // What is not granted and what does not exist look the same from here.
+        Err(GitHubError::NotFound { .. }) => return Err(Trouble::NoAccess),
+        Err(error) => return Err(Trouble::github(&error, world.now())),
+    };
+    let template = Repository {
+        id,
+        owner: fresh.owner,
+        name: fresh.name,
+        default_branch: fresh.default_branch,
+        private: fresh.private,
+        html_url: fresh.html_url,
+        installation,
+        label: String::new(),
+        granted: true,
+        missing_since: None,
+    };
+    if let Some(known) = world.store.repository(id)? {
+        let same = Repository { label: known.label.clone(), ..template.clone() };
+        if same == known {
+            return Ok(known);
+        }
+    }
+    Ok(world.commit(move |tx| put_repository(tx, template)).await?)
+}
+
+/// Writes a repository; one that is new gets its label.
+fn put_repository(tx: &mut Transaction<'_>, mut repository: Repository) -> Result<Repository, StoreError> {
+    let id = repository.id;
+    repository.label = match tx.repository(id)? {
+        Some(known) => known.label,
+        None => choose_label(&repository.owner, &repository.name, |label| {
+            tx.label_owner(label).ok().flatten().is_some_and(|owner| owner != id)
+        }),
+    };
+    tx.put_repository(&repository)?;
+    Ok(repository)
 }
 
 pub fn handle_of(repository: &Repository) -> RepoHandle {
@@ -438,27 +492,63 @@ async fn change_state(
         .await
 }
 
-async fn revoke(
+/// The installation got or lost repositories. Those that it got are known from now on, and looked at soon.
+async fn installed(
     world: &World,
     record: DeliveryRecord,
     installation: InstallationId,
-    repositories: Option<Vec<RepositoryId>>,
+    added: Vec<RepoRef>,
+    ended: Ended,
 ) -> Result<(), Trouble> {
-    let affected: Vec<Repository> = world
-        .store
-        .repositories()?
-        .into_iter()
-        .filter(|repository| repository.installation == Some(installation))
-        .filter(|repository| repositories.as_ref().is_none_or(|named| named.contains(&repository.id)))
-        .collect();
+    world.github.installation_changed(installation);
     let now = world.now();
     world
         .commit(move |tx| {
             let Some(mut record) = not_yet_applied(tx, &record.delivery.id)? else { return Ok(()) };
-            for repository in &affected {
-                apply(tx, repository, &[Change::RemoveAll], Fresh { app_ids: Vec::new() }, now)?;
+            let mut decisions = Vec::new();
+            for repository in tx.repositories()? {
+                if repository.installation != Some(installation) {
+                    continue;
+                }
+                let lost = match &ended {
+                    Ended::Nowhere => false,
+                    Ended::Everywhere => true,
+                    Ended::For(lost) => lost.contains(&repository.id),
+                };
+                if lost {
+                    let change = Change::EndGrant;
+                    decisions.push(change.summary());
+                    apply(tx, &repository, &[change], Fresh { app_ids: Vec::new() }, now)?;
+                } else {
+                    enqueue(tx, &Subject::Repository(repository.id), now)?;
+                }
             }
-            record.delivery.state = DeliveryState::Applied { decisions: vec![Change::RemoveAll.summary()], at: now };
+            for new in &added {
+                let Some((owner, name)) = new.full_name.split_once('/') else { continue };
+                if tx.repository(new.id)?.is_none_or(|known| !known.granted) {
+                    let repository = Repository {
+                        id: new.id,
+                        owner: owner.to_owned(),
+                        name: name.to_owned(),
+                        // Read with the rest before anything is decided by it.
+                        default_branch: String::new(),
+                        private: new.private,
+                        html_url: String::new(),
+                        installation: Some(installation),
+                        label: String::new(),
+                        granted: true,
+                        missing_since: None,
+                    };
+                    put_repository(tx, repository)?;
+                }
+                decisions.push(format!("look at repository {}", new.id));
+                enqueue(tx, &Subject::Repository(new.id), now)?;
+            }
+            record.delivery.state = if decisions.is_empty() {
+                DeliveryState::Ignored { why: IgnoredBecause::NothingToDo, at: now }
+            } else {
+                DeliveryState::Applied { decisions, at: now }
+            };
             tx.put_delivery(&record)
         })
         .await?;

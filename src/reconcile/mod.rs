@@ -264,6 +264,10 @@ async fn reconcile(world: &World, subject: &Subject) -> Result<Next, Trouble> {
             (plan, None)
         }
         Subject::Pull(..) => (crate::workflow::Plan::default(), None),
+        Subject::Repository(id) => {
+            sweep::repository(world, *id).await?;
+            return Ok(Next::Done);
+        }
     };
     let published = publish::subject(world, subject).await;
     if let (Err(Trouble::Retry { .. }), Some(again)) = (&published, plan.again_in) {

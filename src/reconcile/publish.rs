@@ -13,12 +13,13 @@ use crate::github::writes::{
     CheckAction, CheckRun, CheckStatus, Conclusion, DeploymentState as Sent, NewDeployment, NewDeploymentStatus,
     StatusState as SentStatus,
 };
-use crate::github::{Comment, GitHubError, RepoHandle};
+use crate::github::{Advice, Comment, GitHubError, RepoHandle};
 use crate::store::{Reported, StoreError};
 use crate::workflow::{self, CheckReport, DeploymentReport, DeploymentState, StatusReport, StatusState};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use std::time::Duration;
+use tracing::warn;
 
 /// The commit status that says whether the review app serves.
 const STATUS_CONTEXT: &str = "landfall/review-app";
@@ -34,11 +35,17 @@ pub(super) async fn subject(world: &World, subject: &Subject) -> Result<(), Trou
             None => Ok(()),
         },
         Subject::Pull(repository, number) => publish_pull::pull(world, *repository, *number).await,
+        Subject::Repository(_) => Ok(()),
     }
 }
 
+/// The repository, where anything can be told of it.
+pub(super) fn reportable(world: &World, id: RepositoryId) -> Result<Option<Repository>, StoreError> {
+    Ok(world.store.repository(id)?.filter(|repository| repository.granted))
+}
+
 async fn app(world: &World, app: &App) -> Result<(), Trouble> {
-    let Some(repository) = world.store.repository(app.repository)? else { return Ok(()) };
+    let Some(repository) = reportable(world, app.repository)? else { return Ok(()) };
     let handle = handle_of(&repository);
     let (deployments, status) = workflow::app_reports(app);
     let mut first_trouble = None;
@@ -78,7 +85,7 @@ async fn deployment(world: &World, repo: &RepoHandle, app: &App, report: &Deploy
         .texts
         .line("deployment.txt", json!({ "state": report.state, "failure": report.failure, "stage": app.stage.word() }));
     let print = fingerprint(&[&format!("{:?}", report.state), &url, &text]);
-    if known.as_ref().is_some_and(|known| known.fingerprint == print) {
+    if is_told(world, known.as_ref(), &print) {
         return Ok(());
     }
     let wish = NewDeployment {
@@ -89,7 +96,7 @@ async fn deployment(world: &World, repo: &RepoHandle, app: &App, report: &Deploy
         payload: json!({ "landfall_id": report.key }),
         description: text.clone(),
     };
-    let id = make_once(world, repo, &key, &Thing::Deployment(&wish)).await?;
+    let Some(id) = make_once(world, repo, &key, &Thing::Deployment(&wish), &print).await? else { return Ok(()) };
     let status = NewDeploymentStatus {
         state: match report.state {
             DeploymentState::Queued => Sent::Queued,
@@ -108,7 +115,7 @@ async fn deployment(world: &World, repo: &RepoHandle, app: &App, report: &Deploy
         Ok(_) => {}
         // The deployment was deleted on GitHub: there is nothing left to say about it.
         Err(GitHubError::NotFound { .. }) => {}
-        Err(error) => return Err(Trouble::github(&error, world.now())),
+        Err(error) => return refused(world, &key, Some(id), print, &error).await,
     }
     accepted(world, &key, id, print).await
 }
@@ -140,17 +147,18 @@ async fn set_status(
 ) -> Result<(), Trouble> {
     let key = format!("status/{}/{commit}/{context}", repo.id);
     let print = fingerprint(&[&format!("{state:?}"), target, text]);
-    if world.store.reported(&key)?.is_some_and(|known| known.fingerprint == print) {
+    if is_told(world, world.store.reported(&key)?.as_ref(), &print) {
         return Ok(());
     }
     // The same again replaces itself, so this may be repeated.
-    let sent = world.github.set_status(repo, commit, context, state, Some(target), text).await;
-    sent.map_err(|error| Trouble::github(&error, world.now()))?;
-    accepted(world, &key, 0, print).await
+    match world.github.set_status(repo, commit, context, state, Some(target), text).await {
+        Ok(()) => accepted(world, &key, 0, print).await,
+        Err(error) => refused(world, &key, None, print, &error).await,
+    }
 }
 
 async fn run(world: &World, run: &TestRun) -> Result<(), Trouble> {
-    let Some(repository) = world.store.repository(run.repository)? else { return Ok(()) };
+    let Some(repository) = reportable(world, run.repository)? else { return Ok(()) };
     let handle = handle_of(&repository);
     let report = workflow::run_report(run);
     let page = world.config.page(&format!("/runs/{}", run.number));
@@ -170,7 +178,7 @@ async fn run(world: &World, run: &TestRun) -> Result<(), Trouble> {
     let key = format!("check/{}", run.number);
     let print = fingerprint(&[&format!("{:?}{conclusion:?}", report.state), &title, &summary]);
     let known = world.store.reported(&key)?;
-    if known.as_ref().is_some_and(|known| known.fingerprint == print) {
+    if is_told(world, known.as_ref(), &print) {
         return Ok(());
     }
     let wish = CheckRun {
@@ -193,11 +201,12 @@ async fn run(world: &World, run: &TestRun) -> Result<(), Trouble> {
         actions: Vec::<CheckAction>::new(),
     };
     let made_now = known.as_ref().and_then(|known| known.github_id).is_none();
-    let id = make_once(world, &handle, &key, &Thing::Check(&wish)).await?;
+    let Some(id) = make_once(world, &handle, &key, &Thing::Check(&wish), &print).await? else { return Ok(()) };
     // What was found rather than made may say something older.
-    if !made_now || known.is_some() {
-        let sent = world.github.update_check_run(&handle, id, &wish).await;
-        sent.map_err(|error| Trouble::github(&error, world.now()))?;
+    if (!made_now || known.is_some())
+        && let Err(error) = world.github.update_check_run(&handle, id, &wish).await
+    {
+        return refused(world, &key, Some(id), print, &error).await;
     }
     accepted(world, &key, id, print).await
 }
@@ -222,7 +231,33 @@ pub(super) fn fingerprint(parts: &[&str]) -> String {
 }
 
 pub(super) async fn accepted(world: &World, key: &str, id: u64, fingerprint: String) -> Result<(), Trouble> {
-    put(world, key, Reported { github_id: Some(id), fingerprint, intent: None }).await?;
+    put(world, key, Reported { github_id: Some(id), fingerprint, ..Reported::default() }).await?;
+    Ok(())
+}
+
+/// When content that GitHub refused is offered again, since whoever can mend the reason may have done so.
+const REFUSED_FOR: Duration = Duration::from_secs(600);
+
+/// Whether GitHub has this content, or has lately refused it.
+pub(super) fn is_told(world: &World, known: Option<&Reported>, fingerprint: &str) -> bool {
+    let lately = |at| world.now().since(at) < REFUSED_FOR;
+    known.is_some_and(|known| known.fingerprint == fingerprint && known.refused.is_none_or(lately))
+}
+
+/// A write that GitHub did not take. What it will never take is noted and left alone until there is something else
+/// to say: neither the subject nor anybody's app may wait for it.
+pub(super) async fn refused(
+    world: &World,
+    key: &str,
+    github_id: Option<u64>,
+    fingerprint: String,
+    error: &GitHubError,
+) -> Result<(), Trouble> {
+    if !matches!(error.advice(), Advice::User | Advice::Bug) {
+        return Err(Trouble::github(error, world.now()));
+    }
+    warn!(%key, "GitHub does not take {key}: {error}");
+    put(world, key, Reported { github_id, fingerprint, intent: None, refused: Some(world.now()) }).await?;
     Ok(())
 }
 
@@ -269,11 +304,17 @@ impl Thing<'_> {
     }
 }
 
-/// GitHub's number of a thing that is to exist once: known, found, or made now.
-pub(super) async fn make_once(world: &World, repo: &RepoHandle, key: &str, thing: &Thing<'_>) -> Result<u64, Trouble> {
+/// GitHub's number of a thing that is to exist once: known, found, or made now; `None` where GitHub refuses to have it.
+pub(super) async fn make_once(
+    world: &World,
+    repo: &RepoHandle,
+    key: &str,
+    thing: &Thing<'_>,
+    fingerprint: &str,
+) -> Result<Option<u64>, Trouble> {
     let mut reported = world.store.reported(key)?.unwrap_or_default();
     if let Some(id) = reported.github_id {
-        return Ok(id);
+        return Ok(Some(id));
     }
     if let Some(begun) = reported.intent {
         let looked_at = world.now();
@@ -281,7 +322,7 @@ pub(super) async fn make_once(world: &World, repo: &RepoHandle, key: &str, thing
             reported.github_id = Some(id);
             reported.intent = None;
             put(world, key, reported).await?;
-            return Ok(id);
+            return Ok(Some(id));
         }
         let settled = begun + Duration::from_secs(world.config.github.staleness_seconds);
         if looked_at < settled {
@@ -296,14 +337,14 @@ pub(super) async fn make_once(world: &World, repo: &RepoHandle, key: &str, thing
             reported.github_id = Some(id);
             reported.intent = None;
             put(world, key, reported).await?;
-            Ok(id)
+            Ok(Some(id))
         }
         Err(error) if error.outcome_unknown() => Err(Trouble::github(&error, world.now())),
         Err(error) => {
             // GitHub said no before anything was made.
             reported.intent = None;
             put(world, key, reported).await?;
-            Err(Trouble::github(&error, world.now()))
+            refused(world, key, None, fingerprint.to_owned(), &error).await.map(|()| None)
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What people see of a pull request: the one comment, and the reactions on commands.
 
 use super::deliver::handle_of;
-use super::publish::{Thing, accepted, fingerprint, make_once};
+use super::publish::{Thing, accepted, fingerprint, is_told, make_once, refused, reportable};
 use super::{Trouble, World};
 use crate::domain::*;
 use crate::github::writes::{CommentId, Reaction as Sent};
@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 pub const MARKER: &str = "<!-- landfall -->";
 
 pub(super) async fn pull(world: &World, id: RepositoryId, number: PullNumber) -> Result<(), Trouble> {
-    let Some(repository) = world.store.repository(id)? else { return Ok(()) };
+    let Some(repository) = reportable(world, id)? else { return Ok(()) };
     let Some(view) = view(world, &repository, number)? else { return Ok(()) };
     let handle = handle_of(&repository);
     let mut first_trouble = None;
@@ -83,11 +83,12 @@ async fn comment(world: &World, repo: &RepoHandle, number: PullNumber, wanted: &
     let key = format!("comment/{}/{number}", repo.id);
     let print = fingerprint(&[&body]);
     let known = world.store.reported(&key)?;
-    if known.as_ref().is_some_and(|known| known.fingerprint == print) {
+    if is_told(world, known.as_ref(), &print) {
         return Ok(());
     }
     let known_id = known.as_ref().and_then(|known| known.github_id);
-    let id = make_once(world, repo, &key, &Thing::Comment { pull: number, body: &body }).await?;
+    let wish = Thing::Comment { pull: number, body: &body };
+    let Some(id) = make_once(world, repo, &key, &wish, &print).await? else { return Ok(()) };
     // What was just made says all this already; what was known or found may say something older.
     if known_id.is_some() || known.is_some() {
         match world.github.update_comment(repo, CommentId(id), &body).await {
@@ -97,7 +98,7 @@ async fn comment(world: &World, repo: &RepoHandle, number: PullNumber, wanted: &
                 world.commit(move |tx| tx.put_reported(&key, &Reported::default())).await?;
                 return Err(Trouble::retry("the comment was deleted on GitHub"));
             }
-            Err(error) => return Err(Trouble::github(&error, world.now())),
+            Err(error) => return refused(world, &key, Some(id), print, &error).await,
         }
     }
     accepted(world, &key, id, print).await
@@ -118,7 +119,7 @@ async fn react(world: &World, repo: &RepoHandle, reaction: &Reaction) -> Result<
     // The same reaction again changes nothing, so this may be repeated.
     match world.github.react(repo, reaction.comment, content).await {
         Ok(()) | Err(GitHubError::NotFound { .. }) => {}
-        Err(error) => return Err(Trouble::github(&error, world.now())),
+        Err(error) => return refused(world, &key, None, String::new(), &error).await,
     }
     accepted(world, &key, 0, String::new()).await
 }

@@ -1,16 +1,17 @@
 //! The slow side of the loop: what events and leases could miss. Every subject is looked at again, processes and
 //! folders that nobody's record names are taken away, and GitHub is asked for what its webhooks did not bring.
 
-use super::apply::apply;
-use super::deliver::{fresh_for, handle_of, pull_of};
+use super::apply::{Fresh, apply};
+use super::deliver::{fresh_for, handle_of, pull_of, read_repository};
 use super::observe::{self, label};
 use super::{Trouble, World, act, build};
 use crate::domain::*;
 use crate::platform::{self, ProcessStatus};
 use crate::store::queue;
-use crate::workflow::{Snapshot, decide};
+use crate::workflow::{Change, Snapshot, decide};
 use serde::Serialize;
 use std::collections::BTreeSet;
+use std::time::Duration;
 use tracing::{info, warn};
 
 /// A process started, ended or vanished: whose subject is it?
@@ -147,23 +148,40 @@ async fn ask_for_missed_deliveries(world: &World) -> Result<(), Trouble> {
     Ok(())
 }
 
-/// Asks GitHub for what its webhooks did not bring: deliveries that failed, what is open, and where the default
-/// branches stand; decides on it as on an event.
+/// Asks GitHub for what its webhooks did not bring: deliveries that failed now, and every repository soon.
 pub async fn resync(world: &World) -> Result<(), Trouble> {
     if let Err(trouble) = ask_for_missed_deliveries(world).await {
         warn!("could not look for deliveries that did not arrive: {trouble}");
     }
-    for repository in world.store.repositories()? {
-        if let Err(trouble) = resync_repository(world, &repository).await {
-            warn!(repository = %repository.full_name(), "could not compare with GitHub: {trouble}");
-        }
-    }
+    let repositories = world.store.repositories()?;
+    let now = world.now();
+    world
+        .store
+        .transact(move |tx| {
+            for repository in repositories.iter().filter(|repository| repository.granted) {
+                queue::enqueue(tx, &Subject::Repository(repository.id).to_string(), now)?;
+            }
+            Ok::<(), crate::store::StoreError>(())
+        })
+        .await?;
+    world.wake.notify_waiters();
     Ok(())
 }
 
-async fn resync_repository(world: &World, repository: &Repository) -> Result<(), Trouble> {
+/// For how long GitHub may hide a repository before it counts as gone: its answers are not always in order.
+const MISSING: Duration = Duration::from_secs(600);
+
+/// Compares what GitHub says of a repository with what is known: what is open, and where the default branch stands;
+/// decides on it as on an event.
+pub(super) async fn repository(world: &World, id: RepositoryId) -> Result<(), Trouble> {
+    let _alone = world.locks.lock(&format!("repository {id}")).await;
+    let Some(known) = world.store.repository(id)?.filter(|known| known.granted) else { return Ok(()) };
+    let repository = match read_repository(world, known.installation, id).await {
+        Ok(repository) => &repository.clone(),
+        Err(Trouble::NoAccess) => return missing(world, known).await,
+        Err(trouble) => return Err(trouble),
+    };
     let handle = handle_of(repository);
-    let _alone = world.locks.lock(&format!("repository {}", repository.id)).await;
     let github = |error: &crate::github::GitHubError| Trouble::github(error, world.now());
     let open = world.github.open_pulls(&handle).await.map_err(|error| github(&error))?;
     let mut events: Vec<Event> =
@@ -211,6 +229,25 @@ async fn resync_repository(world: &World, repository: &Repository) -> Result<(),
         world.commit(move |tx| apply(tx, &repository, &changes, fresh, now)).await?;
     }
     world.wake.notify_waiters();
+    Ok(())
+}
+
+/// GitHub does not show the repository. Nobody may have heard that the grant ended; then it ends a while later.
+async fn missing(world: &World, known: Repository) -> Result<(), Trouble> {
+    let now = world.now();
+    let ended = known.missing_since.is_some_and(|since| now.since(since) >= MISSING);
+    if !ended && known.missing_since.is_some() {
+        return Ok(());
+    }
+    warn!(repository = %known.full_name(), "GitHub does not show the repository to the app");
+    world
+        .commit(move |tx| {
+            if ended {
+                return apply(tx, &known, &[Change::EndGrant], Fresh { app_ids: Vec::new() }, now);
+            }
+            tx.put_repository(&Repository { missing_since: Some(now), ..known })
+        })
+        .await?;
     Ok(())
 }
 

@@ -324,6 +324,24 @@ fn act(world: &World, state: &mut State, name: &str, body: &Value) -> Outcome {
             app::set_suspended(state, id, name == "suspend", by)?;
             Answer::ok(json!({"installation": id}))
         }
+        "uninstall" => {
+            let id = installation(state, body)?;
+            app::uninstall(state, id)?;
+            Answer::ok(json!({"installation": id}))
+        }
+        "install" => {
+            let owner = required(body, "Control", "owner")?;
+            let account = state.find_account(&owner).ok_or_else(Problem::not_found)?;
+            if state.installation_of(account).is_some() {
+                return Err(Problem::new(422, "the app is installed there already"));
+            }
+            Answer::ok(json!({"installation": app::install(state, account)}))
+        }
+        "select" => {
+            let id = repository(state, body)?;
+            app::select(state, id, body["selected"].as_bool().unwrap_or(true))?;
+            Answer::ok(json!({"repository": id}))
+        }
         "permissions" => permissions(state, body),
         "rename" => {
             let id = repository(state, body)?;

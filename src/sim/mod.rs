@@ -23,7 +23,8 @@
 //! - `POST /_/collaborator` `{repo, user, permission | null}`, `POST /_/member` `{org, user, role | null}`,
 //!   `POST /_/team` `{org, team, members}`, `POST /_/user` `{name, token?}`, `POST /_/signed-in` `{user}` (who the
 //!   browser of the OAuth flow is).
-//! - `POST /_/suspend`, `/_/unsuspend` `{owner}`; `POST /_/permissions` `{permissions: {name: level | null}}`;
+//! - `POST /_/suspend`, `/_/unsuspend`, `/_/uninstall`, `/_/install` `{owner}`; `POST /_/select` `{repo, selected}`
+//!   (whether the installation covers it); `POST /_/permissions` `{permissions: {name: level | null}}`;
 //!   `POST /_/rename` `{repo, name}`; `POST /_/transfer` `{repo, owner}`; `POST /_/delete` `{repo}`;
 //!   `POST /_/visibility` `{repo, private}`.
 //! - `POST /_/merge-group` `{repo, number}` makes `gh-readonly-queue/…` and sends `merge_group.checks_requested`;

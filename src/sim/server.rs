@@ -345,8 +345,12 @@ fn numbered(state: &super::state::State, request: &Request) -> Option<Vec<String
     if first != "repositories" {
         return None;
     }
-    let record = state.repositories.get(&id.parse().ok()?)?;
-    let mut path = vec!["repos".to_owned(), state.login(record.owner).to_owned(), record.name.clone()];
+    // A number that no repository has leads to a name that none has, so the answer is 404.
+    let (owner, name) = match state.repositories.get(&id.parse().ok()?) {
+        Some(record) => (state.login(record.owner).to_owned(), record.name.clone()),
+        None => (String::new(), String::new()),
+    };
+    let mut path = vec!["repos".to_owned(), owner, name];
     path.extend(rest.iter().cloned());
     Some(path)
 }

@@ -45,6 +45,9 @@ pub struct Reported {
     pub fingerprint: String,
     /// When making it was begun, if the outcome is not known: it may exist without our knowing its number.
     pub intent: Option<Timestamp>,
+    /// When GitHub refused this content for good: a locked conversation, a missing permission, a commit that is gone.
+    #[serde(default)]
+    pub refused: Option<Timestamp>,
 }
 
 /// A route that was handed to the router, in which version of its table.
@@ -165,6 +168,10 @@ impl Store {
 }
 
 impl Transaction<'_> {
+    pub fn repositories(&self) -> Result<Vec<Repository>, StoreError> {
+        values(self.scan(REPOSITORIES, b"")?)
+    }
+
     pub fn put_repository(&mut self, repository: &Repository) -> Result<(), StoreError> {
         self.put(LABELS, repository.label.as_bytes(), &repository.id)?;
         self.put(REPOSITORIES, &number_key(repository.id.0), repository)

@@ -54,7 +54,7 @@ pub fn decide(event: &Event, snapshot: &Snapshot) -> Vec<Change> {
         }
         Event::RerunAsked { commit, run, by } => rerun(commit, *run, by.as_deref(), snapshot),
         Event::RepositoryChanged => Vec::new(),
-        Event::RepositoryGone => vec![Change::RemoveAll],
+        Event::RepositoryGone => vec![Change::EndGrant],
     }
 }
 

@@ -65,8 +65,9 @@ pub enum Change {
     Answer(CommandRecord),
     /// As `Answer`, for a command whose effect is the deploy or the run that the same delivery starts.
     AnswerWithNewest(CommandRecord),
-    /// Take all of its apps away.
-    RemoveAll,
+    /// Nothing can be read or reported there any more. Its review apps go, its test runs end; staging and production
+    /// serve people who know nothing of GitHub, and stay until somebody takes them away by name.
+    EndGrant,
 }
 
 impl Change {
@@ -91,7 +92,7 @@ impl Change {
             Change::Answer(record) | Change::AnswerWithNewest(record) => {
                 format!("answer a command in pull request {}", record.pull)
             }
-            Change::RemoveAll => "remove every app of the repository".to_owned(),
+            Change::EndGrant => "end what depends on the grant of the repository".to_owned(),
         }
     }
 }

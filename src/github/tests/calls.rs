@@ -122,8 +122,6 @@ async fn a_renamed_repository_is_followed_with_method_body_and_token() {
         assert_eq!(calls[1].method, "POST");
         assert_eq!(calls[1].body, json!({ "body": "hello" }));
         assert_eq!(calls[1].header("authorization"), calls[0].header("authorization"));
-        assert_eq!(github.take_moved(), [RepositoryId(1000)]);
-        assert_eq!(github.take_moved(), []);
     }
 }
 

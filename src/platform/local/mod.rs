@@ -188,6 +188,10 @@ impl Local {
         check::check(self).await
     }
 
+    pub async fn supervisors(&self) -> Result<Vec<ProcessId>, PlatformError> {
+        self.blocking(records::supervisors).await
+    }
+
     /// What no record stands for; with `sweep` it is removed as well.
     pub async fn leftovers(&self, sweep: bool) -> Result<Vec<Leftover>, PlatformError> {
         self.blocking(move |inner| records::leftovers(inner, sweep)).await

@@ -59,6 +59,16 @@ pub fn list(inner: &Inner) -> Result<Vec<ProcessStatus>, PlatformError> {
     Ok(list)
 }
 
+/// Whose supervisor lives.
+pub fn supervisors(inner: &Inner) -> Result<Vec<ProcessId>, PlatformError> {
+    let ids = ids(inner).map_err(PlatformError::io("listing processes"))?;
+    let lives = |id: &ProcessId| {
+        let record = files::read::<Record>(&inner.folder(id).join(files::STATE));
+        record.is_ok_and(|record| record.supervisor.is_alive())
+    };
+    Ok(ids.into_iter().filter(lives).collect())
+}
+
 /// The state as its supervisor wrote it, unless that is gone: then its end is settled here, once and for all.
 pub fn state(inner: &Inner, folder: &Path, about: &About) -> State {
     let file = folder.join(files::STATE);

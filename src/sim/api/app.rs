@@ -10,7 +10,7 @@ use super::{At, number, text_field};
 use crate::sim::access::{self, Actor, Call, read};
 use crate::sim::calendar;
 use crate::sim::events::Who;
-use crate::sim::state::{Delivery, Hook, InstallationToken, Role};
+use crate::sim::state::{Delivery, Hook, InstallationToken, Role, State};
 use crate::sim::view;
 use crate::sim::wire::{Answer, Outcome, Problem, base64url, guid, page, random, sha256_hex};
 
@@ -69,23 +69,63 @@ pub fn installation(call: &mut Call<'_>, id: &str) -> Outcome {
 
 pub fn delete_installation(call: &mut Call<'_>, id: &str) -> Outcome {
     call.require_app()?;
-    let id = number(id)?;
-    let record = call.state.installations.get(&id).ok_or_else(Problem::not_found)?.clone();
-    let repositories: Vec<Value> = call
-        .state
-        .installed_repositories(&record)
-        .iter()
-        .filter_map(|id| call.state.repositories.get(id))
-        .map(|repository| view::installed_repository(call.state, repository))
-        .collect();
-    let sender = call.state.first_user;
-    call.state.emit_installation("installation", "deleted", id, sender, json!({"repositories": repositories}));
-    for repository in call.state.installed_repositories(&record) {
-        call.state.repository_mut(repository)?.installed = false;
-    }
-    call.state.installations.remove(&id);
-    call.state.tokens.retain(|_, token| token.installation != id);
+    uninstall(call.state, number(id)?)?;
     Answer::empty(204)
+}
+
+/// The app loses the installation with all its repositories.
+pub fn uninstall(state: &mut State, id: u64) -> Result<(), Problem> {
+    let record = state.installations.get(&id).ok_or_else(Problem::not_found)?.clone();
+    let covered = state.installed_repositories(&record);
+    let repositories = installed_views(state, &covered);
+    let sender = state.first_user;
+    state.emit_installation("installation", "deleted", id, sender, json!({"repositories": repositories}));
+    for repository in covered {
+        state.repository_mut(repository)?.installed = false;
+    }
+    state.installations.remove(&id);
+    state.tokens.retain(|_, token| token.installation != id);
+    Ok(())
+}
+
+/// An owner installs the app on all its repositories.
+pub fn install(state: &mut State, owner: u64) -> u64 {
+    let mut covered = Vec::new();
+    for repository in state.repositories.values_mut().filter(|repository| repository.owner == owner) {
+        repository.installed = true;
+        covered.push(repository.id);
+    }
+    let id = crate::sim::world::new_installation(state, owner);
+    let fields = json!({"repositories": installed_views(state, &covered), "requester": null});
+    state.emit_installation("installation", "created", id, state.first_user, fields);
+    id
+}
+
+/// One repository is added to the installation of its owner, or taken out of it.
+pub fn select(state: &mut State, repository: u64, selected: bool) -> Result<(), Problem> {
+    let record = state.repository_mut(repository)?;
+    record.installed = selected;
+    let owner = record.owner;
+    let id = state.installation_of(owner).ok_or_else(Problem::not_found)?.id;
+    let changed = installed_views(state, &[repository]);
+    let (added, removed) = if selected { (changed, Vec::new()) } else { (Vec::new(), changed) };
+    let fields = json!({
+        "repository_selection": "selected",
+        "repositories_added": added,
+        "repositories_removed": removed,
+        "requester": null,
+    });
+    let action = if selected { "added" } else { "removed" };
+    state.emit_installation("installation_repositories", action, id, state.first_user, fields);
+    Ok(())
+}
+
+fn installed_views(state: &State, repositories: &[u64]) -> Vec<Value> {
+    repositories
+        .iter()
+        .filter_map(|id| state.repositories.get(id))
+        .map(|repository| view::installed_repository(state, repository))
+        .collect()
 }
 
 pub fn suspend(call: &mut Call<'_>, id: &str, suspended: bool) -> Outcome {
@@ -95,7 +135,7 @@ pub fn suspend(call: &mut Call<'_>, id: &str, suspended: bool) -> Outcome {
     Answer::empty(204)
 }
 
-pub fn set_suspended(state: &mut crate::sim::state::State, id: u64, suspended: bool, by: u64) -> Result<(), Problem> {
+pub fn set_suspended(state: &mut State, id: u64, suspended: bool, by: u64) -> Result<(), Problem> {
     let now = state.now();
     let record = state.installations.get_mut(&id).ok_or_else(Problem::not_found)?;
     record.suspended_at = suspended.then_some(now);

@@ -193,6 +193,8 @@ pub fn repository() -> Repository {
         html_url: "javascript:alert(1)".to_owned(),
         installation: None,
         label: "hello".to_owned(),
+        granted: true,
+        missing_since: None,
     }
 }
 
@@ -386,9 +388,12 @@ fn run_states() -> Vec<TestRun> {
         failed.results.insert(1, NodeResult { setup_failed: true, ..result(1, ended, Vec::new()) });
         all.push(failed);
     }
-    for cancelled in
-        [Cancelled::Newer { commit: sha('c') }, Cancelled::Closed, Cancelled::By { login: HOSTILE.to_owned() }]
-    {
+    for cancelled in [
+        Cancelled::Newer { commit: sha('c') },
+        Cancelled::Closed,
+        Cancelled::GrantEnded,
+        Cancelled::By { login: HOSTILE.to_owned() },
+    ] {
         all.push(TestRun { cancelled: Some(cancelled), ..started(Some(Verdict::Cancelled)) });
     }
     for verdict in [
