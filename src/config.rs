@@ -32,6 +32,7 @@ pub struct Config {
     pub tests: Tests,
     pub apps: Apps,
     pub sandbox: Sandbox,
+    pub keep: Keep,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -51,6 +52,8 @@ pub struct Router {
     /// How people reach the router, where that is not its own port: `https://apps.example.com` gives
     /// `https://<app>.apps.example.com`.
     pub public_url: Option<String>,
+    /// Addresses and networks of proxies in front, whose `X-Forwarded-For`, `-Proto` and `-Port` are believed.
+    pub trusted_proxies: Vec<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -79,6 +82,15 @@ pub struct Build {
     pub memory_mb: u64,
     pub disk_mb: u64,
     pub minutes: u64,
+    /// The largest slug, packed. Heroku's limit is 500 MB.
+    pub slug_mb: u64,
+    /// All build caches together; the ones that were not used for the longest time go first.
+    pub cache_mb: u64,
+    /// A build cache that nobody used for so many days goes.
+    pub cache_days: u64,
+    /// Hosts (with their port, where it is not the usual one) that buildpacks may be fetched from, besides the GitHub
+    /// of this installation. The control plane asks them itself, so they must be public ones.
+    pub buildpack_hosts: Vec<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -114,6 +126,9 @@ pub struct Apps {
     pub max_processes: u32,
     /// One-off processes that one app may have at a time.
     pub max_one_offs: usize,
+    /// Review apps that nobody used for so long are put to sleep, unless their `[web] sleep_after` says otherwise; 0
+    /// lets them run.
+    pub sleep_minutes: u64,
 }
 
 /// What a process of one dyno size may use.
@@ -144,6 +159,17 @@ pub struct Sandbox {
     pub toolchains: Vec<PathBuf>,
 }
 
+/// For how long what is over stays.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Keep {
+    /// Days that deliveries with their payloads and logs of ended processes are kept. At least 4: GitHub may send a
+    /// delivery again for three days.
+    pub days: u64,
+    /// Test runs kept of each repository.
+    pub runs: usize,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Network {
@@ -162,6 +188,7 @@ impl Default for Config {
             tests: Tests::default(),
             apps: Apps::default(),
             sandbox: Sandbox::default(),
+            keep: Keep::default(),
         }
     }
 }
@@ -174,7 +201,12 @@ impl Default for Server {
 
 impl Default for Router {
     fn default() -> Router {
-        Router { listen: SocketAddr::from(([127, 0, 0, 1], 8000)), domain: "localhost".to_owned(), public_url: None }
+        Router {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8000)),
+            domain: "localhost".to_owned(),
+            public_url: None,
+            trusted_proxies: Vec::new(),
+        }
     }
 }
 
@@ -196,13 +228,33 @@ impl Default for GitHub {
 
 impl Default for Build {
     fn default() -> Build {
-        Build { network: Network::Host, memory_mb: 2048, disk_mb: 4096, minutes: 30 }
+        let hosts = ["github.com", "codeload.github.com", "gitlab.com", "bitbucket.org", "codeberg.org"];
+        Build {
+            network: Network::Host,
+            memory_mb: 2048,
+            disk_mb: 4096,
+            minutes: 30,
+            slug_mb: 500,
+            cache_mb: 10_240,
+            cache_days: 14,
+            buildpack_hosts: hosts
+                .into_iter()
+                .chain(["buildpack-registry.s3.amazonaws.com"])
+                .map(str::to_owned)
+                .collect(),
+        }
     }
 }
 
 impl Default for Tests {
     fn default() -> Tests {
         Tests { slots: 4, memory_mb: 1024, minutes: 60, network: Network::Isolated }
+    }
+}
+
+impl Default for Keep {
+    fn default() -> Keep {
+        Keep { days: 30, runs: 500 }
     }
 }
 
@@ -221,6 +273,7 @@ impl Default for Apps {
             max_processes_per_app: 50,
             max_processes: 500,
             max_one_offs: 10,
+            sleep_minutes: 30,
         }
     }
 }
@@ -301,6 +354,12 @@ impl Config {
         if self.router.domain.is_empty() || self.router.domain.contains(['/', ':', ' ']) {
             return invalid("router.domain", "must be a host name such as apps.example.com, without scheme or port");
         }
+        if self.keep.days < 4 {
+            return invalid("keep.days", "must be 4 or more, since GitHub may send a delivery again for three days");
+        }
+        if self.keep.runs == 0 {
+            return invalid("keep.runs", "must be 1 or more");
+        }
         Ok(())
     }
 
@@ -319,6 +378,11 @@ impl Config {
     /// A page of the dashboard.
     pub fn page(&self, path: &str) -> String {
         format!("{}{path}", self.server.public_url.trim_end_matches('/'))
+    }
+
+    /// After how long without a request a review app is put to sleep.
+    pub fn sleep_after(&self) -> Option<Duration> {
+        (self.apps.sleep_minutes > 0).then(|| Duration::from_secs(self.apps.sleep_minutes.saturating_mul(60)))
     }
 
     pub fn boot_timeout(&self) -> Duration {

@@ -14,7 +14,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("clock", &[]),
     ("domain", &["clock"]),
     ("outside", &[]),
-    ("ci", &["domain"]),
+    ("ci", &["domain", "clock"]),
     ("workflow", &["domain", "ci", "clock"]),
     ("text", &["domain"]),
     ("vault", &["domain"]),

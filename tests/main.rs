@@ -9,6 +9,7 @@ mod support {
 }
 
 mod browser;
+mod builds;
 mod config_vars;
 mod crash;
 mod documents;
@@ -20,4 +21,5 @@ mod layers;
 mod machine;
 mod manifest;
 mod sim_schemas;
+mod sleep;
 mod story;

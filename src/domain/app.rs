@@ -25,6 +25,11 @@ pub struct App {
     pub generated: BTreeMap<String, Sealed>,
     /// Whether `scripts.postdeploy` has run.
     pub postdeploy_done: bool,
+    /// Nobody has used it for a while, so nothing of it runs until somebody does.
+    #[serde(default)]
+    pub asleep_since: Option<Timestamp>,
+    #[serde(default)]
+    pub woken_at: Option<Timestamp>,
     pub created_at: Timestamp,
     /// How many of each process type, and how large: from `app.json` at the first release, from then on as people
     /// scale it. `None` before the first release.

@@ -18,6 +18,18 @@ pub enum Failure {
     Build { ended: Ended, tail: Vec<String> },
     /// The built code is larger than a slug may be.
     SlugTooLarge { detail: String },
+    /// It is more files, or deeper ones, than a slug may hold.
+    TooManyFiles { detail: String },
+    /// It unpacks to so many times its size that it looks like a bomb.
+    SlugExpands { detail: String },
+    /// A link in the built code leads out of it.
+    LeadsOutside { detail: String },
+    /// The build left a file that may not be read.
+    Unreadable { detail: String },
+    /// The build left something that is no plain file where its results belong.
+    BadResult { detail: String },
+    /// A buildpack that the repository asks for can't be had.
+    Buildpack { detail: String },
     /// A config var that `app.json` requires has no value.
     MissingConfig { names: Vec<String> },
     /// The release phase ended with another status than 0; the live release is untouched.

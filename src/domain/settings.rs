@@ -13,8 +13,8 @@ mod web;
 
 pub use build::BuildSettings;
 pub use pipeline::PipelineSettings;
-pub use tests::TestSettings;
-pub use web::WebSettings;
+pub use tests::{FILES, FilePatterns, JUNIT, TestSettings, matches_name};
+pub use web::{HealthCheck, SleepAfter, WebSettings};
 
 use serde::Deserialize;
 

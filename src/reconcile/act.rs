@@ -20,7 +20,10 @@ pub(super) async fn app(world: &World, app: &App, actions: &[Action]) -> Result<
     for action in actions {
         match action {
             Action::EnsureBuild { commit } => {
-                let wish = build::Wish { repository: app.repository, commit, asked_at: newest_asked_at(app) };
+                let branch = app.newest().map_or("", |deploy| deploy.branch.as_str());
+                let cache_of = build::cache_of(world, app.repository, app.pull(), branch)?;
+                let asked_at = newest_asked_at(app);
+                let wish = build::Wish { repository: app.repository, commit, asked_at, cache_of };
                 match build::ensure(world, &wish).await? {
                     Ok(tree) => {
                         change_deploy(world, app, newest_number(app), move |_, deploy| deploy.tree = Some(tree))
@@ -57,6 +60,8 @@ pub(super) async fn app(world: &World, app: &App, actions: &[Action]) -> Result<
                 info!(app = %app.name, "run.{number} of {} ended", app.name);
                 change_app(world, app, move |app, _| end_one_off(app, number, ended)).await?;
             }
+            Action::Sleep => rest(world, app, true).await?,
+            Action::Wake => rest(world, app, false).await?,
             // What remains to be said on GitHub comes first; see `forget`.
             Action::Forget => {}
             Action::StartNode { .. }
@@ -74,7 +79,8 @@ pub(super) async fn run(world: &World, run: &TestRun, actions: &[Action]) -> Res
     for action in actions {
         match action {
             Action::EnsureBuild { commit } => {
-                let wish = build::Wish { repository: run.repository, commit, asked_at: run.created_at };
+                let cache_of = build::cache_of(world, run.repository, run.pull, &run.branch)?;
+                let wish = build::Wish { repository: run.repository, commit, asked_at: run.created_at, cache_of };
                 match build::ensure(world, &wish).await? {
                     Ok(tree) => change_run(world, run.number, move |run, _| run.tree = Some(tree)).await?,
                     Err(failure) => conclude(world, run.number, Verdict::Errored { failure }).await?,
@@ -104,6 +110,8 @@ pub(super) async fn run(world: &World, run: &TestRun, actions: &[Action]) -> Res
             | Action::MarkPostdeploy
             | Action::EndFarewell { .. }
             | Action::EndOneOff { .. }
+            | Action::Sleep
+            | Action::Wake
             | Action::Forget => return Err(Trouble::bug("an app's action for a test run")),
         }
     }
@@ -216,9 +224,36 @@ async fn go_live(world: &World, app: &App, deploy: u64) -> Result<(), StoreError
         app.live = deploy.release;
         // Only the first release that serves has one.
         app.postdeploy_done = true;
+        app.asleep_since = None;
         deploy.outcome = Some(Outcome::Live { at });
     })
     .await
+}
+
+/// Puts an app to sleep or wakes it: what runs of it follows from that. A newer release than the one that was looked
+/// at is left alone.
+async fn rest(world: &World, app: &App, asleep: bool) -> Result<(), StoreError> {
+    let (name, live, now) = (app.name.clone(), app.live, world.now());
+    if asleep {
+        info!(app = %name, "nobody uses {name}: it goes to sleep");
+    } else {
+        info!(app = %name, "waking {name}");
+    }
+    world
+        .commit(move |tx| {
+            let Some(mut app) = tx.app(&name)? else { return Ok(()) };
+            if app.live != live || app.asleep_since.is_some() == asleep {
+                return Ok(());
+            }
+            if asleep {
+                app.asleep_since = Some(now);
+            } else {
+                app.asleep_since = None;
+                app.woken_at = Some(now);
+            }
+            put_app(tx, &app, now)
+        })
+        .await
 }
 
 async fn with_tail(world: &World, failure: Failure, process: Option<&ProcessId>) -> Result<Failure, Trouble> {
@@ -435,11 +470,15 @@ fn route_of(world: &World, app: &App, route: &WantedRoute) -> router::Route {
         hosts: vec![format!("{}.{}", app.name, world.config.router.domain)],
         release: route.release.map(|release| release.to_string()).unwrap_or_default(),
         noindex: app.stage != Stage::Production,
+        hold: route.hold,
+        asleep: route.asleep,
+        canary: None,
         notice: route.notice.and_then(|notice| match notice {
             Notice::Building => Some(router::Notice::Building),
             Notice::Held => Some(router::Notice::Held),
             Notice::Failed => Some(router::Notice::Failed),
             Notice::Crashed => Some(router::Notice::Crashed),
+            Notice::Asleep => Some(router::Notice::Asleep),
             // The router's own word for it is H14.
             Notice::NoWeb => None,
         }),
@@ -456,7 +495,13 @@ fn route_of(world: &World, app: &App, route: &WantedRoute) -> router::Route {
                     TargetState::Active => router::TargetState::Active,
                     TargetState::Draining => router::TargetState::Draining,
                 },
-                health_path: "/".to_owned(),
+                health_path: match &target.checks.health {
+                    HealthCheck::Path(path) => path.clone(),
+                    HealthCheck::Tcp => "/".to_owned(),
+                },
+                health_tcp: target.checks.health == HealthCheck::Tcp,
+                health_seconds: target.checks.every_seconds,
+                warmup: target.checks.warmup.clone(),
             })
             .collect(),
     }

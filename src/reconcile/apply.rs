@@ -168,6 +168,8 @@ fn app_or_new(
         last_release,
         generated: std::collections::BTreeMap::new(),
         postdeploy_done: false,
+        asleep_since: None,
+        woken_at: None,
         created_at: now,
         formation: None,
         scaled_at: None,

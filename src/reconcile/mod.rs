@@ -11,8 +11,11 @@ mod build;
 pub mod command;
 pub mod config;
 mod deliver;
+mod expire;
+mod inputs;
 mod observe;
 pub mod processes;
+mod prune;
 mod publish;
 mod publish_pull;
 mod start;
@@ -21,7 +24,9 @@ mod trouble;
 
 pub use act::log_file;
 pub use apply::{apply, enqueue};
+pub use expire::{Expired, expire};
 pub use observe::{ended, label};
+pub use prune::{KEPT_RELEASES, tidy};
 pub use sweep::{Leftover, leftovers, resync, slow_tick};
 pub use trouble::Trouble;
 
@@ -46,6 +51,10 @@ use tracing::{error, warn};
 
 /// How long a claim holds if its holder says nothing more. A claim of an earlier start of the server is void at once.
 const LEASE: Duration = Duration::from_secs(3600);
+/// Once in so many slow ticks, which is an hour, what is old is let go.
+const PRUNE_EVERY: u64 = 120;
+/// How long one question for knocks stays open.
+const KNOCK_WAIT: Duration = Duration::from_secs(10);
 /// A delivery that failed this often waits for a person.
 const DELIVERY_ATTEMPTS: u32 = 20;
 
@@ -295,6 +304,7 @@ pub async fn run(world: Arc<World>, workers: usize) {
         tasks.spawn(work(world.clone()));
     }
     tasks.spawn(follow_platform(world.clone()));
+    tasks.spawn(follow_knocks(world.clone()));
     tasks.spawn(tick(world));
     while let Some(ended) = tasks.join_next().await {
         if let Err(error) = ended {
@@ -334,11 +344,35 @@ async fn follow_platform(world: Arc<World>) {
     }
 }
 
+/// Turns knocks at the doors of sleeping apps into subjects to look at.
+async fn follow_knocks(world: Arc<World>) {
+    let mut after = 0;
+    loop {
+        match world.router.knocks(after, KNOCK_WAIT).await {
+            Ok((last, apps)) => {
+                for app in apps {
+                    if let Err(error) = world.enqueue_subject(&Subject::App(app)).await {
+                        warn!("somebody knocked, and the app could not be queued: {error}");
+                    }
+                }
+                after = last;
+            }
+            // Whoever starts the router sees to that.
+            Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
+        }
+    }
+}
+
 /// The slow tick over all subjects: events are for speed, this is for truth.
 async fn tick(world: Arc<World>) {
-    loop {
+    for count in 0_u64.. {
         if let Err(error) = slow_tick(&world).await {
             warn!("the slow tick failed: {error}");
+        }
+        if count % PRUNE_EVERY == 0
+            && let Err(error) = expire(&world).await
+        {
+            warn!("what is old could not be let go: {error}");
         }
         tokio::time::sleep(Duration::from_secs(30)).await;
     }

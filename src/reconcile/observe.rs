@@ -5,7 +5,7 @@ use super::{Trouble, World};
 use crate::domain::*;
 use crate::platform::{self, Exit, ProcessStatus, State};
 use crate::router;
-use crate::workflow::{AppView, ProcessState, ProcessView, RunView, TargetView};
+use crate::workflow::{AppView, ProcessState, ProcessView, RunView, TargetView, Use};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -62,6 +62,13 @@ pub(super) async fn app(world: &World, name: &AppName) -> Result<Option<(App, Ap
     // A route counts only once the router has said that it took that table or a later one.
     let confirmed =
         stored.filter(|stored| status.generation == world.store.generation() && status.version >= stored.version);
+    let mut web = BTreeMap::new();
+    for release in next.iter().chain(&live) {
+        let slug = world.store.slug(&release.slug)?;
+        web.insert(release.number, slug.map(|slug| slug.settings().web).unwrap_or_default());
+    }
+    let web_of_live = live.as_ref().and_then(|live| web.get(&live.number));
+    let sleep_after = web_of_live.and_then(|web| web.sleep_after(app.stage, world.config.sleep_after()));
     let view = AppView {
         now: world.now(),
         gate,
@@ -72,6 +79,13 @@ pub(super) async fn app(world: &World, name: &AppName) -> Result<Option<(App, Ap
         live,
         postdeploy,
         predestroy,
+        web,
+        sleep_after,
+        used: status.apps.get(name).map(|seen| Use {
+            last: seen.last_request.unwrap_or(status.started_at),
+            busy: seen.in_flight > 0 || seen.held > 0,
+            knocked: seen.knocked,
+        }),
         processes: all
             .iter()
             .filter(|status| status.labels.get(label::APP).map(String::as_str) == Some(name.as_str()))

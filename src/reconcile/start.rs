@@ -119,6 +119,10 @@ fn earlier(world: &World, app: &App, number: ReleaseNumber, deploy: u64) -> Resu
     let Some(release) = world.store.release(&app.name, number)? else {
         return Ok(Err(Failure::Internal { detail: format!("{number} of {} is not kept any more", app.name) }));
     };
+    if !build::archive(world, &release.slug).exists() {
+        let detail = format!("the slug of {number} of {} is not kept any more", app.name);
+        return Ok(Err(Failure::Internal { detail }));
+    }
     let config = world.vault.open_in(&config_place(&app.name, release.deploy), &release.config)?;
     Ok(Ok(Some(Parts {
         slug: release.slug,

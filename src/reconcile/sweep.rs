@@ -4,7 +4,7 @@
 use super::apply::{Fresh, apply};
 use super::deliver::{fresh_for, handle_of, pull_of, read_repository};
 use super::observe::{self, label};
-use super::{Trouble, World, act, build};
+use super::{Trouble, World, act, build, prune};
 use crate::domain::*;
 use crate::platform::{self, ProcessStatus};
 use crate::store::queue;
@@ -59,6 +59,7 @@ pub async fn slow_tick(world: &World) -> Result<(), Trouble> {
     }
     sweep_processes(world).await?;
     sweep_build_folders(world).await?;
+    prune::tidy_when_due(world).await?;
     let now = world.now();
     world
         .store

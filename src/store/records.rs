@@ -15,6 +15,8 @@ const BUILDS: Table = Table("build");
 const SLUGS: Table = Table("slug");
 const TREES: Table = Table("tree");
 const RUNS: Table = Table("run");
+/// Repository and number of each run, so that one repository's runs are found without reading everybody's.
+const RUNS_OF: Table = Table("run_of");
 const DELIVERIES: Table = Table("delivery");
 const DELIVERY_TIMES: Table = Table("delivery_time");
 const COMMANDS: Table = Table("command");
@@ -128,8 +130,13 @@ impl Store {
         values(self.scan(RUNS, b"")?)
     }
 
+    /// Oldest first.
     pub fn runs_of(&self, repository: RepositoryId) -> Result<Vec<TestRun>, StoreError> {
-        Ok(self.runs()?.into_iter().filter(|run| run.repository == repository).collect())
+        let mut runs = Vec::new();
+        for (_, number) in self.scan::<RunNumber>(RUNS_OF, &number_key(repository.0))? {
+            runs.extend(self.run(number)?);
+        }
+        Ok(runs)
     }
 
     pub fn commands(&self, repository: RepositoryId, pull: PullNumber) -> Result<Vec<CommandRecord>, StoreError> {
@@ -261,12 +268,32 @@ impl Transaction<'_> {
     }
 
     pub fn put_run(&mut self, run: &TestRun) -> Result<(), StoreError> {
+        self.put(RUNS_OF, &run_of_key(run.repository, run.number), &run.number)?;
         self.put(RUNS, &number_key(run.number.0), run)
     }
 
+    /// The run, and that it was reported; its check stays on GitHub as it is.
+    pub fn delete_run(&mut self, repository: RepositoryId, number: RunNumber) -> Result<(), StoreError> {
+        self.delete(REPORTED, format!("check/{number}").as_bytes())?;
+        self.delete(RUNS_OF, &run_of_key(repository, number))?;
+        self.delete(RUNS, &number_key(number.0))
+    }
+
+    /// Oldest first.
     pub fn runs_of(&self, repository: RepositoryId) -> Result<Vec<TestRun>, StoreError> {
-        let all: Vec<TestRun> = values(self.scan(RUNS, b"")?)?;
-        Ok(all.into_iter().filter(|run| run.repository == repository).collect())
+        let mut runs = Vec::new();
+        for (_, number) in self.scan::<RunNumber>(RUNS_OF, &number_key(repository.0))? {
+            runs.extend(self.run(number)?);
+        }
+        Ok(runs)
+    }
+
+    /// Forgets a delivery. Its id counts as new from then on; GitHub itself sends none again after three days.
+    pub fn delete_delivery(&mut self, id: &str) -> Result<(), StoreError> {
+        if let Some(record) = self.delivery(id)? {
+            self.delete(DELIVERY_TIMES, &delivery_time_key(&record.delivery))?;
+        }
+        self.delete(DELIVERIES, id.as_bytes())
     }
 
     /// Writes a new delivery, or what became of a known one.
@@ -333,6 +360,13 @@ fn rewrite_each<'a>(
 }
 
 fn pull_key(repository: RepositoryId, number: PullNumber) -> [u8; 16] {
+    let mut key = [0; 16];
+    key[..8].copy_from_slice(&number_key(repository.0));
+    key[8..].copy_from_slice(&number_key(number.0));
+    key
+}
+
+fn run_of_key(repository: RepositoryId, number: RunNumber) -> [u8; 16] {
     let mut key = [0; 16];
     key[..8].copy_from_slice(&number_key(repository.0));
     key[8..].copy_from_slice(&number_key(number.0));

@@ -4,6 +4,7 @@
 //! The rule that it keeps: the live release is not touched before the new one answers healthy, and a process is
 //! stopped only when no request is left on it. If anything fails before the switch, nothing of the live one changed.
 
+use super::sleep::{Rest, Use, rest};
 use super::{Action, Plan, ProcessState, ProcessView, TargetView};
 use crate::clock::Timestamp;
 use crate::domain::*;
@@ -18,6 +19,9 @@ const WATCH_LATE: Duration = Duration::from_secs(5);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(300);
 /// A process that ran this long before it crashed starts with a clean slate.
 const STABLE: Duration = Duration::from_secs(600);
+
+/// A restart that is due within this time is waited for by requests.
+const WORTH_WAITING: Duration = Duration::from_secs(5);
 
 /// All that is observed about one app.
 #[derive(Debug, Clone)]
@@ -42,6 +46,12 @@ pub struct AppView {
     /// The route that the router has confirmed.
     pub route: Option<WantedRoute>,
     pub targets: BTreeMap<ProcessId, TargetView>,
+    /// What the code of each release says about its web processes.
+    pub web: BTreeMap<ReleaseNumber, WebSettings>,
+    /// After how long without use the live release is put to sleep, if ever.
+    pub sleep_after: Option<Duration>,
+    /// `None` while the router does not know the app.
+    pub used: Option<Use>,
     /// as on Heroku, a web process binds `$PORT` within 60 s.
     pub boot_timeout: Duration,
     /// How long requests in flight on an old process are waited for.
@@ -56,7 +66,13 @@ pub fn plan_app(app: &App, view: &AppView) -> Plan {
             stop_all(view, &mut plan);
             set_route(
                 view,
-                Some(WantedRoute { release: None, targets: Vec::new(), notice: Some(Notice::Held) }),
+                Some(WantedRoute {
+                    release: None,
+                    targets: Vec::new(),
+                    notice: Some(Notice::Held),
+                    hold: false,
+                    asleep: false,
+                }),
                 &mut plan,
             );
         }
@@ -68,13 +84,21 @@ pub fn plan_app(app: &App, view: &AppView) -> Plan {
 fn run(app: &App, view: &AppView, plan: &mut Plan) {
     let pending = app.newest().filter(|deploy| deploy.outcome.is_none());
     let booting = pending.and_then(|deploy| advance(deploy, view, plan));
+    let ready = booting.is_some_and(|boot| boot.ready);
+    let rest = rest(app, view);
+    match rest {
+        Rest::FallAsleep => plan.act(Action::Sleep),
+        Rest::WakeUp => plan.act(Action::Wake),
+        Rest::Awake | Rest::Asleep => {}
+    }
+    let asleep = matches!(rest, Rest::FallAsleep | Rest::Asleep) && !ready;
     if let Some(live) = &view.live
+        && !asleep
         && booting.is_none_or(|boot| boot.release.number != live.number)
     {
-        keep_running(live, view, plan);
+        keep_running(app, live, view, plan);
     }
-    let ready = booting.is_some_and(|boot| boot.ready);
-    let route = route(app, view, booting, ready);
+    let route = route(app, view, booting, ready, asleep);
     watch_what_comes_back(&route, view, plan);
     set_route(view, Some(route), plan);
     if let Some(boot) = booting.filter(|boot| boot.ready)
@@ -83,7 +107,7 @@ fn run(app: &App, view: &AppView, plan: &mut Plan) {
         plan.act(Action::GoLive { deploy: boot.deploy });
     }
     one_offs(app, view, plan);
-    clear_away(app, view, booting, plan);
+    clear_away(app, view, booting, asleep, plan);
 }
 
 /// A release whose processes are coming up beside the live one.
@@ -313,7 +337,7 @@ pub(super) fn next_of_build(build: Option<&Build>, process_over: bool, asked_at:
 }
 
 /// Starts what is missing of the live release and restarts what crashed.
-fn keep_running(live: &Release, view: &AppView, plan: &mut Plan) {
+fn keep_running(app: &App, live: &Release, view: &AppView, plan: &mut Plan) {
     for (kind, ordinal) in live.processes() {
         let attempts = attempts(view, live.number, kind, ordinal);
         let Some(process) = attempts.last() else {
@@ -323,12 +347,7 @@ fn keep_running(live: &Release, view: &AppView, plan: &mut Plan) {
         };
         if let ProcessState::Exited { started_at, at, ended } = &process.state {
             let lived = at.since(*started_at);
-            let backoff = match ended {
-                Ended::Lost => Duration::ZERO,
-                _ if lived >= STABLE || process.attempt <= 1 => Duration::ZERO,
-                _ => Duration::from_secs(1 << (process.attempt - 2).min(16)).min(LONGEST_BACKOFF),
-            };
-            let due = *at + backoff;
+            let due = due_again(app, process.attempt, ended, *started_at, *at);
             if view.now >= due {
                 let attempt = if lived >= STABLE { process.attempt.max(1) } else { process.attempt } + 1;
                 plan.act(start(live, kind, ordinal, attempt));
@@ -377,6 +396,34 @@ fn surplus_since(app: &App, process: &ProcessView, view: &AppView) -> Option<Tim
     }
 }
 
+/// When a process of the live release that ended is to be started anew.
+fn due_again(app: &App, attempt: u32, ended: &Ended, started_at: Timestamp, at: Timestamp) -> Timestamp {
+    // What was stopped because it was not wanted has not crashed.
+    let put_to_sleep = app.asleep_since.or(app.woken_at).max(app.scaled_at).is_some_and(|changed| changed >= at);
+    let backoff = match ended {
+        Ended::Lost => Duration::ZERO,
+        _ if put_to_sleep || at.since(started_at) >= STABLE || attempt <= 1 => Duration::ZERO,
+        _ => Duration::from_secs(1 << (attempt - 2).min(16)).min(LONGEST_BACKOFF),
+    };
+    at + backoff
+}
+
+/// Whether a process of the live release is about to answer, so that requests had better wait for it than be refused.
+fn is_coming(app: &App, live: &Release, view: &AppView) -> bool {
+    live.processes().filter(|(kind, _)| *kind == "web").any(|(kind, ordinal)| {
+        let attempts = attempts(view, live.number, kind, ordinal);
+        let Some(process) = attempts.last() else { return true };
+        match &process.state {
+            ProcessState::Starting => true,
+            ProcessState::Running { since } => view.now.since(*since) < view.boot_timeout,
+            ProcessState::Stopping => false,
+            ProcessState::Exited { ended, started_at, at } => {
+                due_again(app, process.attempt, ended, *started_at, *at).since(view.now) <= WORTH_WAITING
+            }
+        }
+    })
+}
+
 /// A process that was started anew gets requests as soon as it answers; nobody tells us when that is.
 fn watch_what_comes_back(route: &WantedRoute, view: &AppView, plan: &mut Plan) {
     for target in route.targets.iter().filter(|target| target.state == TargetState::Warming) {
@@ -404,7 +451,7 @@ fn attempts<'a>(view: &'a AppView, release: ReleaseNumber, kind: &str, ordinal: 
 }
 
 /// Who may get requests now. `switch` says that the booting release takes over.
-fn route(app: &App, view: &AppView, booting: Option<Boot<'_>>, switch: bool) -> WantedRoute {
+fn route(app: &App, view: &AppView, booting: Option<Boot<'_>>, switch: bool, asleep: bool) -> WantedRoute {
     let booting_number = booting.map(|boot| boot.release.number);
     let mut targets = Vec::new();
     for process in view.processes.iter().filter(|process| process.kind == "web" && !process.is_over()) {
@@ -419,7 +466,7 @@ fn route(app: &App, view: &AppView, booting: Option<Boot<'_>>, switch: bool) -> 
             TargetState::Draining
         } else if Some(release) == booting_number {
             if switch { TargetState::Active } else { TargetState::Warming }
-        } else if Some(release) == app.live && !switch {
+        } else if Some(release) == app.live && !switch && !asleep {
             match known.map(|target| target.state) {
                 Some(TargetState::Active) => TargetState::Active,
                 _ if healthy => TargetState::Active,
@@ -430,12 +477,19 @@ fn route(app: &App, view: &AppView, booting: Option<Boot<'_>>, switch: bool) -> 
         } else {
             continue;
         };
-        targets.push(WantedTarget { process: process.id.clone(), name: process.name(), release, state });
+        let checks = view.web.get(&release).map(Checks::of).unwrap_or_default();
+        targets.push(WantedTarget { process: process.id.clone(), name: process.name(), release, state, checks });
     }
     targets.sort_by(|left, right| left.process.cmp(&right.process));
     let serving = if switch { booting_number } else { app.live };
     let active = targets.iter().any(|target| target.state == TargetState::Active);
-    WantedRoute { release: serving, notice: if active { None } else { Some(notice(app, view)) }, targets }
+    let coming = booting.is_some() || view.live.as_ref().is_some_and(|live| is_coming(app, live, view));
+    let notice = match active {
+        true => None,
+        false if asleep => Some(Notice::Asleep),
+        false => Some(notice(app, view)),
+    };
+    WantedRoute { release: serving, notice, targets, hold: !active && !asleep && coming, asleep }
 }
 
 fn notice(app: &App, view: &AppView) -> Notice {
@@ -456,12 +510,13 @@ fn set_route(view: &AppView, wanted: Option<WantedRoute>, plan: &mut Plan) {
 }
 
 /// Stops what belongs to no release that counts, once it has drained, and forgets what has ended.
-fn clear_away(app: &App, view: &AppView, booting: Option<Boot<'_>>, plan: &mut Plan) {
+fn clear_away(app: &App, view: &AppView, booting: Option<Boot<'_>>, asleep: bool, plan: &mut Plan) {
     let pending = app.newest().filter(|deploy| deploy.outcome.is_none());
-    let switched_at = match app.live_deploy().and_then(|deploy| deploy.outcome.as_ref()) {
+    let left_at = match app.live_deploy().and_then(|deploy| deploy.outcome.as_ref()) {
         Some(Outcome::Live { at }) => Some(*at),
         _ => None,
     };
+    let left_at = if asleep { app.asleep_since } else { left_at };
     for process in &view.processes {
         let of_live = process.release.is_some() && process.release == app.live;
         let of_pending = pending.is_some_and(|deploy| deploy.release.is_some() && deploy.release == process.release);
@@ -487,10 +542,11 @@ fn clear_away(app: &App, view: &AppView, booting: Option<Boot<'_>>, plan: &mut P
             ProcessState::Starting | ProcessState::Running { .. } if !is_scalable(&process.kind) => {}
             ProcessState::Starting | ProcessState::Running { .. } => {
                 let surplus = is_surplus(process, view);
-                if !surplus && (of_pending || (of_live && booting.is_none_or(|boot| !boot.ready))) {
+                let stays = of_pending || (of_live && !asleep && booting.is_none_or(|boot| !boot.ready));
+                if stays && !surplus {
                     continue;
                 }
-                if of_live && !surplus {
+                if of_live && !asleep && !surplus {
                     // The switch is planned in this very look; the drain begins with the next one.
                     plan.look_again_in(WATCH);
                     continue;
@@ -500,7 +556,7 @@ fn clear_away(app: &App, view: &AppView, booting: Option<Boot<'_>>, plan: &mut P
                     Some(target) if target.state == TargetState::Draining => target.in_flight == 0,
                     Some(target) => target.state == TargetState::Warming,
                 };
-                let since = if surplus { surplus_since(app, process, view) } else { switched_at };
+                let since = if surplus { surplus_since(app, process, view) } else { left_at };
                 let waited = since.is_some_and(|at| view.now.since(at) >= view.drain_limit);
                 if drained || waited {
                     plan.act(Action::Stop { process: process.id.clone() });
@@ -552,10 +608,11 @@ fn farewell(app: &App, view: &AppView, plan: &mut Plan) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn view_of_a_restart(now: i64, state: TargetState, healthy: bool) -> (App, AppView) {
+    /// An app of one live release whose only web process is in this state.
+    pub fn view_of_a_restart(now: i64, state: TargetState, healthy: bool) -> (App, AppView) {
         let name: AppName = "hello-staging".parse().expect("an app's name");
         let number = ReleaseNumber(1);
         let commit: Sha = "a".repeat(40).parse().expect("a SHA");
@@ -588,7 +645,14 @@ mod tests {
             formation: BTreeMap::from([("web".to_owned(), Scale { quantity: 1, size: "basic".to_owned() })]),
         };
         let id = release.process_id("web", 1, 2);
-        let target = WantedTarget { process: id.clone(), name: "web.1".to_owned(), release: number, state };
+        let target = WantedTarget {
+            process: id.clone(),
+            name: "web.1".to_owned(),
+            release: number,
+            state,
+            checks: Checks::default(),
+        };
+        let hold = state == TargetState::Warming && now < 60_000;
         let notice = (state != TargetState::Active).then_some(Notice::Crashed);
         let app = App {
             name,
@@ -601,6 +665,8 @@ mod tests {
             last_release: 1,
             generated: BTreeMap::new(),
             postdeploy_done: false,
+            asleep_since: None,
+            woken_at: None,
             created_at: Timestamp(0),
             formation: None,
             scaled_at: None,
@@ -627,7 +693,10 @@ mod tests {
                 size: None,
                 state: ProcessState::Running { since: Timestamp(0) },
             }],
-            route: Some(WantedRoute { release: Some(number), targets: vec![target], notice }),
+            route: Some(WantedRoute { release: Some(number), targets: vec![target], notice, hold, asleep: false }),
+            web: BTreeMap::new(),
+            sleep_after: None,
+            used: None,
             targets: BTreeMap::from([(id, TargetView { state, healthy, seen: String::new(), in_flight: 0 })]),
             boot_timeout: Duration::from_secs(60),
             drain_limit: Duration::from_secs(30),

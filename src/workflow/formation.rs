@@ -62,7 +62,10 @@ pub fn parse_scale(text: &str) -> Result<(String, ScaleOrder), ScaleRefusal> {
         None => None,
     };
     let size = size.map(str::to_ascii_lowercase);
-    let odd = |size: &String| size.is_empty() || !size.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    let odd = |size: &String| {
+        !size.starts_with(|first: char| first.is_ascii_alphabetic())
+            || !size.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    };
     if size.as_ref().is_some_and(odd) {
         return Err(refusal());
     }

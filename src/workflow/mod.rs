@@ -10,6 +10,7 @@ mod deploy;
 mod formation;
 mod intake;
 mod report;
+mod sleep;
 mod test_run;
 
 pub use commands::{mentioned_commands, needs_right, promote, retry_release, roll_back};
@@ -21,6 +22,7 @@ pub use report::{
     AppLine, CheckReport, CommandLine, CommentView, DeploymentReport, DeploymentState, PullView, Reaction, RunLine,
     StatusReport, StatusState, app_reports, comment_view, deployment_key, reactions, run_report,
 };
+pub use sleep::Use;
 pub use test_run::{RunView, SETUP_FAILED, plan_run, test_script, verdict};
 
 use crate::clock::Timestamp;
@@ -188,6 +190,9 @@ pub enum Action {
     Conclude {
         verdict: Verdict,
     },
+    /// Nobody uses the app: nothing of it runs until somebody knocks.
+    Sleep,
+    Wake,
     /// Nothing of the app runs any more: drop its folders and routes, and its record once GitHub knows.
     Forget,
 }

@@ -5,7 +5,7 @@ use landfall::clock::Clock;
 use landfall::config::Config;
 use landfall::domain::{AppName, SlugDigest};
 use landfall::outside::Outside;
-use landfall::platform::{Code, Memory, Outcome, Platform, Spec};
+use landfall::platform::{Code, Exit, Memory, Outcome, Platform, Spec};
 use landfall::reconcile::{self, Step, World};
 use landfall::router::{MemoryRouter, Router};
 use landfall::server::{self, Parts};
@@ -28,6 +28,11 @@ pub const FAILING: &str = "broken test";
 pub const UNHEALTHY: &str = "never answers";
 pub const UNBUILDABLE: &str = "does not build";
 pub const FAILING_MIGRATION: &str = "bad migration";
+
+pub const ENDLESS_MIGRATION: &str = "endless migration";
+/// What a build does that the platform has to end.
+pub const CUTS: &[(&str, Exit)] =
+    &[("hangs", Exit::TimeLimit), ("fills the disk", Exit::DiskLimit), ("only talks", Exit::OutputLimit)];
 
 pub struct Town {
     pub sim: Sim,
@@ -116,6 +121,11 @@ impl Town {
 
     /// Starts the control plane on the same folder, as after a restart.
     pub async fn boot(&mut self, outside: Option<Arc<Outside>>) {
+        self.boot_with(outside, |_| {}).await;
+    }
+
+    /// As `boot`, with a change to the configuration.
+    pub async fn boot_with(&mut self, outside: Option<Arc<Outside>>, change: impl FnOnce(&mut Config)) {
         let mut config = Config { data_dir: self.folder.path().join("data"), ..Config::default() };
         config.server.listen = self.intake;
         config.server.public_url = "http://landfall.test".to_owned();
@@ -126,6 +136,7 @@ impl Town {
         config.github.write_interval_ms = 0;
         config.github.staleness_seconds = 1;
         config.apps.boot_seconds = 2;
+        change(&mut config);
         let world = Arc::new(self.open(&config, outside).await);
         let secrets =
             landfall::github::WebhookSecrets::new(vec![landfall::domain::Secret::new(SECRET)]).expect("secrets");
@@ -433,7 +444,14 @@ fn script(spec: &Spec) -> Outcome {
             if page.contains(UNBUILDABLE) {
                 return exits(1, &["-----> Building", "       syntax error"]);
             }
-            let out = spec.binds.iter().find(|bind| bind.inside.ends_with("out")).expect("a build has its results");
+            for (word, why) in CUTS {
+                if page.contains(word) {
+                    return Outcome::Cut(why.clone());
+                }
+            }
+            let at = |name: &str| spec.binds.iter().find(|bind| bind.inside.ends_with(name)).expect("a bound folder");
+            std::fs::write(at("cache").host.join("page.txt"), &page).expect("write into the cache");
+            let out = at("out");
             let procfile = std::fs::read_to_string(path.join("Procfile")).unwrap_or_default();
             for (name, text) in build_results(&page, procfile) {
                 std::fs::write(out.host.join(name), text).expect("write a result");
@@ -454,6 +472,9 @@ fn script(spec: &Spec) -> Outcome {
             Some("release") if spec.environment.get("MIGRATION").is_some_and(|migration| migration == "bad") => {
                 exits(1, &["no such table"])
             }
+            Some("release") if spec.environment.get("FAILING").is_some_and(|failing| failing == "end") => {
+                Outcome::Cut(Exit::TimeLimit)
+            }
             Some("release") => exits(0, &["migrated"]),
             // A script says its status with its last word.
             Some("postdeploy" | "predestroy" | "run") => {
@@ -473,6 +494,8 @@ fn build_results(page: &str, procfile: String) -> BTreeMap<&'static str, String>
         "web"
     } else if page.contains(FAILING_MIGRATION) {
         "migration"
+    } else if page.contains(ENDLESS_MIGRATION) {
+        "end"
     } else {
         "nothing"
     };

@@ -265,6 +265,8 @@ pub fn app(name: &str, stage: Stage, deploys: Vec<Deploy>, live: Option<u32>) ->
         live: live.map(ReleaseNumber),
         generated: BTreeMap::new(),
         postdeploy_done: false,
+        asleep_since: None,
+        woken_at: None,
         created_at: START,
         formation: None,
         scaled_at: None,
@@ -327,6 +329,12 @@ fn failures() -> Vec<Failure> {
         Failure::Configuration { file: detail(), detail: detail() },
         Failure::NotBuildable { looked_for: tail() },
         Failure::SlugTooLarge { detail: detail() },
+        Failure::TooManyFiles { detail: detail() },
+        Failure::SlugExpands { detail: detail() },
+        Failure::LeadsOutside { detail: detail() },
+        Failure::Unreadable { detail: detail() },
+        Failure::BadResult { detail: detail() },
+        Failure::Buildpack { detail: detail() },
         Failure::MissingConfig { names: tail() },
         Failure::NothingToRun,
         Failure::NotHealthy { process: detail(), seconds: 60, seen: detail(), tail: tail() },
@@ -380,7 +388,8 @@ fn run_states() -> Vec<TestRun> {
         tail: vec![HOSTILE.to_owned()],
         setup_failed: false,
     };
-    let failure_of_test = || TestFailure { name: HOSTILE.to_owned(), message: format!("{HOSTILE}\n{HOSTILE}") };
+    let failure_of_test =
+        || TestFailure { name: HOSTILE.to_owned(), message: format!("{HOSTILE}\n{HOSTILE}"), ..TestFailure::default() };
     let mut all = vec![run(None), TestRun { tree: Some(sha('b')), ..run(None) }, started(None)];
     for ended in ends() {
         let mut failed = started(Some(Verdict::Failed));
@@ -417,6 +426,8 @@ fn builds() -> Vec<Build> {
         process: "build.0.a1".parse().unwrap(),
         started_at: START,
         state,
+        cache_of: None,
+        buildpacks: Vec::new(),
     };
     let mut all = vec![build(BuildState::Running), build(BuildState::Succeeded { slug: digest(), at: START })];
     all.extend(failures().into_iter().map(|failure| build(BuildState::Failed { failure, at: START })));

@@ -115,9 +115,9 @@ fn decoded(value: &str) -> String {
 
 const TAGS: &[&str] = &[
     "a", "article", "b", "body", "br", "button", "code", "dd", "details", "div", "dl", "dt", "footer", "form", "h1",
-    "h2", "h3", "h4", "head", "header", "html", "input", "li", "link", "main", "meta", "nav", "ol", "p", "path", "pre",
-    "rect", "script", "section", "span", "strong", "summary", "svg", "table", "tbody", "td", "th", "thead", "time",
-    "title", "tr", "ul",
+    "h2", "h3", "h4", "head", "header", "html", "input", "label", "li", "link", "main", "meta", "nav", "ol", "p",
+    "path", "pre", "rect", "script", "section", "span", "strong", "summary", "svg", "table", "tbody", "td", "textarea",
+    "th", "thead", "time", "title", "tr", "ul",
 ];
 
 fn check(path: &str, page: &str) {
