@@ -34,6 +34,7 @@ pub mod platform;
 pub mod slug;
 pub mod router;
 pub mod reconcile;
+pub mod node;
 pub mod web;
 pub mod server;
 pub mod sim;

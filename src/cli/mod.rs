@@ -106,6 +106,12 @@ enum Command {
         #[arg(long)]
         spec: PathBuf,
     },
+    /// Runs test files inside a test process
+    #[command(hide = true)]
+    Node {
+        #[arg(long, default_value = crate::node::SOCKET)]
+        socket: PathBuf,
+    },
 }
 
 #[derive(Args)]
@@ -200,6 +206,9 @@ impl From<std::io::Error> for Failed {
 
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    if let Command::Node { socket } = &cli.command {
+        return crate::node::run(socket);
+    }
     let result = match cli.command {
         Command::Dyno { spec } => crate::platform::dyno::main(&spec),
         Command::Serve => with_config(&cli.config, |config| crate::server::serve(config, &cli.config)),
@@ -300,7 +309,8 @@ fn ask(config_file: &Path, json: bool, command: Command) -> Result<(), Failed> {
             Command::Import { file } => machine::import(&client, &config, &file),
             Command::Doctor => machine::doctor(&client, &config).await,
             Command::Down => machine::down(&client, &config).await,
-            Command::Serve | Command::Router | Command::Demo(_) | Command::Sim(_) | Command::Dyno { .. } => Ok(()),
+            Command::Serve | Command::Router | Command::Demo(_) | Command::Sim(_) => Ok(()),
+            Command::Dyno { .. } | Command::Node { .. } => Ok(()),
         }
     })
 }
@@ -344,6 +354,7 @@ mod tests {
             "landfall doctor",
             "landfall down",
             "landfall dyno --spec f",
+            "landfall node --socket s",
         ] {
             let parsed = Cli::try_parse_from(line.split_whitespace());
             assert!(parsed.is_ok(), "{line}: {}", parsed.err().map(|error| error.to_string()).unwrap_or_default());

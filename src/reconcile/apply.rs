@@ -92,6 +92,8 @@ pub fn apply(
                     cancelled: None,
                     verdict: None,
                     finished_at: None,
+                    split: None,
+                    only_failed_of: None,
                 })?;
                 newest_run = Some(number);
                 enqueue(tx, &Subject::Run(number), now)?;

@@ -14,6 +14,7 @@ mod observe;
 mod prune;
 mod publish;
 mod publish_pull;
+pub mod split;
 mod start;
 mod sweep;
 mod trouble;
@@ -71,6 +72,9 @@ pub struct World {
     pub wake: Arc<Notify>,
     /// Set in the crash test only.
     pub outside: Option<Arc<Outside>>,
+    /// This program, which runs inside test processes as well.
+    pub executable: PathBuf,
+    pub boards: split::Boards,
     /// One build of a repository is prepared at a time, one table is sent at a time.
     pub locks: Locks,
 }
@@ -297,6 +301,7 @@ pub async fn run(world: Arc<World>, workers: usize) {
         tasks.spawn(work(world.clone()));
     }
     tasks.spawn(follow_platform(world.clone()));
+    tasks.spawn(split::listen(world.clone()));
     tasks.spawn(tick(world));
     while let Some(ended) = tasks.join_next().await {
         if let Err(error) = ended {

@@ -3,7 +3,7 @@
 
 use super::apply::put_app;
 use super::observe::label;
-use super::{Trouble, World, act, build};
+use super::{Trouble, World, act, build, split};
 use crate::domain::*;
 use crate::outside;
 use crate::platform::{Code, Limits, Spec};
@@ -300,6 +300,13 @@ pub(super) async fn node(world: &World, run: &TestRun, node: u16, attempt: u32) 
         variables.insert("HEROKU_PR_NUMBER".to_owned(), pull.to_string());
     }
     let settings = &world.config.tests;
+    let (test, binds) = if run.split.is_some() {
+        let who = split::Who { run: run.number, node, attempt };
+        split::open(world, who).await?;
+        (split::command(), split::binds(world, who)?)
+    } else {
+        (script.test.clone(), Vec::new())
+    };
     let spec = Spec {
         id: run.process_id(node, attempt),
         labels: [
@@ -312,7 +319,7 @@ pub(super) async fn node(world: &World, run: &TestRun, node: u16, attempt: u32) 
         .into(),
         name: format!("test.{node}"),
         code: Code::Slug(slug.digest.clone()),
-        command: node_command(script.setup.as_deref(), &script.test),
+        command: node_command(script.setup.as_deref(), &test),
         environment: variables,
         limits: Limits {
             memory_bytes: settings.memory_mb << 20,
@@ -324,7 +331,7 @@ pub(super) async fn node(world: &World, run: &TestRun, node: u16, attempt: u32) 
         port: None,
         time_limit: Some(Duration::from_secs(settings.minutes * 60)),
         grace: Duration::from_secs(5),
-        binds: Vec::new(),
+        binds,
     };
     start(world, &spec).await?;
     info!(run = %run.number, node, "started node {node} of test run {}", run.number);
@@ -339,7 +346,7 @@ fn node_command(setup: Option<&str>, test: &str) -> String {
     }
 }
 
-fn slug_of(world: &World, run: &TestRun) -> Result<Option<Slug>, Trouble> {
+pub(super) fn slug_of(world: &World, run: &TestRun) -> Result<Option<Slug>, Trouble> {
     let Some(tree) = &run.tree else { return Ok(None) };
     let Some(key) = world.store.build_of_tree(run.repository, tree)? else { return Ok(None) };
     match world.store.build(&key)?.map(|build| build.state) {

@@ -8,6 +8,8 @@ mod commands;
 mod deploy;
 mod intake;
 mod report;
+mod slots;
+mod split;
 mod test_run;
 
 pub use commands::{mentioned_commands, needs_right, promote, roll_back};
@@ -17,8 +19,13 @@ pub use report::{
     AppLine, CheckReport, CommandLine, CommentView, DeploymentReport, DeploymentState, PullView, Reaction, RunLine,
     StatusReport, StatusState, app_reports, comment_view, deployment_key, reactions, run_report,
 };
+pub use slots::{Claim, share};
+pub use split::{
+    BatchRecord, MeasuredRun, SplitPlan, SplitView, Way, holds, is_red, measured, node_results, summary, way,
+};
 pub use test_run::{RunView, SETUP_FAILED, plan_run, test_script, verdict};
 
+use crate::ci::split::LeaseId;
 use crate::clock::Timestamp;
 use crate::domain::*;
 use std::time::Duration;
@@ -162,6 +169,17 @@ pub enum Action {
     PlanNodes {
         nodes: u16,
     },
+    /// Leases of nodes that are silent go to others.
+    ExpireLeases {
+        leases: Vec<LeaseId>,
+    },
+    /// A node's process is gone: others get what it held.
+    NodeLost {
+        node: u16,
+        attempt: u32,
+    },
+    /// No node will come any more.
+    Abandon,
     Conclude {
         verdict: Verdict,
     },

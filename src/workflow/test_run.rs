@@ -4,6 +4,7 @@
 //! tests is started again, and one that is missing is never counted as green.
 
 use super::deploy::{BuildStep, next_of_build};
+use super::split::{SplitView, split_verdict};
 use super::{Action, Plan, ProcessState, ProcessView};
 use crate::clock::Timestamp;
 use crate::domain::*;
@@ -23,8 +24,10 @@ pub struct RunView {
     /// A run of the same tree that passed.
     pub same_tree_passed: Option<RunNumber>,
     pub processes: Vec<ProcessView>,
-    /// Nodes of all runs that could start now.
+    /// Nodes that this run may start now.
     pub free_slots: usize,
+    /// The board, where files are dealt.
+    pub split: Option<SplitView>,
 }
 
 /// What a node runs, and how many nodes there are.
@@ -67,7 +70,8 @@ pub fn plan_run(run: &TestRun, view: &RunView) -> Plan {
         return plan;
     };
     if run.started_at.is_none() {
-        if let Some(earlier) = view.same_tree_passed {
+        let reuse = run.only_failed_of.is_none() && slug.settings().tests.reuse;
+        if let Some(earlier) = view.same_tree_passed.filter(|_| reuse) {
             plan.act(Action::Conclude { verdict: Verdict::Reused { run: earlier } });
             return plan;
         }
@@ -77,8 +81,75 @@ pub fn plan_run(run: &TestRun, view: &RunView) -> Plan {
         }
         return plan;
     }
-    drive_nodes(run, view, &mut plan);
+    match &view.split {
+        Some(split) => drive_dealing(run, view, split, &mut plan),
+        None => drive_nodes(run, view, &mut plan),
+    }
     plan
+}
+
+/// How often a dealing run is looked at, for silent nodes.
+const WATCH: Duration = Duration::from_millis(1_000);
+/// How long a node may take to notice that nothing is left.
+const LEAVE: Duration = Duration::from_secs(15);
+
+/// Nodes come as slots free up, take what is there, and go when all is settled; one that dies comes again while there is
+/// work, and what it held goes to others at once.
+fn drive_dealing(run: &TestRun, view: &RunView, split: &SplitView, plan: &mut Plan) {
+    if run.results.values().any(|result| result.setup_failed) {
+        plan.act(Action::Conclude { verdict: split_verdict(run, split) });
+        return;
+    }
+    if !split.silent.is_empty() {
+        plan.act(Action::ExpireLeases { leases: split.silent.clone() });
+    }
+    let mut free = view.free_slots;
+    let (mut going, mut coming) = (0, 0);
+    for node in 0..run.nodes {
+        let newest =
+            view.processes.iter().filter(|process| process.ordinal == node).max_by_key(|process| process.attempt);
+        if run.results.contains_key(&node) {
+            continue;
+        }
+        let Some(process) = newest else {
+            coming += 1;
+            if !split.over && free > 0 {
+                free -= 1;
+                plan.act(Action::StartNode { node, attempt: 1 });
+            }
+            continue;
+        };
+        let ProcessState::Exited { ended, .. } = &process.state else {
+            going += 1;
+            let late = split.last_settled.is_some_and(|at| view.now.since(at) >= LEAVE);
+            if split.over && late && process.state != ProcessState::Stopping {
+                plan.act(Action::Stop { process: process.id.clone() });
+            }
+            continue;
+        };
+        if split.present.get(&node) == Some(&process.attempt) {
+            plan.act(Action::NodeLost { node, attempt: process.attempt });
+        }
+        let by_itself = matches!(ended, Ended::Exited { .. } | Ended::CouldNotStart { .. });
+        if split.over || by_itself || process.attempt >= ATTEMPTS {
+            plan.act(Action::CollectNode { node, process: process.id.clone() });
+        } else {
+            coming += 1;
+            if free > 0 {
+                free -= 1;
+                plan.act(Action::StartNode { node, attempt: process.attempt + 1 });
+            }
+        }
+    }
+    let moving = plan.actions.iter().any(|action| {
+        matches!(action, Action::StartNode { .. } | Action::CollectNode { .. } | Action::NodeLost { .. })
+    });
+    match (split.over, going, coming) {
+        (true, 0, _) if !moving => plan.act(Action::Conclude { verdict: split_verdict(run, split) }),
+        (false, 0, 0) if !moving => plan.act(Action::Abandon),
+        (false, _, 1..) => plan.look_again_in(Duration::from_millis(250)),
+        _ => plan.look_again_in(WATCH),
+    }
 }
 
 fn drive_nodes(run: &TestRun, view: &RunView, plan: &mut Plan) {

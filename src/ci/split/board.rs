@@ -251,6 +251,20 @@ impl Board {
         self.progress.iter().all(|progress| progress.settled.is_some())
     }
 
+    /// Nodes whose process has come and is not known to be gone, with its attempt.
+    pub fn present(&self) -> impl Iterator<Item = (u16, u32)> {
+        self.nodes.iter().filter(|(_, node)| node.present).map(|(number, node)| (*number, node.attempt))
+    }
+
+    /// When the last item was settled.
+    pub fn last_settled(&self) -> Option<Timestamp> {
+        self.progress.iter().filter_map(|progress| Some(progress.settled?.at)).max()
+    }
+
+    pub fn opened_at(&self) -> Timestamp {
+        self.opened_at
+    }
+
     /// What a batch costs before its first file, as learned so far, in milliseconds.
     pub fn start_up_ms(&self) -> u64 {
         self.start_up_ms / u64::from(self.start_ups.max(1))
