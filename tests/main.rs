@@ -10,6 +10,7 @@ mod support {
 
 mod browser;
 mod crash;
+mod dealing;
 mod documents;
 mod github_client;
 mod github_schemas;

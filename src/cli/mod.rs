@@ -175,7 +175,12 @@ enum Ci {
         node: Option<u16>,
     },
     /// Test the commit of a run again
-    Rerun { run: u64 },
+    Rerun {
+        run: u64,
+        /// Only the files that failed
+        #[arg(long)]
+        failed: bool,
+    },
     /// End a run
     Cancel { run: u64 },
 }
@@ -299,7 +304,7 @@ fn ask(config_file: &Path, json: bool, command: Command) -> Result<(), Failed> {
             Command::Ci(Ci::List { repository }) => show::runs(&client, repository.as_deref()).await,
             Command::Ci(Ci::Show { run, node: None }) => show::run(&client, run).await,
             Command::Ci(Ci::Show { run, node: Some(node) }) => show::node_log(&client, run, node).await,
-            Command::Ci(Ci::Rerun { run }) => show::rerun(&client, run).await,
+            Command::Ci(Ci::Rerun { run, failed }) => show::rerun(&client, run, failed).await,
             Command::Ci(Ci::Cancel { run }) => show::cancel(&client, run).await,
             Command::Pipelines => show::pipelines(&client).await,
             Command::Deliveries { id: None, lines, only } => show::deliveries(&client, lines, &only).await,
@@ -345,6 +350,7 @@ mod tests {
             "landfall ci list",
             "landfall ci show 3 --node 1",
             "landfall ci rerun 3",
+            "landfall ci rerun 3 --failed",
             "landfall ci cancel 3",
             "landfall pipelines",
             "landfall deliveries",

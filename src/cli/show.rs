@@ -278,6 +278,18 @@ pub async fn run(client: &Client, number: u64) -> Result<(), Failed> {
     if !rows.is_empty() {
         table(&["NODE", "STATE", "TIME", "TESTS"], &rows)?;
     }
+    if !answer["split"].is_null() && answer["over"] == true {
+        line(&client.sentence(json!({ "say": "split", "split": answer["split"], "nodes": answer["nodes"] })))?;
+        for file in list(&answer["split"], "red_files") {
+            line(&client.sentence(json!({ "say": "red_file", "file": file })))?;
+        }
+        for path in list(&answer["split"], "flaky_files") {
+            line(&client.sentence(json!({ "say": "flaky_file", "path": path })))?;
+        }
+    }
+    if !answer["verdict"]["failure"].is_null() {
+        line(&client.sentence(json!({ "say": "failure", "failure": answer["verdict"]["failure"] })))?;
+    }
     for node in list(&answer, "lanes") {
         for failure in list(node, "failures") {
             line(&format!("node {} failed: {}", text(node, &["node"]), print::plain(&text(failure, &["name"]))))?;
@@ -286,8 +298,8 @@ pub async fn run(client: &Client, number: u64) -> Result<(), Failed> {
     Ok(())
 }
 
-pub async fn rerun(client: &Client, number: u64) -> Result<(), Failed> {
-    let answer = client.post(&format!("/api/v1/runs/{number}/rerun"), json!({})).await?;
+pub async fn rerun(client: &Client, number: u64, failed: bool) -> Result<(), Failed> {
+    let answer = client.post(&format!("/api/v1/runs/{number}/rerun"), json!({ "failed": failed })).await?;
     if client.json {
         return print_json(&answer);
     }

@@ -11,7 +11,13 @@ pub enum Command {
     /// Copy staging's slug to production.
     Promote,
     /// Run the tests of the head commit again.
-    Retest,
+    Retest {
+        /// Only the files that failed.
+        #[serde(default)]
+        failed: bool,
+    },
+    /// End the tests that run.
+    Cancel,
     /// Go back to an earlier release; the one before the live one unless named.
     Rollback {
         to: Option<ReleaseNumber>,
@@ -59,6 +65,8 @@ pub enum Answer {
     Refused {
         reason: Refusal,
     },
+    /// Its test runs are being ended.
+    Ending,
     Helped,
 }
 

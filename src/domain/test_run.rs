@@ -92,6 +92,8 @@ pub enum Cancelled {
         commit: Sha,
     },
     Closed,
+    /// The merge queue no longer asks.
+    Dequeued,
     /// The app may not look at the repository any more.
     GrantEnded,
     By {

@@ -74,7 +74,7 @@ pub fn apply(
                     }
                 }
             }
-            Change::StartRun { pull, branch, commit } => {
+            Change::StartRun { pull, branch, commit, only_failed_of } => {
                 let number = RunNumber(tx.next_number("run")?);
                 let ordinal = tx.next_number(&format!("run of {}", repository.id))?;
                 tx.put_run(&TestRun {
@@ -93,7 +93,7 @@ pub fn apply(
                     verdict: None,
                     finished_at: None,
                     split: None,
-                    only_failed_of: None,
+                    only_failed_of: *only_failed_of,
                 })?;
                 newest_run = Some(number);
                 enqueue(tx, &Subject::Run(number), now)?;
@@ -116,7 +116,8 @@ pub fn apply(
             Change::AnswerWithNewest(record) => {
                 let mut record = record.clone();
                 record.answer = match (&record.command, &newest_deploy, newest_run) {
-                    (Command::Retest, _, Some(run)) => Answer::Testing { run },
+                    (Command::Retest { .. }, _, Some(run)) => Answer::Testing { run },
+                    (Command::Cancel, ..) => Answer::Ending,
                     (_, Some((app, deploy)), _) => Answer::Deploying { app: app.clone(), deploy: *deploy },
                     _ => record.answer,
                 };

@@ -54,10 +54,16 @@ pub async fn roll_back(
 }
 
 /// Tests a run's commit again, as the Re-run button on GitHub does.
-pub async fn rerun(world: &World, run: &TestRun, by: &str) -> Result<Result<RunNumber, Refusal>, Trouble> {
+pub async fn rerun(
+    world: &World,
+    run: &TestRun,
+    by: &str,
+    only_failed: bool,
+) -> Result<Result<RunNumber, Refusal>, Trouble> {
     let _alone = world.locks.lock(&format!("repository {}", run.repository)).await;
     let repository = repository_of(world, run.repository)?;
-    let event = Event::RerunAsked { commit: run.commit.clone(), run: Some(run.number), by: Some(by.to_owned()) };
+    let event =
+        Event::RerunAsked { commit: run.commit.clone(), run: Some(run.number), by: Some(by.to_owned()), only_failed };
     let changes = decide(&event, &snapshot(world, &repository)?);
     if changes.is_empty() {
         return Ok(Err(Refusal::NothingToTest));

@@ -309,10 +309,16 @@ async fn promote(request: HttpRequest, shared: Data<Shared>, path: Path<(String,
     shared.done(&request, order.await)
 }
 
-async fn rerun(request: HttpRequest, shared: Data<Shared>, path: Path<String>) -> HttpResponse {
+async fn rerun(request: HttpRequest, shared: Data<Shared>, path: Path<String>, bytes: Bytes) -> HttpResponse {
     let order = async {
         let run = views::find_run(&shared.world, &path)?;
-        let number = command::rerun(&shared.world, &run, OPERATOR).await?.map_err(refused)?;
+        let failed = match body(&request, &bytes)?.get("failed") {
+            None | Some(Value::Null) => false,
+            Some(Value::Bool(failed)) => *failed,
+            Some(Value::String(text)) => text == "true",
+            Some(other) => return Err(Problem::Malformed { what: "failed", detail: format!("{other} is no truth") }),
+        };
+        let number = command::rerun(&shared.world, &run, OPERATOR, failed).await?.map_err(refused)?;
         Done::new(json!({ "run": number }), format!("/runs/{number}"))
     };
     shared.done(&request, order.await)

@@ -7,7 +7,7 @@ use super::{Change, Snapshot};
 use crate::clock::Timestamp;
 use crate::domain::*;
 
-const WORDS: [&str; 4] = ["promote", "rollback", "retest", "help"];
+const WORDS: [&str; 5] = ["promote", "rollback", "retest", "cancel", "help"];
 
 /// Commands in a comment, in order. Lines that start with `/` and no word, such as paths, are no commands.
 pub fn mentioned_commands(body: &str) -> Vec<Command> {
@@ -57,7 +57,8 @@ fn parse(line: &str) -> Option<Command> {
     let arguments: Vec<&str> = words.collect();
     Some(match word {
         "promote" => Command::Promote,
-        "retest" => Command::Retest,
+        "retest" => Command::Retest { failed: arguments.contains(&"failed") },
+        "cancel" => Command::Cancel,
         "help" => Command::Help,
         "rollback" => Command::Rollback {
             to: arguments.iter().find_map(|argument| argument.parse().ok()),
@@ -96,7 +97,7 @@ fn edits(from: &str, to: &str) -> usize {
 /// Whether GitHub must be asked what the author may do before this comment is decided on.
 pub fn needs_right(commands: &[Command]) -> bool {
     commands.iter().any(|command| match command {
-        Command::Promote | Command::Rollback { .. } | Command::Retest => true,
+        Command::Promote | Command::Rollback { .. } | Command::Retest { .. } | Command::Cancel => true,
         Command::Help | Command::Unknown { .. } => false,
     })
 }
@@ -157,7 +158,8 @@ fn effect(command: &Command, pull: PullNumber, author: &str, snapshot: &Snapshot
             };
             roll_back(stage, *to, author, snapshot).map(Some)
         }
-        Command::Retest => retest(pull, snapshot).map(Some),
+        Command::Retest { failed } => retest(pull, *failed, snapshot).map(Some),
+        Command::Cancel => cancel(pull, author, snapshot).map(Some),
     }
 }
 
@@ -232,7 +234,7 @@ pub fn roll_back(
     })
 }
 
-fn retest(pull: PullNumber, snapshot: &Snapshot) -> Result<Change, Refusal> {
+fn retest(pull: PullNumber, failed: bool, snapshot: &Snapshot) -> Result<Change, Refusal> {
     let known = snapshot.pull.as_ref().filter(|known| known.number == pull && known.open && !known.is_fork());
     let known = known.ok_or(Refusal::NothingToTest)?;
     let busy = snapshot.runs.iter().any(|run| {
@@ -241,7 +243,25 @@ fn retest(pull: PullNumber, snapshot: &Snapshot) -> Result<Change, Refusal> {
     if busy {
         return Err(Refusal::NothingToTest);
     }
-    Ok(Change::StartRun { pull: Some(pull), branch: known.branch.clone(), commit: known.head.clone() })
+    let newest = snapshot.runs.iter().filter(|run| run.pull == Some(pull) && run.commit == known.head);
+    let newest = newest.max_by_key(|run| run.number).filter(|run| run.verdict == Some(Verdict::Failed));
+    Ok(Change::StartRun {
+        pull: Some(pull),
+        branch: known.branch.clone(),
+        commit: known.head.clone(),
+        only_failed_of: newest.filter(|_| failed).map(|run| run.number),
+    })
+}
+
+fn cancel(pull: PullNumber, author: &str, snapshot: &Snapshot) -> Result<Change, Refusal> {
+    let going_on = |run: &&TestRun| run.pull == Some(pull) && run.verdict.is_none() && run.cancelled.is_none();
+    let run = snapshot.runs.iter().find(going_on).ok_or(Refusal::NothingToTest)?;
+    Ok(Change::CancelRuns {
+        pull: Some(pull),
+        branch: run.branch.clone(),
+        except: None,
+        because: Cancelled::By { login: author.to_owned() },
+    })
 }
 
 #[cfg(test)]

@@ -57,6 +57,7 @@ pub enum Change {
         pull: Option<PullNumber>,
         branch: String,
         commit: Sha,
+        only_failed_of: Option<RunNumber>,
     },
     /// End the runs that are still going on for this pull request or branch, but those of `except`.
     CancelRuns {

@@ -108,6 +108,9 @@ pub struct CheckReport {
     pub counts: Counts,
     pub results: Vec<(u16, NodeResult)>,
     pub seconds: Option<u64>,
+    /// Of a run whose files are dealt.
+    pub split: Option<SplitSummary>,
+    pub only_failed_of: Option<RunNumber>,
 }
 
 pub fn run_report(run: &TestRun) -> CheckReport {
@@ -121,6 +124,8 @@ pub fn run_report(run: &TestRun) -> CheckReport {
         nodes: run.nodes,
         counts: run.counts(),
         results: run.results.iter().map(|(node, result)| (*node, result.clone())).collect(),
+        split: run.split.clone(),
+        only_failed_of: run.only_failed_of,
         seconds: match (run.started_at, run.finished_at) {
             (Some(started), Some(finished)) => Some(finished.since(started).as_secs()),
             _ => None,
@@ -295,7 +300,7 @@ pub fn reactions(view: &PullView) -> Vec<Reaction> {
         let ending = match (&record.answer, line.phase, line.run_state) {
             (Answer::Refused { reason: Refusal::UnknownCommand }, ..) => Some("confused"),
             (Answer::Refused { .. }, ..) => Some("-1"),
-            (Answer::Helped, ..) => Some("+1"),
+            (Answer::Helped | Answer::Ending, ..) => Some("+1"),
             (Answer::Deploying { .. }, Some(Phase::Live | Phase::Replaced), _) => Some("rocket"),
             (Answer::Deploying { .. }, Some(Phase::Failed), _) => Some("-1"),
             (Answer::Testing { .. }, _, Some(RunState::Succeeded)) => Some("+1"),

@@ -116,6 +116,8 @@ pub struct BatchRecord {
     pub lease: LeaseId,
     pub node: u16,
     pub attempt: u32,
+    /// When it was told.
+    pub at: Timestamp,
     pub done: Done,
 }
 

@@ -59,7 +59,7 @@ pub async fn answer(world: &World, who: Who, request: Request) -> Result<Answer,
                 Some(LeaseState::Finished) => (Answer::Taken, None),
                 Some(LeaseState::Open) => {
                     finish(live, lease, &done, now);
-                    (Answer::Taken, Some(BatchRecord { lease, node, attempt, done }))
+                    (Answer::Taken, Some(BatchRecord { lease, node, attempt, at: now, done }))
                 }
                 Some(_) => (Answer::Refused { why: Refusal::LeaseOver }, None),
             })

@@ -51,6 +51,8 @@ fn base_of(world: &World, run: &TestRun) -> Result<Option<TestRun>, Trouble> {
     if run.pull.is_none() {
         return Ok(None);
     }
-    let ended = |run: &TestRun| run.pull.is_none() && matches!(run.verdict, Some(Verdict::Passed | Verdict::Failed));
+    let Some(repository) = world.store.repository(run.repository)? else { return Ok(None) };
+    let on_base = |run: &TestRun| run.pull.is_none() && run.branch == repository.default_branch;
+    let ended = |run: &TestRun| on_base(run) && matches!(run.verdict, Some(Verdict::Passed | Verdict::Failed));
     Ok(world.store.runs_of(run.repository)?.into_iter().rev().find(ended))
 }

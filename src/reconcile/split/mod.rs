@@ -16,6 +16,7 @@ pub(super) use sockets::{binds, close, command, leftover_folders, open, who_is};
 
 use super::{Trouble, World};
 use crate::ci::split::{Board, Event, Item, LeaseState, Recorded};
+use crate::clock::Timestamp;
 use crate::domain::*;
 use crate::store::{StoreError, Transaction};
 use crate::workflow::{BatchRecord, SplitPlan, SplitView};
@@ -159,4 +160,38 @@ pub(super) async fn tell(world: &World, run: RunNumber, events: Vec<Event>) -> R
 /// What the nodes of a run told, in the order in which batches were dealt.
 pub fn batches(world: &World, run: RunNumber) -> Result<Vec<BatchRecord>, StoreError> {
     world.store.run_parts(run, "batch/")
+}
+
+/// A batch as the picture of a run shows it.
+pub struct Told {
+    pub node: u16,
+    pub ended_at: Timestamp,
+    pub files: Vec<ToldFile>,
+}
+
+pub struct ToldFile {
+    pub path: String,
+    pub passed: bool,
+    pub wall_ms: u64,
+}
+
+/// What the nodes of a run told, with when.
+pub fn told(world: &World, run: RunNumber) -> Result<Vec<Told>, StoreError> {
+    let items: Vec<Item> = world.store.run_parts::<Vec<Item>>(run, "items/")?.into_iter().flatten().collect();
+    let path = |number: u32| items.get(number as usize).map(|item| item.path.clone()).unwrap_or_default();
+    let told = batches(world, run)?.into_iter().map(|batch| Told {
+        node: batch.node,
+        ended_at: batch.at,
+        files: batch
+            .done
+            .items
+            .iter()
+            .map(|done| ToldFile {
+                path: path(done.item),
+                passed: done.outcome.is_green(),
+                wall_ms: done.wall_ms.min(batch.done.wall_ms),
+            })
+            .collect(),
+    });
+    Ok(told.collect())
 }

@@ -436,7 +436,7 @@ fn commands() -> Vec<CommandRecord> {
     let unknown = Command::Unknown { word: HOSTILE.to_owned(), nearest: Some(HOSTILE.to_owned()) };
     all.push(record(unknown, Answer::Refused { reason: Refusal::UnknownCommand }));
     all.push(record(Command::Promote, Answer::Deploying { app: "hello-production".parse().unwrap(), deploy: 1 }));
-    all.push(record(Command::Retest, Answer::Testing { run: RunNumber(1) }));
+    all.push(record(Command::Retest { failed: false }, Answer::Testing { run: RunNumber(1) }));
     all.push(record(Command::Help, Answer::Helped));
     all
 }
