@@ -4,7 +4,7 @@
 use crate::support::machine::{Machine, hello};
 use anyhow::ensure;
 use reqwest::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The sample app with `[tests]` and these test files.
@@ -88,10 +88,7 @@ async fn files_are_dealt_to_two_nodes_and_each_counts_once() {
     machine.open_pull(&repository, "broken", "Break one").await;
     let run = verdict(&machine, 2).await;
     assert_eq!(run["verdict"]["kind"], "failed", "{run:#}");
-    assert_eq!(
-        run["split"]["red_files"],
-        serde_json::json!([{ "path": "suite/test_03.py", "why": "failed", "on_base": false }])
-    );
+    assert_eq!(run["split"]["red_files"], json!([{ "path": "suite/test_03.py", "why": "failed", "on_base": false }]));
     let look = async || {
         let path = format!("/repos/{repository}/commits/{head}/check-runs");
         let checks = machine.github(Method::GET, &path, None).await;
@@ -105,6 +102,25 @@ async fn files_are_dealt_to_two_nodes_and_each_counts_once() {
     machine.expect("the check to name the failure", look).await;
     let shown = machine.says(&["ci", "show", "2"]).await;
     assert!(shown.contains("suite/test_03.py") && shown.contains("8 of 9 files"), "{shown}");
+
+    // A person does again what the node did that saw it fail: the same files in the same order.
+    let order = |text: &str| -> Vec<String> {
+        text.lines().filter_map(|line| line.split_once("ran suite/")).map(|(_, path)| path.trim().to_owned()).collect()
+    };
+    let log = async |node: u16| machine.says(&["ci", "show", "2", "--node", &node.to_string()]).await;
+    let node = if order(&log(0).await).contains(&"test_03.py".to_owned()) { 0 } else { 1 };
+    let output = machine.landfall(&["ci", "repro", "2", "--node", &node.to_string()]).await;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert_eq!(order(&said), order(&log(node).await), "{said}");
+    assert!(said.contains("test_03.py failed"), "{said}");
+
+    // Only what failed is run again, when somebody asks for that; it still fails.
+    let again = json!({ "body": "/retest failed" });
+    machine.github(Method::POST, &format!("/repos/{repository}/issues/1/comments"), Some(again)).await;
+    let run = verdict(&machine, 4).await;
+    assert_eq!((&run["split"]["planned"], &run["split"]["red"]), (&1.into(), &1.into()), "{run:#}");
+    assert_eq!((&run["nodes"], &run["verdict"]["kind"]), (&1.into(), &"failed".into()), "{run:#}");
     well(&machine).await;
     machine.leave().await;
 }
@@ -186,8 +202,8 @@ async fn files_that_misbehave_are_found_and_named_and_the_others_pass() {
     let wanted: BTreeSet<(String, String)> =
         wanted.map(|(name, why)| (format!("\"suite/test_{name}.py\""), format!("\"{why}\""))).into();
     assert_eq!(red, wanted, "{run:#}");
-    assert_eq!(split["flaky_files"], serde_json::json!(["suite/test_flaky.py"]), "{split:#}");
-    assert_eq!(split["quarantined"], serde_json::json!(["test_held"]), "{split:#}");
+    assert_eq!(split["flaky_files"], json!(["suite/test_flaky.py"]), "{split:#}");
+    assert_eq!(split["quarantined"], json!(["test_held"]), "{split:#}");
     assert_eq!((&split["planned"], &split["passed"], &split["red"]), (&7.into(), &4.into(), &3.into()), "{split:#}");
     well(&machine).await;
     machine.leave().await;

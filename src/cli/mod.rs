@@ -181,6 +181,12 @@ enum Ci {
         #[arg(long)]
         failed: bool,
     },
+    /// Do again what one node of a run did, and show its output
+    Repro {
+        run: u64,
+        #[arg(long, value_name = "N")]
+        node: u16,
+    },
     /// End a run
     Cancel { run: u64 },
 }
@@ -305,6 +311,7 @@ fn ask(config_file: &Path, json: bool, command: Command) -> Result<(), Failed> {
             Command::Ci(Ci::Show { run, node: None }) => show::run(&client, run).await,
             Command::Ci(Ci::Show { run, node: Some(node) }) => show::node_log(&client, run, node).await,
             Command::Ci(Ci::Rerun { run, failed }) => show::rerun(&client, run, failed).await,
+            Command::Ci(Ci::Repro { run, node }) => show::repro(&client, run, node).await,
             Command::Ci(Ci::Cancel { run }) => show::cancel(&client, run).await,
             Command::Pipelines => show::pipelines(&client).await,
             Command::Deliveries { id: None, lines, only } => show::deliveries(&client, lines, &only).await,
@@ -352,6 +359,7 @@ mod tests {
             "landfall ci rerun 3",
             "landfall ci rerun 3 --failed",
             "landfall ci cancel 3",
+            "landfall ci repro 3 --node 1",
             "landfall pipelines",
             "landfall deliveries",
             "landfall replay",

@@ -308,6 +308,29 @@ pub async fn rerun(client: &Client, number: u64, failed: bool) -> Result<(), Fai
     line(&client.sentence(json!({ "say": "rerun", "run": run, "page": page })))
 }
 
+/// Does again what a node did: its output as it comes, then the verdict. Fails where that is not a pass.
+pub async fn repro(client: &Client, run: u64, node: u16) -> Result<(), Failed> {
+    let answer = client.post(&format!("/api/v1/runs/{run}/nodes/{node}/repro"), json!({})).await?;
+    let number = text(&answer, &["run"]);
+    let page = format!("{}/runs/{number}", client.url());
+    if !client.json {
+        line(&client.sentence(json!({ "say": "rerun", "run": number, "page": page })))?;
+    }
+    follow(client, &format!("/api/v1/runs/{number}/nodes/0/logs"), true, 2_000).await?;
+    loop {
+        let answer = client.get(&format!("/api/v1/runs/{number}")).await?;
+        if answer["verdict"].is_null() {
+            tokio::time::sleep(FOLLOW).await;
+            continue;
+        }
+        if !client.json {
+            let number = number.parse().unwrap_or_default();
+            self::run(client, number).await?;
+        }
+        return if text(&answer, &["verdict", "kind"]) == "passed" { Ok(()) } else { Err(Failed::Found) };
+    }
+}
+
 pub async fn cancel(client: &Client, number: u64) -> Result<(), Failed> {
     let answer = client.post(&format!("/api/v1/runs/{number}/cancel"), json!({})).await?;
     if client.json {

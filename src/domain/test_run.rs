@@ -30,6 +30,18 @@ pub struct TestRun {
     /// Only the files that failed in that run are wanted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub only_failed_of: Option<RunNumber>,
+    /// It does again what a node of another run did, for a person to look at; nobody else is told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repeats: Option<Repeated>,
+}
+
+/// A node of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Repeated {
+    pub run: RunNumber,
+    pub node: u16,
+    /// How many nodes that run had.
+    pub nodes: u16,
 }
 
 /// What came of the files that were dealt. The numbers are files, or what the runner takes for one.

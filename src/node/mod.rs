@@ -55,7 +55,8 @@ fn work(link: &mut Link) -> Result<bool, End> {
     loop {
         match link.insist(&Request::Pull) {
             Answer::Batch { lease, items, start_up_ms } => {
-                let mut beat = || !matches!(link.once(&Request::Beat { lease }), Some(Answer::Stop));
+                let mut beat =
+                    || !matches!(link.once(&Request::Beat { lease }), Some(Answer::Stop | Answer::Over { .. }));
                 let every = Duration::from_millis(BEAT_MS);
                 let said = match batch::run(&place, &orders, &items, start_up_ms, every, &mut beat)? {
                     Some(done) => Request::Done { lease, done: done.bounded() },

@@ -94,6 +94,7 @@ pub fn apply(
                     finished_at: None,
                     split: None,
                     only_failed_of: *only_failed_of,
+                    repeats: None,
                 })?;
                 newest_run = Some(number);
                 enqueue(tx, &Subject::Run(number), now)?;

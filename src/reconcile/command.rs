@@ -4,7 +4,7 @@
 use super::apply::{apply, enqueue};
 use super::deliver::fresh_for;
 use super::observe::{self, label};
-use super::{Trouble, World, act};
+use super::{Trouble, World, act, split};
 use crate::domain::*;
 use crate::platform::State;
 use crate::store::{StoreError, queue};
@@ -80,6 +80,55 @@ pub async fn rerun(
     info!(run = %number, "{by} asked for test run {number}");
     world.wake.notify_waiters();
     Ok(Ok(number))
+}
+
+/// Does again what a node of a run did: the same files in the same order and batches, in the same environment. The new
+/// run is told to nobody else. `None` where that node did nothing.
+pub async fn repeat(world: &World, run: &TestRun, node: u16, by: &str) -> Result<Option<RunNumber>, Trouble> {
+    if node >= run.nodes || run.tree.is_none() || run.repeats.is_some() {
+        return Ok(None);
+    }
+    let dealt = match run.split {
+        Some(_) => match split::part_of(world, run.number, node).await? {
+            Some(part) => Some(part),
+            None => return Ok(None),
+        },
+        None => None,
+    };
+    let (run, now) = (run.clone(), world.now());
+    let number = world
+        .commit(move |tx| {
+            let number = RunNumber(tx.next_number("run")?);
+            let ordinal = tx.next_number(&format!("run of {}", run.repository))?;
+            let split = dealt
+                .as_ref()
+                .map(|(_, items)| SplitSummary { planned: items.len() as u64, ..SplitSummary::default() });
+            if let Some((plan, items)) = &dealt {
+                split::put_plan(tx, number, plan, items)?;
+            }
+            tx.put_run(&TestRun {
+                number,
+                ordinal,
+                pull: None,
+                created_at: now,
+                started_at: Some(now),
+                nodes: 1,
+                results: std::collections::BTreeMap::new(),
+                cancelled: None,
+                verdict: None,
+                finished_at: None,
+                split,
+                only_failed_of: None,
+                repeats: Some(Repeated { run: run.number, node, nodes: run.nodes }),
+                ..run.clone()
+            })?;
+            enqueue(tx, &Subject::Run(number), now)?;
+            Ok::<RunNumber, StoreError>(number)
+        })
+        .await?;
+    info!(run = %number, "{by} asked for a part of a test run to be done again, as run {number}");
+    world.wake.notify_waiters();
+    Ok(Some(number))
 }
 
 /// Ends one run. `false` when it was over or being ended already.

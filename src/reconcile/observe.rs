@@ -90,6 +90,7 @@ pub(super) async fn run(world: &World, number: RunNumber) -> Result<Option<(Test
                     && other.commit != run.commit
                     && other.verdict == Some(Verdict::Passed)
                     && other.only_failed_of.is_none()
+                    && other.repeats.is_none()
             })
             .map(|other| other.number),
         None => None,
@@ -131,7 +132,13 @@ fn free_slots(world: &World, run: RunNumber, all: &[ProcessStatus]) -> Result<us
         .map(|run| {
             let running = running(run.number);
             let wanted = usize::from(run.nodes).saturating_sub(run.results.len()).saturating_sub(running);
-            Claim { run: run.number, repository: run.repository, first: run.pull.is_none(), running, wanted }
+            Claim {
+                run: run.number,
+                repository: run.repository,
+                first: run.pull.is_none() && run.repeats.is_none(),
+                running,
+                wanted,
+            }
         })
         .collect();
     Ok(share(free, &claims, run))

@@ -156,6 +156,9 @@ async fn set_status(
 }
 
 async fn run(world: &World, run: &TestRun) -> Result<(), Trouble> {
+    if run.repeats.is_some() {
+        return Ok(());
+    }
     let Some(repository) = reportable(world, run.repository)? else { return Ok(()) };
     let handle = handle_of(&repository);
     let report = workflow::run_report(run);

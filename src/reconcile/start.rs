@@ -283,12 +283,13 @@ pub(super) async fn node(world: &World, run: &TestRun, node: u16, attempt: u32) 
             variables.insert(name.clone(), value.clone());
         }
     }
+    let (index, total) = run.repeats.map_or((node, run.nodes), |repeated| (repeated.node, repeated.nodes));
     variables.extend(
         [
             ("CI", "true".to_owned()),
-            ("CI_NODE_INDEX", node.to_string()),
-            ("CI_NODE_TOTAL", run.nodes.to_string()),
-            ("DYNO", format!("test.{node}")),
+            ("CI_NODE_INDEX", index.to_string()),
+            ("CI_NODE_TOTAL", total.to_string()),
+            ("DYNO", format!("test.{index}")),
             ("HEROKU_TEST_RUN_ID", run.number.to_string()),
             ("HEROKU_TEST_RUN_NUMBER", run.ordinal.to_string()),
             ("HEROKU_TEST_RUN_BRANCH", run.branch.clone()),

@@ -158,7 +158,9 @@ fn branch_pushed(branch: &str, commit: &Sha, snapshot: &Snapshot) -> Vec<Change>
 
 /// The merge queue waits for the check of its group's head: the pull requests in it, merged into their base.
 fn group_queued(branch: &str, commit: &Sha, snapshot: &Snapshot) -> Vec<Change> {
-    let known = |run: &TestRun| run.commit == *commit && run.branch == branch && run.cancelled.is_none();
+    let known = |run: &TestRun| {
+        run.commit == *commit && run.branch == branch && run.cancelled.is_none() && run.repeats.is_none()
+    };
     if snapshot.runs.iter().any(known) {
         return Vec::new();
     }
@@ -181,7 +183,9 @@ fn rerun(
     only_failed: bool,
     snapshot: &Snapshot,
 ) -> Vec<Change> {
-    let same = |run: &&TestRun| run.commit == *commit && number.is_none_or(|number| run.number == number);
+    let same = |run: &&TestRun| {
+        run.commit == *commit && run.repeats.is_none() && number.is_none_or(|number| run.number == number)
+    };
     let Some(run) = snapshot.runs.iter().filter(same).max_by_key(|run| run.number) else {
         return Vec::new();
     };

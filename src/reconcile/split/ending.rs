@@ -25,7 +25,8 @@ pub(in crate::reconcile) async fn conclude(world: &World, run: &TestRun, verdict
         act::conclude(world, run.number, verdict).await?;
         return Ok(());
     };
-    let keep = matches!(verdict, Verdict::Passed | Verdict::Failed) && !measured.files.is_empty();
+    let keep =
+        matches!(verdict, Verdict::Passed | Verdict::Failed) && !measured.files.is_empty() && run.repeats.is_none();
     let (repository, number) = (run.repository, run.number);
     if keep {
         world.commit(move |tx| tx.put_measured(repository, number, &measured, KEPT)).await?;
@@ -52,7 +53,8 @@ fn base_of(world: &World, run: &TestRun) -> Result<Option<TestRun>, Trouble> {
         return Ok(None);
     }
     let Some(repository) = world.store.repository(run.repository)? else { return Ok(None) };
-    let on_base = |run: &TestRun| run.pull.is_none() && run.branch == repository.default_branch;
+    let on_base =
+        |run: &TestRun| run.pull.is_none() && run.repeats.is_none() && run.branch == repository.default_branch;
     let ended = |run: &TestRun| on_base(run) && matches!(run.verdict, Some(Verdict::Passed | Verdict::Failed));
     Ok(world.store.runs_of(run.repository)?.into_iter().rev().find(ended))
 }

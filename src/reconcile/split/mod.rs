@@ -7,6 +7,8 @@ mod answer;
 mod ending;
 mod planning;
 mod sockets;
+#[cfg(test)]
+mod tests;
 
 pub use answer::{Who, answer};
 pub(super) use ending::conclude;
@@ -15,7 +17,7 @@ pub use sockets::listen;
 pub(super) use sockets::{binds, close, command, leftover_folders, open, who_is};
 
 use super::{Trouble, World};
-use crate::ci::split::{Board, Event, Item, LeaseState, Recorded};
+use crate::ci::split::{Board, Event, Item, LeaseState, Recorded, Rules};
 use crate::clock::Timestamp;
 use crate::domain::*;
 use crate::store::{StoreError, Transaction};
@@ -160,6 +162,32 @@ pub(super) async fn tell(world: &World, run: RunNumber, events: Vec<Event>) -> R
 /// What the nodes of a run told, in the order in which batches were dealt.
 pub fn batches(world: &World, run: RunNumber) -> Result<Vec<BatchRecord>, StoreError> {
     world.store.run_parts(run, "batch/")
+}
+
+/// What one node of a run was dealt, as a plan of its own that deals it again in the same order.
+pub(super) async fn part_of(
+    world: &World,
+    run: RunNumber,
+    node: u16,
+) -> Result<Option<(SplitPlan, Vec<Item>)>, Trouble> {
+    let now = world.now();
+    let part = look(world, run, |live| {
+        let own = live.board.leases().filter(|(_, lease)| lease.node == node);
+        let batches: Vec<Vec<Item>> = own
+            .map(|(_, lease)| {
+                lease.items.iter().filter_map(|item| live.board.items().get(*item as usize).cloned()).collect()
+            })
+            .collect();
+        let fixed = batches.iter().map(|batch| u32::try_from(batch.len()).unwrap_or(u32::MAX)).collect();
+        let rules = Rules { fixed, retries: 0, race: 1, ..live.plan.rules.clone() };
+        let plan = SplitPlan { rules, nodes: 1, opened_at: now, ..live.plan.clone() };
+        (plan, batches.into_iter().flatten().collect::<Vec<Item>>())
+    })
+    .await?;
+    if world.store.run(run)?.is_none_or(|run| run.verdict.is_some()) {
+        world.boards.forget(run);
+    }
+    Ok(part.filter(|(_, items)| !items.is_empty()))
 }
 
 /// A batch as the picture of a run shows it.

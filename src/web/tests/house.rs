@@ -327,6 +327,7 @@ pub fn run(verdict: Option<Verdict>) -> TestRun {
         finished_at: None,
         split: None,
         only_failed_of: None,
+        repeats: None,
     }
 }
 
