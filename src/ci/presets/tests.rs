@@ -1,3 +1,5 @@
+//! Trees as they really are, and what is found in each.
+
 use super::*;
 
 struct Repository {
