@@ -3,6 +3,7 @@
 
 use crate::domain::Secret;
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -31,6 +32,7 @@ pub struct Config {
     pub tests: Tests,
     pub apps: Apps,
     pub sandbox: Sandbox,
+    pub addons: Addons,
     pub keep: Keep,
 }
 
@@ -51,6 +53,8 @@ pub struct Router {
     /// How people reach the router, where that is not its own port: `https://apps.example.com` gives
     /// `https://<app>.apps.example.com`.
     pub public_url: Option<String>,
+    /// Addresses and networks of proxies in front, whose `X-Forwarded-For`, `-Proto` and `-Port` are believed.
+    pub trusted_proxies: Vec<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -79,6 +83,15 @@ pub struct Build {
     pub memory_mb: u64,
     pub disk_mb: u64,
     pub minutes: u64,
+    /// The largest slug, packed. Heroku's limit is 500 MB.
+    pub slug_mb: u64,
+    /// All build caches together; the ones that were not used for the longest time go first.
+    pub cache_mb: u64,
+    /// A build cache that nobody used for so many days goes.
+    pub cache_days: u64,
+    /// Hosts (with their port, where it is not the usual one) that buildpacks may be fetched from, besides the GitHub
+    /// of this installation. The control plane asks them itself, so they must be public ones.
+    pub buildpack_hosts: Vec<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -106,13 +119,110 @@ pub struct Apps {
     pub drain_seconds: u64,
     /// as on Heroku, SIGKILL comes 30 s after SIGTERM.
     pub grace_seconds: u64,
+    /// Dyno sizes besides Heroku's, or instead of them: `[apps.sizes.standard-2x]`.
+    pub sizes: BTreeMap<String, Size>,
+    /// Processes that one app may have at a time, all types together.
+    pub max_processes_per_app: u16,
+    /// Processes that all apps may be scaled to, together.
+    pub max_processes: u32,
+    /// One-off processes that one app may have at a time.
+    pub max_one_offs: usize,
+    /// Review apps that nobody used for so long are put to sleep, unless their `[web] sleep_after` says otherwise; 0
+    /// lets them run.
+    pub sleep_minutes: u64,
 }
+
+/// What a process of one dyno size may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Size {
+    pub memory_mb: u64,
+    /// Thousandths of a core.
+    pub cpu_millis: u64,
+}
+
+/// Heroku's sizes above the smallest ones, with the memory that its table of dyno types gives them. The smallest ones
+/// (`eco`, `basic`, `standard-1x`) have what `apps.memory_mb` and `apps.cpu_millis` say.
+const SIZES: [(&str, Size); 6] = [
+    ("standard-2x", Size { memory_mb: 1024, cpu_millis: 2000 }),
+    ("performance-m", Size { memory_mb: 2560, cpu_millis: 2000 }),
+    ("performance-l", Size { memory_mb: 14 << 10, cpu_millis: 8000 }),
+    ("performance-l-ram", Size { memory_mb: 30 << 10, cpu_millis: 4000 }),
+    ("performance-xl", Size { memory_mb: 62 << 10, cpu_millis: 8000 }),
+    ("performance-2xl", Size { memory_mb: 126 << 10, cpu_millis: 16_000 }),
+];
+const SMALLEST: [&str; 3] = ["eco", "basic", "standard-1x"];
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Sandbox {
     /// Folders outside `/usr` that hold toolchains, readable inside every sandbox.
     pub toolchains: Vec<PathBuf>,
+}
+
+/// Where add-ons come from: `[addons.postgres]`, `[addons.redis]`, `[addons.partner.<service>]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Addons {
+    pub postgres: PostgresAddons,
+    pub redis: RedisAddons,
+    /// Providers that speak Heroku's Add-on Partner API, by the name that stands before the colon of a plan.
+    pub partner: std::collections::BTreeMap<String, PartnerAddons>,
+}
+
+/// Who runs the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AddonMode {
+    /// Landfall, for itself.
+    Own,
+    /// The operator, at `url`.
+    Server,
+    /// Nobody.
+    Off,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PostgresAddons {
+    /// `server` where `url` is given, else `own`.
+    pub mode: Option<AddonMode>,
+    /// A superuser, or a role that may make roles and databases: `postgres://user:password@host:port/database`.
+    pub url: Option<Secret>,
+    /// A database on that server that review apps begin with a copy of.
+    pub template: Option<String>,
+    /// Memory of the server of our own, in MiB.
+    pub memory_mb: u64,
+    /// Its disk, in MiB.
+    pub disk_mb: u64,
+    /// Connections to it from all apps together.
+    pub connections: u32,
+    /// Where it listens on the machine's loopback, if apps are on the machine's network.
+    pub port: u16,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RedisAddons {
+    /// `server` where `url` is given, else `own`: a Redis for each app.
+    pub mode: Option<AddonMode>,
+    /// A user who may keep users: `redis://user:password@host:port`.
+    pub url: Option<Secret>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PartnerAddons {
+    /// Where `/heroku/resources` is.
+    pub base_url: String,
+    pub username: String,
+    pub password: Secret,
+    #[serde(default = "partner_region")]
+    pub region: String,
+}
+
+fn partner_region() -> String {
+    "amazon-web-services::us-east-1".to_owned()
 }
 
 /// For how long what is over stays.
@@ -144,6 +254,7 @@ impl Default for Config {
             tests: Tests::default(),
             apps: Apps::default(),
             sandbox: Sandbox::default(),
+            addons: Addons::default(),
             keep: Keep::default(),
         }
     }
@@ -157,7 +268,12 @@ impl Default for Server {
 
 impl Default for Router {
     fn default() -> Router {
-        Router { listen: SocketAddr::from(([127, 0, 0, 1], 8000)), domain: "localhost".to_owned(), public_url: None }
+        Router {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8000)),
+            domain: "localhost".to_owned(),
+            public_url: None,
+            trusted_proxies: Vec::new(),
+        }
     }
 }
 
@@ -179,7 +295,21 @@ impl Default for GitHub {
 
 impl Default for Build {
     fn default() -> Build {
-        Build { network: Network::Host, memory_mb: 2048, disk_mb: 4096, minutes: 30 }
+        let hosts = ["github.com", "codeload.github.com", "gitlab.com", "bitbucket.org", "codeberg.org"];
+        Build {
+            network: Network::Host,
+            memory_mb: 2048,
+            disk_mb: 4096,
+            minutes: 30,
+            slug_mb: 500,
+            cache_mb: 10_240,
+            cache_days: 14,
+            buildpack_hosts: hosts
+                .into_iter()
+                .chain(["buildpack-registry.s3.amazonaws.com"])
+                .map(str::to_owned)
+                .collect(),
+        }
     }
 }
 
@@ -206,7 +336,45 @@ impl Default for Apps {
             boot_seconds: 60,
             drain_seconds: 30,
             grace_seconds: 30,
+            sizes: BTreeMap::new(),
+            max_processes_per_app: 50,
+            max_processes: 500,
+            max_one_offs: 10,
+            sleep_minutes: 30,
         }
+    }
+}
+
+impl Default for PostgresAddons {
+    fn default() -> PostgresAddons {
+        PostgresAddons {
+            mode: None,
+            url: None,
+            template: None,
+            memory_mb: 1024,
+            disk_mb: 16_384,
+            connections: 300,
+            port: 15_432,
+        }
+    }
+}
+
+#[expect(clippy::derivable_impls, reason = "each section states its defaults in the same form")]
+impl Default for RedisAddons {
+    fn default() -> RedisAddons {
+        RedisAddons { mode: None, url: None }
+    }
+}
+
+impl PostgresAddons {
+    pub fn mode(&self) -> AddonMode {
+        self.mode.unwrap_or(if self.url.is_some() { AddonMode::Server } else { AddonMode::Own })
+    }
+}
+
+impl RedisAddons {
+    pub fn mode(&self) -> AddonMode {
+        self.mode.unwrap_or(if self.url.is_some() { AddonMode::Server } else { AddonMode::Own })
     }
 }
 
@@ -214,6 +382,22 @@ impl Default for Apps {
 impl Default for Sandbox {
     fn default() -> Sandbox {
         Sandbox { toolchains: Vec::new() }
+    }
+}
+
+impl Apps {
+    /// What a size allows; one that nobody knows is as the smallest ones.
+    pub fn size(&self, name: &str) -> Size {
+        let known = || SIZES.iter().find(|(known, _)| *known == name).map(|(_, size)| *size);
+        let smallest = Size { memory_mb: self.memory_mb, cpu_millis: self.cpu_millis };
+        self.sizes.get(name).copied().or_else(known).unwrap_or(smallest)
+    }
+
+    /// The names that somebody may scale to, sorted.
+    pub fn size_names(&self) -> Vec<String> {
+        let known = SMALLEST.into_iter().chain(SIZES.into_iter().map(|(name, _)| name)).map(str::to_owned);
+        let names: std::collections::BTreeSet<String> = known.chain(self.sizes.keys().cloned()).collect();
+        names.into_iter().collect()
     }
 }
 
@@ -260,6 +444,27 @@ impl Config {
                 return invalid(key, "must begin with http:// or https://");
             }
         }
+        let addons = &self.addons;
+        if addons.postgres.mode() == AddonMode::Server && addons.postgres.url.is_none() {
+            return invalid("addons.postgres.url", "is needed for the mode \"server\"");
+        }
+        if addons.redis.mode() == AddonMode::Server && addons.redis.url.is_none() {
+            return invalid("addons.redis.url", "is needed for the mode \"server\"");
+        }
+        if addons
+            .partner
+            .values()
+            .any(|partner| !partner.base_url.starts_with("http://") && !partner.base_url.starts_with("https://"))
+        {
+            return invalid("addons.partner.<service>.base_url", "must begin with http:// or https://");
+        }
+        let odd = |name: &&String| name.is_empty() || name.to_ascii_lowercase() != **name;
+        if self.apps.sizes.keys().any(|name| odd(&name)) {
+            return invalid("apps.sizes", "names of sizes are in lower case");
+        }
+        if self.apps.sizes.values().any(|size| size.memory_mb == 0) {
+            return invalid("apps.sizes", "a size has at least 1 MB of memory");
+        }
         if self.router.domain.is_empty() || self.router.domain.contains(['/', ':', ' ']) {
             return invalid("router.domain", "must be a host name such as apps.example.com, without scheme or port");
         }
@@ -289,6 +494,11 @@ impl Config {
         format!("{}{path}", self.server.public_url.trim_end_matches('/'))
     }
 
+    /// After how long without a request a review app is put to sleep.
+    pub fn sleep_after(&self) -> Option<Duration> {
+        (self.apps.sleep_minutes > 0).then(|| Duration::from_secs(self.apps.sleep_minutes.saturating_mul(60)))
+    }
+
     pub fn boot_timeout(&self) -> Duration {
         Duration::from_secs(self.apps.boot_seconds)
     }
@@ -300,7 +510,7 @@ fn set(table: &mut toml::Table, path: &str, value: &str) -> Result<(), String> {
         Ok(parsed @ (toml::Value::Integer(_) | toml::Value::Boolean(_) | toml::Value::Array(_))) => parsed,
         _ => toml::Value::String(value.to_owned()),
     };
-    let text_keys = ["webhook_secret", "webhook_secret_previous", "token", "domain"];
+    let text_keys = ["webhook_secret", "webhook_secret_previous", "token", "domain", "username", "password"];
     match path.split_once("__") {
         None if path == "data_dir" => {
             table.insert(path.to_owned(), toml::Value::String(value.to_owned()));
@@ -310,6 +520,10 @@ fn set(table: &mut toml::Table, path: &str, value: &str) -> Result<(), String> {
         Some((section, key)) => {
             let entry = table.entry(section.to_owned()).or_insert_with(|| toml::Value::Table(toml::Table::new()));
             let section = entry.as_table_mut().ok_or("its section is not a table in the file")?;
+            // A section in a section, such as LANDFALL_ADDONS__POSTGRES__URL.
+            if key.contains("__") {
+                return set(section, key, value);
+            }
             let parsed = if text_keys.contains(&key) { toml::Value::String(value.to_owned()) } else { parsed };
             section.insert(key.to_owned(), parsed);
             Ok(())
@@ -349,6 +563,18 @@ mod tests {
         assert_eq!(config.github.webhook_secret.as_ref().map(Secret::expose), Some("12345"));
         assert_eq!(config.apps.boot_seconds, 60);
         assert!(!format!("{config:?}").contains("12345"));
+    }
+
+    #[test]
+    fn sizes_are_herokus_unless_the_file_says_otherwise() {
+        let text = "[apps]\nmemory_mb = 300\n[apps.sizes.standard-2x]\nmemory_mb = 700\ncpu_millis = 1500\n";
+        let apps = load(text, &[]).unwrap().apps;
+        assert_eq!(apps.size("standard-1x"), Size { memory_mb: 300, cpu_millis: 1000 });
+        assert_eq!(apps.size("standard-2x"), Size { memory_mb: 700, cpu_millis: 1500 });
+        assert_eq!(apps.size("performance-m").memory_mb, 2560);
+        assert!(apps.size_names().contains(&"eco".to_owned()));
+        let error = load("[apps.sizes.Standard-2X]\nmemory_mb = 1\ncpu_millis = 1\n", &[]).unwrap_err();
+        assert!(error.to_string().contains("lower case"), "{error}");
     }
 
     #[test]

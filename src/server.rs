@@ -8,7 +8,7 @@ use crate::github::{Credentials, GitHub, RsaKey, Settings, Timeouts, WebhookSecr
 use crate::outside::Outside;
 use crate::platform::{self, Local, LocalSettings, Platform};
 use crate::reconcile::{self, Locks, World};
-use crate::router::{Router, RouterOptions};
+use crate::router::{Router, RouterOptions, Trusted};
 use crate::slug::{self, Source};
 use crate::store::Store;
 use crate::text::Texts;
@@ -42,11 +42,13 @@ pub fn open_world(config: Config, parts: Parts) -> anyhow::Result<World> {
     install_crypto_provider();
     let folder = &config.data_dir;
     make_data_folder(folder)?;
-    for inner in ["builds", "cache", "ci", "logs", "archives"] {
+    for inner in ["builds", "cache", "ci", "logs", "archives", "addons"] {
         std::fs::create_dir_all(folder.join(inner))
             .with_context(|| format!("cannot make the data folder {}", folder.join(inner).display()))?;
     }
     let store = Store::open(&folder.join("store"))?;
+    // The store's lock is ours, so nothing packs.
+    slug::sweep_unfinished(&folder.join("archives"));
     let vault = Vault::open(&folder.join("secret.key"))?;
     let github = GitHub::new(
         Settings {
@@ -74,6 +76,11 @@ pub fn open_world(config: Config, parts: Parts) -> anyhow::Result<World> {
         source,
         vault,
         texts: Texts::load(),
+        http: reqwest::Client::builder()
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .build()
+            .context("cannot set up a client for providers of add-ons")?,
         buildpacks,
         router_port: parts.router_port,
         wake: Arc::new(Notify::new()),
@@ -313,7 +320,10 @@ pub fn router(config: &Config) -> anyhow::Result<()> {
     install_crypto_provider();
     start_logging();
     let folder = std::path::absolute(&config.data_dir)?.join("router");
-    crate::router::run(RouterOptions::new(config.router.listen, folder, config.router.domain.clone()))
+    let mut options = RouterOptions::new(config.router.listen, folder, config.router.domain.clone());
+    options.trusted = Trusted::parse(&config.router.trusted_proxies)
+        .map_err(|message| anyhow::anyhow!("router.trusted_proxies: {message}"))?;
+    crate::router::run(options)
 }
 
 pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {

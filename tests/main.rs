@@ -5,10 +5,14 @@ mod support {
     pub mod load;
     pub mod machine;
     pub mod schemas;
+    pub mod servers;
     pub mod town;
 }
 
+mod addons;
 mod browser;
+mod builds;
+mod config_vars;
 mod crash;
 mod dealing;
 mod documents;
@@ -20,4 +24,6 @@ mod layers;
 mod machine;
 mod manifest;
 mod sim_schemas;
+mod sleep;
+mod pipelines;
 mod story;

@@ -111,7 +111,7 @@ async fn a_stranger_can_neither_run_code_nor_promote() {
     assert_eq!(town.reactions(&repository, command).await, ["-1", "eyes"]);
     assert_eq!(town.served("hello-production"), None);
     let comment = town.comment(&pull).await;
-    assert!(comment.contains("this needs write access"), "{comment}");
+    assert!(comment.contains("This needs write access"), "{comment}");
     town.leave().await;
 }
 
@@ -274,7 +274,7 @@ async fn what_is_old_is_let_go_and_what_is_not_dealt_with_stays() {
     let store = &town.world().store;
     let all = store.deliveries(None, 100).unwrap();
     assert!(all.len() >= 3 && store.runs().unwrap().len() == 3, "{all:?}");
-    assert_eq!(landfall::reconcile::prune(town.world()).await.unwrap(), landfall::reconcile::Let::default());
+    assert_eq!(landfall::reconcile::expire(town.world()).await.unwrap(), landfall::reconcile::Expired::default());
 
     // As if all of them had come long ago, and one of them had never been understood.
     let parked = all[0].id.clone();
@@ -295,7 +295,7 @@ async fn what_is_old_is_let_go_and_what_is_not_dealt_with_stays() {
     }
     town.kill().await;
     town.boot_with(None, |config| config.keep.runs = 1).await;
-    let gone = landfall::reconcile::prune(town.world()).await.unwrap();
+    let gone = landfall::reconcile::expire(town.world()).await.unwrap();
     let store = &town.world().store;
     let left: Vec<String> = store.deliveries(None, 100).unwrap().into_iter().map(|delivery| delivery.id).collect();
     assert_eq!(left, [parked]);

@@ -79,8 +79,8 @@ pub async fn processes(client: &Client, app: Option<&AppName>) -> Result<(), Fai
     table(&["APP", "PROCESS", "STATE", "RELEASE", "SINCE", "MEMORY", "CPU", "TRAFFIC", "COMMAND"], &rows)
 }
 
-pub async fn restart(client: &Client, app: &AppName) -> Result<(), Failed> {
-    let answer = client.post(&format!("/api/v1/apps/{app}/restart"), json!({})).await?;
+pub async fn restart(client: &Client, app: &AppName, process: Option<&str>) -> Result<(), Failed> {
+    let answer = client.post(&format!("/api/v1/apps/{app}/restart"), json!({ "process": process })).await?;
     if client.json {
         return print_json(&answer);
     }
@@ -151,6 +151,11 @@ pub async fn releases(client: &Client, app: &AppName) -> Result<(), Failed> {
                     format!("promoted from {} v{}", text(entry, &["cause", "from"]), text(entry, &["cause", "release"]))
                 }
                 "rollback" => format!("rolled back to v{}", text(entry, &["cause", "to"])),
+                "config" => {
+                    let names = list(entry.get("cause").unwrap_or(&Value::Null), "names").iter();
+                    format!("set {}", names.filter_map(Value::as_str).collect::<Vec<_>>().join(", "))
+                }
+                "retry" => format!("deploy {} once more", text(entry, &["cause", "deploy"])),
                 _ => "pushed".to_owned(),
             };
             let state = if text(entry, &["live"]) == "true" { "live".to_owned() } else { text(entry, &["phase"]) };
@@ -177,7 +182,8 @@ pub async fn roll_back(client: &Client, app: &AppName, to: Option<ReleaseNumber>
     ordered(client, &answer)
 }
 
-pub async fn promote(client: &Client, pipeline: Option<&str>) -> Result<(), Failed> {
+/// The address of a pipeline: the one that is named, or the only one.
+pub async fn pipeline_path(client: &Client, pipeline: Option<&str>) -> Result<String, Failed> {
     let name = match pipeline {
         Some(name) => name.to_owned(),
         None => {
@@ -194,21 +200,29 @@ pub async fn promote(client: &Client, pipeline: Option<&str>) -> Result<(), Fail
     let plain = |part: &str| {
         !part.is_empty() && part.chars().all(|letter| letter.is_ascii_alphanumeric() || "._-".contains(letter))
     };
-    let path = match name.split_once('/') {
-        Some((owner, name)) if plain(owner) && plain(name) => format!("/api/v1/pipelines/{owner}/{name}/promote"),
-        _ => return Err(client.failed(json!({ "say": "not_found", "what": "pipeline", "name": name }))),
-    };
-    let answer = client.post(&path, json!({})).await?;
+    match name.split_once('/') {
+        Some((owner, name)) if plain(owner) && plain(name) => Ok(format!("/api/v1/pipelines/{owner}/{name}")),
+        _ => Err(client.failed(json!({ "say": "not_found", "what": "pipeline", "name": name }))),
+    }
+}
+
+pub async fn promote(client: &Client, pipeline: Option<&str>, hotfix: Option<&str>) -> Result<(), Failed> {
+    let path = format!("{}/promote", pipeline_path(client, pipeline).await?);
+    let answer = client.post(&path, json!({ "hotfix": hotfix })).await?;
     ordered(client, &answer)
 }
 
-fn ordered(client: &Client, answer: &Value) -> Result<(), Failed> {
+pub(super) fn ordered(client: &Client, answer: &Value) -> Result<(), Failed> {
     if client.json {
         return print_json(answer);
     }
     let app = text(answer, &["app"]);
     let page = format!("{}/apps/{app}", client.url());
-    line(&client.sentence(json!({ "say": "ordered", "app": app, "page": page })))
+    line(&client.sentence(json!({ "say": "ordered", "app": app, "page": page })))?;
+    for note in list(answer, "notes") {
+        line(&client.sentence(json!({ "say": "note", "note": note })))?;
+    }
+    Ok(())
 }
 
 pub async fn runs(client: &Client, repository: Option<&str>) -> Result<(), Failed> {

@@ -33,6 +33,9 @@ pub struct TestRun {
     /// It does again what a node of another run did, for a person to look at; nobody else is told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repeats: Option<Repeated>,
+    /// It tests a stranger's code: it gets nothing secret.
+    #[serde(default)]
+    pub untrusted: bool,
 }
 
 /// A node of a run.

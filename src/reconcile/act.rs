@@ -2,7 +2,7 @@
 //! there before it does anything, and names the release that it serves.
 
 use super::apply::{enqueue, put_app};
-use super::{Trouble, World, build, observe, split, start};
+use super::{Trouble, World, addons, build, observe, split, start};
 use crate::ci::split::Event;
 use crate::domain::*;
 use crate::outside;
@@ -16,12 +16,17 @@ use tracing::{info, warn};
 
 /// Lines of output that a report shows.
 const TAIL: usize = 20;
+/// As many shipments back a rollback is told to the pull requests that it takes out of production.
+const RECENT_SHIPMENTS: usize = 5;
 
 pub(super) async fn app(world: &World, app: &App, actions: &[Action]) -> Result<(), Trouble> {
     for action in actions {
         match action {
             Action::EnsureBuild { commit } => {
-                let wish = build::Wish { repository: app.repository, commit, asked_at: newest_asked_at(app) };
+                let branch = app.newest().map_or("", |deploy| deploy.branch.as_str());
+                let cache_of = build::cache_of(world, app.repository, app.pull(), branch)?;
+                let asked_at = newest_asked_at(app);
+                let wish = build::Wish { repository: app.repository, commit, asked_at, cache_of };
                 match build::ensure(world, &wish).await? {
                     Ok(tree) => {
                         change_deploy(world, app, newest_number(app), move |_, deploy| deploy.tree = Some(tree))
@@ -31,6 +36,14 @@ pub(super) async fn app(world: &World, app: &App, actions: &[Action]) -> Result<
                 }
             }
             Action::CollectBuild { key } => build::collect(world, key).await?,
+            Action::EnsureAddons { deploy } => {
+                let all = observe::app(world, &app.name).await?;
+                let wanted = all.map(|(_, view)| view.addons.wanted).unwrap_or_default();
+                if let Some(failure) = addons::ensure(world, &AddonOwner::of(app), &wanted).await? {
+                    fail(world, app, *deploy, failure).await?;
+                }
+            }
+            Action::DropAddons => addons::take_all_away(world, &AddonOwner::of(app)).await?,
             Action::MakeRelease { deploy } => start::make_release(world, app, *deploy).await?,
             Action::StartProcess { release, kind, ordinal, attempt } => {
                 start::process(world, app, *release, kind, *ordinal, *attempt).await?;
@@ -46,9 +59,25 @@ pub(super) async fn app(world: &World, app: &App, actions: &[Action]) -> Result<
                 change_deploy(world, app, *deploy, |_, deploy| deploy.released = true).await?;
             }
             Action::GoLive { deploy } => go_live(world, app, *deploy).await?,
+            Action::AwaitConfig { deploy, names } => {
+                info!(app = %app.name, deploy, "{} waits for config vars: {}", app.name, names.join(", "));
+                let names = names.clone();
+                change_deploy(world, app, *deploy, move |_, deploy| deploy.missing = names).await?;
+            }
+            Action::MarkPostdeploy => change_app(world, app, |app, _| app.postdeploy_done = true).await?,
+            Action::EndFarewell { process, ended } => end_farewell(world, app, process, ended.clone()).await?,
+            Action::EndOneOff { number, ended } => {
+                let (number, ended) = (*number, ended.clone());
+                info!(app = %app.name, "run.{number} of {} ended", app.name);
+                change_app(world, app, move |app, _| end_one_off(app, number, ended)).await?;
+            }
+            Action::Sleep => rest(world, app, true).await?,
+            Action::Wake => rest(world, app, false).await?,
             // What remains to be said on GitHub comes first; see `forget`.
             Action::Forget => {}
-            Action::StartNode { .. }
+            Action::EnsureNodeAddons { .. }
+            | Action::DropNodeAddons { .. }
+            | Action::StartNode { .. }
             | Action::CollectNode { .. }
             | Action::PlanNodes { .. }
             | Action::ExpireLeases { .. }
@@ -66,7 +95,8 @@ pub(super) async fn run(world: &World, run: &TestRun, actions: &[Action]) -> Res
     for action in actions {
         match action {
             Action::EnsureBuild { commit } => {
-                let wish = build::Wish { repository: run.repository, commit, asked_at: run.created_at };
+                let cache_of = build::cache_of(world, run.repository, run.pull, &run.branch)?;
+                let wish = build::Wish { repository: run.repository, commit, asked_at: run.created_at, cache_of };
                 match build::ensure(world, &wish).await? {
                     Ok(tree) => change_run(world, run.number, move |run, _| run.tree = Some(tree)).await?,
                     Err(failure) => conclude(world, run.number, Verdict::Errored { failure }).await?,
@@ -87,6 +117,16 @@ pub(super) async fn run(world: &World, run: &TestRun, actions: &[Action]) -> Res
                 split::tell(world, run.number, vec![lost]).await?;
             }
             Action::Abandon => split::tell(world, run.number, vec![Event::Abandon]).await?,
+            Action::EnsureNodeAddons { node } => {
+                let owner = AddonOwner::Node { run: run.number, node: *node };
+                let wanted = start::node_addons(world, run)?;
+                if let Some(failure) = addons::ensure(world, &owner, &wanted).await? {
+                    conclude(world, run.number, Verdict::Errored { failure }).await?;
+                }
+            }
+            Action::DropNodeAddons { node } => {
+                addons::take_all_away(world, &AddonOwner::Node { run: run.number, node: *node }).await?;
+            }
             Action::StartNode { node, attempt } => start::node(world, run, *node, *attempt).await?,
             Action::CollectNode { node, process } => collect_node(world, run, *node, process).await?,
             Action::Stop { process } => stop(world, process).await?,
@@ -95,12 +135,20 @@ pub(super) async fn run(world: &World, run: &TestRun, actions: &[Action]) -> Res
                 split::conclude(world, run, verdict.clone()).await?;
             }
             Action::Conclude { verdict } => conclude(world, run.number, verdict.clone()).await?,
-            Action::MakeRelease { .. }
+            Action::EnsureAddons { .. }
+            | Action::DropAddons
+            | Action::MakeRelease { .. }
             | Action::StartProcess { .. }
             | Action::SetRoute { .. }
             | Action::FailDeploy { .. }
             | Action::MarkReleased { .. }
             | Action::GoLive { .. }
+            | Action::AwaitConfig { .. }
+            | Action::MarkPostdeploy
+            | Action::EndFarewell { .. }
+            | Action::EndOneOff { .. }
+            | Action::Sleep
+            | Action::Wake
             | Action::Forget => return Err(Trouble::bug("an app's action for a test run")),
         }
     }
@@ -139,6 +187,56 @@ pub(super) async fn change_deploy(
         .await
 }
 
+/// Changes an app as long as it is there.
+async fn change_app(
+    world: &World,
+    app: &App,
+    change: impl FnOnce(&mut App, crate::clock::Timestamp) + Send + 'static,
+) -> Result<(), StoreError> {
+    let (name, id, now) = (app.name.clone(), app.id.clone(), world.now());
+    world
+        .commit(move |tx| {
+            let Some(mut app) = tx.app(&name)?.filter(|app| app.id == id) else { return Ok(()) };
+            change(&mut app, now);
+            put_app(tx, &app, now)
+        })
+        .await
+}
+
+fn end_one_off(app: &mut App, number: u16, ended: Ended) {
+    let open = |one_off: &&mut OneOff| one_off.number == number && one_off.ended.is_none();
+    if let Some(one_off) = app.one_offs.iter_mut().find(open) {
+        one_off.ended = Some(ended);
+    }
+    let mut over = app.one_offs.iter().filter(|one_off| one_off.ended.is_some()).count();
+    app.one_offs.retain(|one_off| {
+        let drop = one_off.ended.is_some() && over > KEPT_ONE_OFFS;
+        over -= usize::from(drop);
+        !drop
+    });
+}
+
+/// The app's record goes soon: how it ended is kept with the pull request.
+async fn end_farewell(world: &World, app: &App, process: &ProcessId, ended: Ended) -> Result<(), Trouble> {
+    let tail = observe::tail(world, process, TAIL).await?;
+    if !ended.is_success() {
+        warn!(app = %app.name, "pr-predestroy of {} failed: {ended:?}", app.name);
+    }
+    let (name, id, now) = (app.name.clone(), app.id.clone(), world.now());
+    world
+        .commit(move |tx| {
+            let gone = |app: &App| app.id == id && app.wanted == Wanted::Gone && !app.farewell.done;
+            let Some(mut app) = tx.app(&name)?.filter(gone) else { return Ok(()) };
+            app.farewell.done = true;
+            if let Some(number) = app.pull() {
+                tx.put_farewell(app.repository, number, Some(&FarewellReport { ended, tail, at: now }))?;
+            }
+            put_app(tx, &app, now)
+        })
+        .await?;
+    Ok(())
+}
+
 /// The pull requests whose comments show a command on this app.
 fn queue_watchers(tx: &mut Transaction<'_>, app: &App, now: crate::clock::Timestamp) -> Result<(), StoreError> {
     if app.pull().is_some() {
@@ -146,6 +244,12 @@ fn queue_watchers(tx: &mut Transaction<'_>, app: &App, now: crate::clock::Timest
     }
     for pull in tx.pulls_with_commands(app.repository)? {
         enqueue(tx, &Subject::Pull(app.repository, pull), now)?;
+    }
+    // What is in production, and what is not any more, stands in the comments of what went there.
+    for shipment in tx.shipments(&app.name)?.iter().rev().take(RECENT_SHIPMENTS) {
+        for pull in &shipment.pulls {
+            enqueue(tx, &Subject::Pull(app.repository, pull.number), now)?;
+        }
     }
     Ok(())
 }
@@ -161,9 +265,38 @@ async fn go_live(world: &World, app: &App, deploy: u64) -> Result<(), StoreError
     info!(app = %app.name, deploy, "switched {} to its new release", app.name);
     change_deploy(world, app, deploy, move |app, deploy| {
         app.live = deploy.release;
+        // Only the first release that serves has one.
+        app.postdeploy_done = true;
+        app.asleep_since = None;
         deploy.outcome = Some(Outcome::Live { at });
     })
     .await
+}
+
+/// Puts an app to sleep or wakes it: what runs of it follows from that. A newer release than the one that was looked
+/// at is left alone.
+async fn rest(world: &World, app: &App, asleep: bool) -> Result<(), StoreError> {
+    let (name, live, now) = (app.name.clone(), app.live, world.now());
+    if asleep {
+        info!(app = %name, "nobody uses {name}: it goes to sleep");
+    } else {
+        info!(app = %name, "waking {name}");
+    }
+    world
+        .commit(move |tx| {
+            let Some(mut app) = tx.app(&name)? else { return Ok(()) };
+            if app.live != live || app.asleep_since.is_some() == asleep {
+                return Ok(());
+            }
+            if asleep {
+                app.asleep_since = Some(now);
+            } else {
+                app.asleep_since = None;
+                app.woken_at = Some(now);
+            }
+            put_app(tx, &app, now)
+        })
+        .await
 }
 
 async fn with_tail(world: &World, failure: Failure, process: Option<&ProcessId>) -> Result<Failure, Trouble> {
@@ -173,6 +306,7 @@ async fn with_tail(world: &World, failure: Failure, process: Option<&ProcessId>)
     };
     Ok(match failure {
         Failure::ReleasePhase { ended, .. } => Failure::ReleasePhase { ended, tail: lines },
+        Failure::Postdeploy { ended, .. } => Failure::Postdeploy { ended, tail: lines },
         Failure::Crashed { process, ended, .. } => Failure::Crashed { process, ended, tail: lines },
         Failure::NotHealthy { process, seconds, seen, .. } => {
             Failure::NotHealthy { process, seconds, seen, tail: lines }
@@ -382,11 +516,15 @@ fn route_of(world: &World, app: &App, route: &WantedRoute) -> router::Route {
         hosts: vec![format!("{}.{}", app.name, world.config.router.domain)],
         release: route.release.map(|release| release.to_string()).unwrap_or_default(),
         noindex: app.stage != Stage::Production,
+        hold: route.hold,
+        asleep: route.asleep,
+        canary: None,
         notice: route.notice.and_then(|notice| match notice {
             Notice::Building => Some(router::Notice::Building),
             Notice::Held => Some(router::Notice::Held),
             Notice::Failed => Some(router::Notice::Failed),
             Notice::Crashed => Some(router::Notice::Crashed),
+            Notice::Asleep => Some(router::Notice::Asleep),
             // The router's own word for it is H14.
             Notice::NoWeb => None,
         }),
@@ -403,7 +541,13 @@ fn route_of(world: &World, app: &App, route: &WantedRoute) -> router::Route {
                     TargetState::Active => router::TargetState::Active,
                     TargetState::Draining => router::TargetState::Draining,
                 },
-                health_path: "/".to_owned(),
+                health_path: match &target.checks.health {
+                    HealthCheck::Path(path) => path.clone(),
+                    HealthCheck::Tcp => "/".to_owned(),
+                },
+                health_tcp: target.checks.health == HealthCheck::Tcp,
+                health_seconds: target.checks.every_seconds,
+                warmup: target.checks.warmup.clone(),
             })
             .collect(),
     }

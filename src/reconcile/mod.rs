@@ -6,23 +6,34 @@
 //! either repeatable or written down before it is begun.
 
 mod act;
+mod addons;
+mod answer;
 mod apply;
 mod build;
 pub mod command;
+pub mod config;
 mod deliver;
+mod expire;
+mod inputs;
 mod observe;
+pub mod processes;
 mod prune;
+mod policy;
 mod publish;
 mod publish_pull;
+mod shipment;
 pub mod split;
 mod start;
 mod sweep;
 mod trouble;
 
 pub use act::log_file;
+pub use addons::{AddonLine, addon_lines};
 pub use apply::{apply, enqueue};
+pub use expire::{Expired, expire};
 pub use observe::{ended, label};
-pub use prune::{Let, prune};
+pub use prune::{KEPT_RELEASES, tidy};
+pub use shipment::{Contents, contents};
 pub use sweep::{Leftover, leftovers, resync, slow_tick};
 pub use trouble::Trouble;
 
@@ -49,6 +60,8 @@ use tracing::{error, warn};
 const LEASE: Duration = Duration::from_secs(3600);
 /// Once in so many slow ticks, which is an hour, what is old is let go.
 const PRUNE_EVERY: u64 = 120;
+/// How long one question for knocks stays open.
+const KNOCK_WAIT: Duration = Duration::from_secs(10);
 /// A delivery that failed this often waits for a person.
 const DELIVERY_ATTEMPTS: u32 = 20;
 
@@ -64,6 +77,8 @@ pub struct World {
     pub source: Source,
     pub vault: Vault,
     pub texts: Texts,
+    /// Asks providers of add-ons.
+    pub http: reqwest::Client,
     /// The materialised buildpacks, and a digest of their content.
     pub buildpacks: PathBuf,
     /// The port of the router that visitors use.
@@ -302,6 +317,7 @@ pub async fn run(world: Arc<World>, workers: usize) {
     }
     tasks.spawn(follow_platform(world.clone()));
     tasks.spawn(split::listen(world.clone()));
+    tasks.spawn(follow_knocks(world.clone()));
     tasks.spawn(tick(world));
     while let Some(ended) = tasks.join_next().await {
         if let Err(error) = ended {
@@ -341,6 +357,25 @@ async fn follow_platform(world: Arc<World>) {
     }
 }
 
+/// Turns knocks at the doors of sleeping apps into subjects to look at.
+async fn follow_knocks(world: Arc<World>) {
+    let mut after = 0;
+    loop {
+        match world.router.knocks(after, KNOCK_WAIT).await {
+            Ok((last, apps)) => {
+                for app in apps {
+                    if let Err(error) = world.enqueue_subject(&Subject::App(app)).await {
+                        warn!("somebody knocked, and the app could not be queued: {error}");
+                    }
+                }
+                after = last;
+            }
+            // Whoever starts the router sees to that.
+            Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
+        }
+    }
+}
+
 /// The slow tick over all subjects: events are for speed, this is for truth.
 async fn tick(world: Arc<World>) {
     for count in 0_u64.. {
@@ -348,7 +383,7 @@ async fn tick(world: Arc<World>) {
             warn!("the slow tick failed: {error}");
         }
         if count % PRUNE_EVERY == 0
-            && let Err(error) = prune(&world).await
+            && let Err(error) = expire(&world).await
         {
             warn!("what is old could not be let go: {error}");
         }

@@ -5,7 +5,7 @@ use super::{Trouble, World};
 use crate::domain::*;
 use crate::platform::{self, Exit, ProcessStatus, State};
 use crate::router;
-use crate::workflow::{AppView, Claim, ProcessState, ProcessView, RunView, TargetView, share};
+use crate::workflow::{AddonsView, AppView, Claim, ProcessState, ProcessView, RunView, TargetView, Use, share};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -17,10 +17,14 @@ pub mod label {
     pub const TYPE: &str = "type";
     pub const ORDINAL: &str = "ordinal";
     pub const ATTEMPT: &str = "attempt";
+    /// The dyno size of a process of the formation.
+    pub const SIZE: &str = "size";
     /// A test node's run.
     pub const RUN: &str = "run";
     /// A build's key.
     pub const BUILD: &str = "build";
+    /// A server that Landfall runs for add-ons: `postgres`, or the id of the one add-on that it is.
+    pub const ADDON: &str = "addon";
 }
 
 pub(super) async fn app(world: &World, name: &AppName) -> Result<Option<(App, AppView)>, Trouble> {
@@ -36,25 +40,59 @@ pub(super) async fn app(world: &World, name: &AppName) -> Result<Option<(App, Ap
         Some(run) => world.store.run(run)?.and_then(|run| run.verdict),
         None => None,
     };
+    let slug_of = |release: &Option<Release>| match release {
+        Some(release) => world.store.slug(&release.slug),
+        None => Ok(None),
+    };
+    let scripts = |slug: Option<Slug>| {
+        slug.filter(|_| app.pull().is_some())
+            .map(|slug| slug.manifest().for_environment(Environment::Review).scripts)
+            .unwrap_or_default()
+    };
     let next = match newest.filter(|deploy| deploy.outcome.is_none()).and_then(|deploy| deploy.release) {
-        Some(number) => world.store.release(name, number)?,
+        Some(number) => world.store.release(name, number)?.map(|release| as_scaled(&app, release)),
         None => None,
     };
     let live = match app.live {
-        Some(number) => world.store.release(name, number)?,
+        Some(number) => world.store.release(name, number)?.map(|release| as_scaled(&app, release)),
         None => None,
     };
+    let addons = AddonsView {
+        wanted: wanted_addons(world, &app, build.as_ref())?,
+        have: world.store.addons_of(&AddonOwner::of(&app))?,
+    };
+    let missing = missing(world, &app, build.as_ref())?;
+    let postdeploy = scripts(slug_of(&next)?).postdeploy.is_some();
+    let predestroy = app.wanted == Wanted::Gone && scripts(slug_of(&live)?).pr_predestroy.is_some();
     let stored = world.store.route(name)?;
     // A route counts only once the router has said that it took that table or a later one.
     let confirmed =
         stored.filter(|stored| status.generation == world.store.generation() && status.version >= stored.version);
+    let mut web = BTreeMap::new();
+    for release in next.iter().chain(&live) {
+        let slug = world.store.slug(&release.slug)?;
+        web.insert(release.number, slug.map(|slug| slug.settings().web).unwrap_or_default());
+    }
+    let web_of_live = live.as_ref().and_then(|live| web.get(&live.number));
+    let sleep_after = web_of_live.and_then(|web| web.sleep_after(app.stage, world.config.sleep_after()));
     let view = AppView {
         now: world.now(),
         gate,
         build,
         build_process_over,
+        addons,
+        missing,
         next,
         live,
+        postdeploy,
+        predestroy,
+        web,
+        sleep_after,
+        used: status.apps.get(name).map(|seen| Use {
+            last: seen.last_request.unwrap_or(status.started_at),
+            busy: seen.in_flight > 0 || seen.held > 0,
+            knocked: seen.knocked,
+        }),
         processes: all
             .iter()
             .filter(|status| status.labels.get(label::APP).map(String::as_str) == Some(name.as_str()))
@@ -66,6 +104,43 @@ pub(super) async fn app(world: &World, name: &AppName) -> Result<Option<(App, Ap
         drain_limit: Duration::from_secs(world.config.apps.drain_seconds),
     };
     Ok(Some((app, view)))
+}
+
+/// What the code of the newest deploy asks for, once it is known.
+pub(super) fn wanted_addons(world: &World, app: &App, build: Option<&Build>) -> Result<Vec<AddonRequest>, Trouble> {
+    let slug = match (app.newest().map(|deploy| &deploy.cause), build.map(|build| &build.state)) {
+        (Some(Cause::Promotion { slug, .. } | Cause::Config { slug, .. } | Cause::Retry { slug, .. }), _)
+        | (Some(Cause::Push), Some(BuildState::Succeeded { slug, .. })) => slug,
+        // An earlier release has the config of then, with what its add-ons gave.
+        (Some(Cause::Rollback { .. } | Cause::Push) | None, _) => return Ok(Vec::new()),
+    };
+    let environment = match app.stage {
+        Stage::Review(_) => Environment::Review,
+        Stage::Staging | Stage::Production => Environment::Plain,
+    };
+    let slug = world.store.slug(slug)?;
+    Ok(slug.map(|slug| slug.manifest().for_environment(environment).addons).unwrap_or_default())
+}
+
+/// The release with as many processes as are wanted now: scaling makes no release.
+fn as_scaled(app: &App, mut release: Release) -> Release {
+    release.formation = app.formation_of(&release);
+    release
+}
+
+/// What the newest deploy's release lacks, as far as its slug is known already.
+fn missing(world: &World, app: &App, build: Option<&Build>) -> Result<Vec<String>, Trouble> {
+    let Some(deploy) = app.newest().filter(|deploy| deploy.outcome.is_none() && deploy.release.is_none()) else {
+        return Ok(Vec::new());
+    };
+    let digest = match (&deploy.cause, build.map(|build| &build.state)) {
+        (Cause::Promotion { slug, .. } | Cause::Config { slug, .. } | Cause::Retry { slug, .. }, _)
+        | (Cause::Push, Some(BuildState::Succeeded { slug, .. })) => slug,
+        // A rollback has the config of then.
+        (Cause::Rollback { .. } | Cause::Push, _) => return Ok(Vec::new()),
+    };
+    let Some(slug) = world.store.slug(digest)? else { return Ok(Vec::new()) };
+    Ok(super::config::settled(world, app, &slug)?.missing)
 }
 
 pub(super) async fn run(world: &World, number: RunNumber) -> Result<Option<(TestRun, RunView)>, Trouble> {
@@ -107,6 +182,7 @@ pub(super) async fn run(world: &World, number: RunNumber) -> Result<Option<(Test
         slug,
         same_tree_passed,
         processes: all.iter().filter(|status| status.labels.get(label::RUN) == Some(&own)).map(process_view).collect(),
+        addons: world.store.addons_of_run(number)?,
         free_slots: free_slots(world, number, &all)?,
         split,
     };
@@ -178,6 +254,7 @@ pub fn process_view(status: &ProcessStatus) -> ProcessView {
         kind: text(label::TYPE),
         ordinal: text(label::ORDINAL).parse().unwrap_or(0),
         attempt: text(label::ATTEMPT).parse().unwrap_or(1),
+        size: status.labels.get(label::SIZE).cloned(),
         state: match &status.state {
             State::Starting => ProcessState::Starting,
             State::Running { since } => ProcessState::Running { since: *since },

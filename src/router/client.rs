@@ -2,8 +2,9 @@
 
 use super::control::{Answer, MAX_LINE, Request};
 use super::log::LogLine;
+use super::metrics::{AppNumbers, Resolution};
 use super::table::{Table, TargetState};
-use super::{Status, TargetStatus, dial};
+use super::{AppStatus, Status, TargetStatus, dial};
 use crate::domain::{AppName, ProcessId};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -45,6 +46,9 @@ pub struct MemoryRouter {
     pub all_healthy: bool,
     /// Requests in flight, by process.
     pub in_flight: BTreeMap<ProcessId, u64>,
+    /// What the test says of an app: when it was used last, whether somebody knocks.
+    pub apps: BTreeMap<AppName, AppStatus>,
+    pub numbers: BTreeMap<AppName, AppNumbers>,
     pub stopped: bool,
 }
 
@@ -109,6 +113,35 @@ impl Router {
         }
     }
 
+    /// The apps that somebody asked for while they slept, after the knock `after`; waits up to `wait` for one. Gives the
+    /// number to go on after as well.
+    pub async fn knocks(&self, after: u64, wait: Duration) -> Result<(u64, Vec<AppName>), RouterError> {
+        match self {
+            Router::Remote { socket } => {
+                let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+                match ask_within(socket, &Request::Knocks { after, wait_ms }, PATIENCE + wait).await? {
+                    Answer::Knocks { last, apps } => Ok((last, apps)),
+                    other => Err(unexpected(other)),
+                }
+            }
+            Router::Memory(_) => {
+                tokio::time::sleep(wait).await;
+                Ok((after, Vec::new()))
+            }
+        }
+    }
+
+    /// What was counted of an app and its processes, in slots of one resolution. Nothing for an app without a route.
+    pub async fn numbers(&self, app: &AppName, resolution: Resolution) -> Result<AppNumbers, RouterError> {
+        match self {
+            Router::Remote { socket } => match ask(socket, &Request::Numbers { app: app.clone(), resolution }).await? {
+                Answer::Numbers(numbers) => Ok(numbers),
+                other => Err(unexpected(other)),
+            },
+            Router::Memory(memory) => Ok(lock(memory).numbers.get(app).cloned().unwrap_or_default()),
+        }
+    }
+
     /// Whether a router answers, and the address that its clients reach.
     pub async fn ping(&self) -> Result<String, RouterError> {
         match self {
@@ -158,7 +191,7 @@ impl MemoryRouter {
         Status {
             generation: table.generation,
             version: table.version,
-            apps: table.apps.keys().map(|app| (app.clone(), Default::default())).collect(),
+            apps: table.apps.keys().map(|app| (app.clone(), self.apps.get(app).cloned().unwrap_or_default())).collect(),
             targets: targets.collect(),
             ..Status::default()
         }
@@ -184,8 +217,12 @@ fn unexpected(answer: Answer) -> RouterError {
 }
 
 async fn ask(socket: &Path, request: &Request) -> Result<Answer, RouterError> {
+    ask_within(socket, request, PATIENCE).await
+}
+
+async fn ask_within(socket: &Path, request: &Request, limit: Duration) -> Result<Answer, RouterError> {
     let late = |_| RouterError::Unreachable(std::io::ErrorKind::TimedOut.into());
-    let line = tokio::time::timeout(PATIENCE, exchange(socket, request)).await.map_err(late)?;
+    let line = tokio::time::timeout(limit, exchange(socket, request)).await.map_err(late)?;
     let line = line.map_err(RouterError::Unreachable)?;
     serde_json::from_slice(&line).map_err(|_| RouterError::Malformed)
 }

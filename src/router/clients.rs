@@ -6,7 +6,8 @@
 use super::errors::Refusal;
 use super::framing::{Fault, Framing};
 use async_trait::async_trait;
-use nix::sys::socket::{MsgFlags, send, shutdown};
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv, send, shutdown};
 use pingora_core::protocols::raw_connect::ProxyDigest;
 use pingora_core::protocols::{
     GetProxyDigest, GetSocketDigest, GetTimingDigest, IO, Peek, Shutdown, SocketDigest, Ssl, TimingDigest, UniqueID,
@@ -20,8 +21,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufWriter, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufWriter, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::Sleep;
 
 /// Small answers leave as one packet; larger writes pass by the buffer.
 const WRITE_BUFFER: usize = 1460;
@@ -89,6 +91,7 @@ impl Clients {
             framing: Mutex::default(),
             progress,
             clients: self.clone(),
+            closing: Closing::No,
         })
     }
 
@@ -139,6 +142,20 @@ pub(super) struct ClientStream {
     framing: Mutex<Framing>,
     progress: Arc<Progress>,
     clients: Arc<Clients>,
+    closing: Closing,
+}
+
+/// How far the end of a connection is. It is reached once for a connection, never between two of its requests.
+#[derive(Debug)]
+enum Closing {
+    No,
+    /// We have said that nothing more comes, and read on for a while what the client still sends.
+    Lingering {
+        until: tokio::time::Instant,
+        pause: Pin<Box<Sleep>>,
+        left: usize,
+    },
+    Over,
 }
 
 impl ClientStream {
@@ -155,6 +172,22 @@ impl ClientStream {
     /// Whether the client broke the rules of HTTP.
     pub fn is_malformed(&self) -> bool {
         self.framing().fault().is_some()
+    }
+
+    /// Whether the client has gone while nothing was asked of it: its end of the connection is closed and everything
+    /// that it sent was read.
+    pub fn is_gone(&self) -> bool {
+        let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+        match recv(self.stream.get_ref().as_raw_fd(), &mut [0], flags) {
+            Ok(count) => count == 0,
+            Err(error) => error != Errno::EAGAIN && error != Errno::EINTR,
+        }
+    }
+
+    /// Whether closing now could meet bytes of the client: then the connection is reset, and with it our answer.
+    fn owes_bytes(&self) -> bool {
+        let waiting = recv(self.stream.get_ref().as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT);
+        !self.framing().is_between_requests() || waiting.is_ok_and(|count| count > 0)
     }
 
     fn framing(&self) -> MutexGuard<'_, Framing> {
@@ -212,8 +245,41 @@ impl AsyncWrite for ClientStream {
         Pin::new(&mut self.stream).poll_flush(context)
     }
 
+    /// Says that nothing more comes, then reads on for a while what the client still sends. The proxy library ends a
+    /// connection through here.
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        let this = &mut *self;
+        if matches!(this.closing, Closing::No) {
+            std::task::ready!(Pin::new(&mut this.stream).poll_shutdown(context))?;
+            if !this.owes_bytes() {
+                this.closing = Closing::Over;
+                return Poll::Ready(Ok(()));
+            }
+            let now = tokio::time::Instant::now();
+            let pause = Box::pin(tokio::time::sleep_until(now + LINGER_PAUSE));
+            this.closing = Closing::Lingering { until: now + LINGER, pause, left: LINGER_BYTES };
+        }
+        while let Closing::Lingering { until, pause, left } = &mut this.closing {
+            let mut piece = [0; 16 * 1024];
+            let mut buffer = ReadBuf::new(&mut piece);
+            // Past the grammar: what comes now is not read, only taken off the wire.
+            match Pin::new(this.stream.get_mut()).poll_read(context, &mut buffer) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
+                    let now = tokio::time::Instant::now();
+                    *left = left.saturating_sub(buffer.filled().len());
+                    pause.as_mut().reset((now + LINGER_PAUSE).min(*until));
+                    if *left == 0 || now >= *until {
+                        this.closing = Closing::Over;
+                    }
+                }
+                Poll::Ready(_) => this.closing = Closing::Over,
+                Poll::Pending => {
+                    std::task::ready!(pause.as_mut().poll(context));
+                    this.closing = Closing::Over;
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn poll_write_vectored(
@@ -231,23 +297,8 @@ impl AsyncWrite for ClientStream {
 
 #[async_trait]
 impl Shutdown for ClientStream {
-    /// Says that nothing more comes, then reads on for a while what the client still sends.
     async fn shutdown(&mut self) {
-        if self.stream.shutdown().await.is_err() {
-            return;
-        }
-        let stream = self.stream.get_mut();
-        let drain = async {
-            let mut piece = [0; 4096];
-            let mut left = LINGER_BYTES;
-            while let Ok(Ok(count @ 1..)) = tokio::time::timeout(LINGER_PAUSE, stream.read(&mut piece)).await {
-                left = left.saturating_sub(count);
-                if left == 0 {
-                    break;
-                }
-            }
-        };
-        let _ = tokio::time::timeout(LINGER, drain).await;
+        let _ = AsyncWriteExt::shutdown(self).await;
     }
 }
 

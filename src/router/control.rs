@@ -4,22 +4,26 @@
 
 use super::clients::Clients;
 use super::errors::Code;
+use super::histogram::Histogram;
 use super::live::Routes;
 use super::log::{Log, LogLine};
+use super::metrics::{AppNumbers, Resolution};
 use super::table::{Table, TargetState};
-use crate::clock::Timestamp;
+use crate::clock::{Clock, Timestamp};
 use crate::domain::{AppName, ProcessId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 
 /// Bytes of one line: a table of ten thousand apps fits.
 pub(super) const MAX_LINE: u64 = 32 * 1024 * 1024;
+/// How long an answer to `knocks` may be waited for.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// Lines that one answer to `logs` holds.
 const LOG_LINES: usize = 1500;
 
@@ -41,6 +45,17 @@ pub(super) enum Request {
         #[serde(default)]
         after: u64,
     },
+    /// The apps that somebody asked for while they slept, after this knock; waits for one, up to `wait_ms`.
+    Knocks {
+        #[serde(default)]
+        after: u64,
+        #[serde(default)]
+        wait_ms: u64,
+    },
+    Numbers {
+        app: AppName,
+        resolution: Resolution,
+    },
     Stop,
 }
 
@@ -52,6 +67,8 @@ pub(super) enum Answer {
     Pong { process: u32, listen: String },
     Status(Status),
     Logs { lines: Vec<LogLine> },
+    Knocks { last: u64, apps: Vec<AppName> },
+    Numbers(AppNumbers),
 }
 
 /// The router's own account of itself.
@@ -70,7 +87,8 @@ pub struct Status {
     pub log_lines_dropped: u64,
 }
 
-/// An app's counts since the router started; the percentiles are of the last minute, `None` without requests in it.
+/// An app's counts since the router started; the percentiles are of this minute and the one before it, `None` without
+/// requests in them.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct AppStatus {
     pub requests: u64,
@@ -86,6 +104,20 @@ pub struct AppStatus {
     pub p50_ms: Option<f64>,
     pub p95_ms: Option<f64>,
     pub p99_ms: Option<f64>,
+    #[serde(default)]
+    pub max_ms: Option<f64>,
+    /// How long all answers since the start took.
+    #[serde(default)]
+    pub latency: Histogram,
+    /// Requests that wait for a process.
+    #[serde(default)]
+    pub held: u64,
+    /// When somebody last used it, also before this router started.
+    #[serde(default)]
+    pub last_request: Option<Timestamp>,
+    /// It sleeps, and somebody asked for it.
+    #[serde(default)]
+    pub knocked: bool,
 }
 
 /// A process as the router sees it. One that draws no more requests and has none in flight is drained.
@@ -109,6 +141,7 @@ pub(super) struct Control {
     pub routes: Arc<Routes>,
     pub log: Log,
     pub clients: Arc<Clients>,
+    pub clock: Clock,
     pub started_at: Timestamp,
     pub listen: String,
     pub stop: watch::Sender<bool>,
@@ -123,7 +156,7 @@ pub(super) async fn serve(listener: UnixListener, control: Arc<Control>) {
                 Ok(peer) if peer.uid() == user || peer.uid() == 0 => {
                     let control = control.clone();
                     tokio::spawn(async move {
-                        if let Err(error) = answer_all(stream, &control).await {
+                        if let Err(error) = answer_all(stream, control).await {
                             tracing::debug!(%error, "a control connection broke");
                         }
                     });
@@ -138,7 +171,7 @@ pub(super) async fn serve(listener: UnixListener, control: Arc<Control>) {
     }
 }
 
-async fn answer_all(mut stream: UnixStream, control: &Control) -> std::io::Result<()> {
+async fn answer_all(mut stream: UnixStream, control: Arc<Control>) -> std::io::Result<()> {
     let (reader, mut writer) = stream.split();
     let mut reader = BufReader::new(reader);
     loop {
@@ -148,7 +181,7 @@ async fn answer_all(mut stream: UnixStream, control: &Control) -> std::io::Resul
             return Ok(());
         }
         let answer = match serde_json::from_slice(&line) {
-            Ok(request) => answer(request, control),
+            Ok(request) => answer(request, &control).await,
             Err(error) => Answer::Refused { reason: format!("malformed: {error}") },
         };
         let mut bytes = serde_json::to_vec(&answer)?;
@@ -157,15 +190,27 @@ async fn answer_all(mut stream: UnixStream, control: &Control) -> std::io::Resul
     }
 }
 
-fn answer(request: Request, control: &Control) -> Answer {
+async fn answer(request: Request, control: &Arc<Control>) -> Answer {
     match request {
         Request::Ping => Answer::Pong { process: std::process::id(), listen: control.listen.clone() },
-        Request::Set { table } => set(control, table, false),
+        Request::Set { table } => set(control.clone(), table, false).await,
         Request::Clear { generation, version } => {
-            set(control, Table { generation, version, apps: BTreeMap::new() }, true)
+            set(control.clone(), Table { generation, version, apps: BTreeMap::new() }, true).await
         }
         Request::Status => Answer::Status(status(control)),
         Request::Logs { app, after } => Answer::Logs { lines: control.log.after(&app, after, LOG_LINES) },
+        Request::Knocks { after, wait_ms } => {
+            let limit = Duration::from_millis(wait_ms).min(LONGEST_WAIT);
+            match tokio::time::timeout(limit, control.routes.knocks.after(after)).await {
+                Ok((last, apps)) => Answer::Knocks { last, apps },
+                Err(_) => Answer::Knocks { last: after, apps: Vec::new() },
+            }
+        }
+        Request::Numbers { app, resolution } => {
+            let metrics = control.routes.live().apps.get(&app).map(|app| app.metrics.clone());
+            let now = control.clock.now();
+            Answer::Numbers(metrics.map(|metrics| metrics.numbers(resolution, now)).unwrap_or_default())
+        }
         Request::Stop => {
             control.stop.send_replace(true);
             Answer::Done
@@ -173,41 +218,52 @@ fn answer(request: Request, control: &Control) -> Answer {
     }
 }
 
-fn set(control: &Control, table: Table, clear: bool) -> Answer {
-    let before = control.routes.live().apps.keys().cloned().collect::<Vec<_>>();
-    match control.routes.set(table, clear) {
-        Ok(()) => {
-            let live = control.routes.live();
-            before.iter().filter(|app| !live.apps.contains_key(*app)).for_each(|app| control.log.forget(app));
-            Answer::Done
-        }
-        Err(error) => {
+/// Saving a table waits for the disk, which no thread that serves requests may do.
+async fn set(control: Arc<Control>, table: Table, clear: bool) -> Answer {
+    let work = move || {
+        let before = control.routes.live().apps.keys().cloned().collect::<Vec<_>>();
+        control.routes.set(table, clear)?;
+        let live = control.routes.live();
+        before.iter().filter(|app| !live.apps.contains_key(*app)).for_each(|app| control.log.forget(app));
+        Ok(())
+    };
+    match tokio::task::spawn_blocking(work).await {
+        Ok(Ok(())) => Answer::Done,
+        Ok(Err(error)) => {
+            let error: super::table::TableError = error;
             tracing::warn!(%error, "refused a table");
             Answer::Refused { reason: error.to_string() }
         }
+        Err(error) => Answer::Refused { reason: format!("the table was not taken: {error}") },
     }
 }
 
 fn status(control: &Control) -> Status {
-    let (now, start) = (Instant::now(), control.routes.started);
+    let now = control.clock.now();
     let live = control.routes.live();
     let apps = live.apps.iter().map(|(name, app)| {
-        let numbers = app.metrics.numbers(now, start);
-        let [s1xx, s2xx, s3xx, s4xx, s5xx] = numbers.classes;
-        let milliseconds = |index: usize| numbers.percentiles.map(|all| all[index].as_secs_f64() * 1000.0);
+        let total = app.metrics.total();
+        let latency = app.metrics.latency(now);
+        let [s1xx, s2xx, s3xx, s4xx, s5xx] = total.classes;
+        let milliseconds = |time: Duration| time.as_secs_f64() * 1000.0;
         let status = AppStatus {
-            requests: numbers.requests,
+            requests: total.requests,
             s1xx,
             s2xx,
             s3xx,
             s4xx,
             s5xx,
-            in_flight: numbers.in_flight,
-            bytes: numbers.bytes,
-            p50_ms: milliseconds(0),
-            p95_ms: milliseconds(1),
-            p99_ms: milliseconds(2),
-            h_codes: numbers.codes,
+            in_flight: app.metrics.in_flight(),
+            bytes: total.bytes,
+            p50_ms: latency.percentile(500).map(milliseconds),
+            p95_ms: latency.percentile(950).map(milliseconds),
+            p99_ms: latency.percentile(990).map(milliseconds),
+            max_ms: latency.longest().map(milliseconds),
+            h_codes: total.codes,
+            latency: total.latency,
+            held: app.metrics.held.load(Ordering::Relaxed) as u64,
+            last_request: app.metrics.last_request(),
+            knocked: app.asleep && control.routes.knocks.is_asked_for(name),
         };
         (name.clone(), status)
     });

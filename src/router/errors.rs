@@ -13,6 +13,8 @@ use std::sync::LazyLock;
 pub enum Code {
     /// The app crashed or its deploy failed.
     H10,
+    /// Too many requests wait for a process.
+    H11,
     /// No byte of an answer in 30 s.
     H12,
     /// The connection closed without an answer.
@@ -46,6 +48,7 @@ impl Code {
     pub fn description(self) -> &'static str {
         match self {
             Code::H10 => "App crashed",
+            Code::H11 => "Backlog too deep",
             Code::H12 => "Request timeout",
             Code::H13 => "Connection closed without response",
             Code::H14 => "No web processes running",
@@ -169,8 +172,9 @@ fn prefers_json(accept: &str) -> bool {
 mod tests {
     use super::*;
 
-    const ALL: [Code; 14] = [
+    const ALL: [Code; 15] = [
         Code::H10,
+        Code::H11,
         Code::H12,
         Code::H13,
         Code::H14,

@@ -120,6 +120,11 @@ impl Framing {
         self.state == State::Head && !self.head.is_empty()
     }
 
+    /// Whether everything that came so far were whole requests.
+    pub fn is_between_requests(&self) -> bool {
+        self.state == State::Head && self.head.is_empty()
+    }
+
     /// The verdict on the oldest head that was not asked for yet.
     pub fn verdict(&mut self) -> Result<(), Refusal> {
         self.verdicts.pop_front().unwrap_or(Err(Refusal::bare(400)))

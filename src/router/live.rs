@@ -6,15 +6,17 @@
 
 use super::RouterOptions;
 use super::dial::{Connections, Dialler};
+use super::keep;
+use super::knocks::Knocks;
 use super::metrics::AppMetrics;
-use super::table::{self, Notice, Route, Table, TableError, Target, TargetState};
+use super::table::{self, Canary, Notice, Route, Table, TableError, Target, TargetState};
 use crate::domain::{AppName, ProcessId};
 use arc_swap::ArcSwap;
 use pingora_core::upstreams::peer::HttpPeer;
 use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -27,6 +29,8 @@ pub(super) struct Health {
     pub healthy: bool,
     pub checks: u64,
     pub last_check: Option<String>,
+    /// The requests that warm it up were made.
+    pub warm: bool,
 }
 
 /// One process, for as long as a table names it or a request is on it.
@@ -41,6 +45,12 @@ pub(super) struct LiveTarget {
     pub requests: AtomicU64,
     pub connections: Arc<Connections>,
     pub health: Mutex<Health>,
+    /// Told when a request could not get through.
+    pub failure: tokio::sync::Notify,
+    /// Asked every so often while it serves.
+    checked_every: bool,
+    /// Others are preferred until a health check goes well.
+    down: AtomicBool,
     peer: HttpPeer,
     /// The highest bit is set while the gate is open; the others count the requests inside.
     gate: AtomicU64,
@@ -87,6 +97,9 @@ impl LiveTarget {
             requests: AtomicU64::new(0),
             connections,
             health: Mutex::default(),
+            failure: tokio::sync::Notify::new(),
+            checked_every: target.health_seconds.is_some(),
+            down: AtomicBool::new(false),
             peer,
             gate: AtomicU64::new(0),
             avoided_until: AtomicU64::new(0),
@@ -113,9 +126,23 @@ impl LiveTarget {
 
     /// Writes down that a connection failed; says whether the target was thought healthy until now.
     pub fn failed(&self, seen: &str) -> bool {
+        self.set_down(true);
+        self.failure.notify_one();
         let mut health = self.health();
         health.last_check = Some(seen.to_owned());
         std::mem::replace(&mut health.healthy, false)
+    }
+
+    pub fn checked_every(&self) -> bool {
+        self.checked_every
+    }
+
+    pub fn set_down(&self, down: bool) {
+        self.down.store(down, Ordering::Release);
+    }
+
+    pub fn is_down(&self) -> bool {
+        self.down.load(Ordering::Acquire)
     }
 
     fn enter(self: &Arc<LiveTarget>) -> Option<InFlight> {
@@ -142,6 +169,9 @@ pub(super) struct LiveApp {
     pub name: AppName,
     pub notice: Option<Notice>,
     pub noindex: bool,
+    pub hold: bool,
+    pub asleep: bool,
+    canary: Option<Canary>,
     /// What the health check says it is asked as.
     pub host: String,
     pub metrics: Arc<AppMetrics>,
@@ -164,11 +194,19 @@ impl LiveApp {
     pub fn choose(&self, tried: &[u64], now: u64) -> Choice {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let count = self.active.len();
+        // Spread evenly: at 25 % every fourth request.
+        let canary = self.canary.as_ref().map(|canary| {
+            let percent = usize::from(canary.percent);
+            (canary.release.as_str(), turn.wrapping_mul(percent) % 100 < percent)
+        });
         let candidates = (0..count)
             .map(|offset| &self.active[(turn.wrapping_add(offset)) % count])
             .filter(|target| !tried.contains(&target.number));
-        let best =
-            candidates.min_by_key(|target| (target.avoided_until.load(Ordering::Acquire) > now, target.in_flight()));
+        let best = candidates.min_by_key(|target| {
+            let failing = target.is_down() || target.avoided_until.load(Ordering::Acquire) > now;
+            let aside = canary.is_some_and(|(release, wanted)| (target.release == release) != wanted);
+            (failing, aside, target.in_flight())
+        });
         match best {
             None => Choice::Nothing,
             Some(target) => match target.enter() {
@@ -176,6 +214,11 @@ impl LiveApp {
                 None => Choice::LookAgain,
             },
         }
+    }
+
+    /// Forgets of what a request has tried whatever is well again or gone.
+    pub fn forgive(&self, tried: &mut Vec<u64>) {
+        tried.retain(|number| self.active.iter().any(|target| target.number == *number && target.is_down()));
     }
 
     pub fn has_active(&self) -> bool {
@@ -202,6 +245,13 @@ pub(super) struct Routes {
     numbers: AtomicU64,
     /// Told after every swap.
     pub changed: tokio::sync::Notify,
+    /// Told to everyone who waits for a process: after every swap, and when a process is found well.
+    pub turned: tokio::sync::Notify,
+    pub knocks: Knocks,
+    /// Requests that wait for a process, of all apps.
+    pub held: AtomicUsize,
+    /// Numbers of apps from before this process started, until a table names them.
+    kept: Mutex<BTreeMap<AppName, Arc<AppMetrics>>>,
 }
 
 /// Targets that no table names any more but that still have requests inside.
@@ -210,6 +260,7 @@ struct Leaving(Vec<Arc<LiveTarget>>);
 
 impl Routes {
     pub fn new(options: RouterOptions) -> Routes {
+        let kept = Mutex::new(keep::load(&options.state_dir));
         Routes {
             options,
             started: Instant::now(),
@@ -217,6 +268,10 @@ impl Routes {
             change: Mutex::default(),
             numbers: AtomicU64::new(1),
             changed: tokio::sync::Notify::new(),
+            turned: tokio::sync::Notify::new(),
+            knocks: Knocks::default(),
+            held: AtomicUsize::new(0),
+            kept,
         }
     }
 
@@ -274,7 +329,9 @@ impl Routes {
                 }
                 next.targets.insert(target.process.clone(), (target.state, live));
             }
-            let app = Arc::new(live_app(name, route, active, current));
+            let metrics = current.apps.get(name).map(|app| app.metrics.clone());
+            let metrics = metrics.or_else(|| self.kept().remove(name)).unwrap_or_default();
+            let app = Arc::new(live_app(name, route, active, metrics));
             next.hosts.extend(route.hosts.iter().map(|host| (host.clone(), app.clone())));
             next.apps.insert(name.clone(), app);
         }
@@ -297,7 +354,9 @@ impl Routes {
             target.shut();
         }
         leaving.0.retain(|target| target.in_flight() > 0);
+        self.knocks.forget(|app| !self.live.load().apps.get(app).is_some_and(|app| app.asleep));
         self.changed.notify_one();
+        self.turned.notify_waiters();
     }
 
     /// The target as it runs already, or a new one.
@@ -317,18 +376,25 @@ impl Routes {
         }
     }
 
+    fn kept(&self) -> MutexGuard<'_, BTreeMap<AppName, Arc<AppMetrics>>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn change(&self) -> MutexGuard<'_, Leaving> {
         self.change.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn live_app(name: &AppName, route: &Route, active: Vec<Arc<LiveTarget>>, current: &Live) -> LiveApp {
+fn live_app(name: &AppName, route: &Route, active: Vec<Arc<LiveTarget>>, metrics: Arc<AppMetrics>) -> LiveApp {
     LiveApp {
         name: name.clone(),
         notice: route.notice,
         noindex: route.noindex,
+        hold: route.hold,
+        asleep: route.asleep,
+        canary: route.canary.clone(),
         host: route.hosts.first().cloned().unwrap_or_else(|| name.to_string()),
-        metrics: current.apps.get(name).map(|app| app.metrics.clone()).unwrap_or_default(),
+        metrics,
         active,
         turn: AtomicUsize::new(0),
     }

@@ -25,6 +25,10 @@ const KEPT_FILES: usize = 2;
 /// Lines kept in memory per app (as on Heroku) and their bytes.
 const RING_LINES: usize = 1500;
 const RING_BYTES: usize = 512 * 1024;
+/// Lines of requests for hosts that nobody serves: at once, and in a second from then on. Scanners of whole networks
+/// ask for such hosts, and the file has better uses.
+const STRANGERS_AT_ONCE: u64 = 60;
+const STRANGERS_IN_A_SECOND: u64 = 2;
 /// Bytes of a path or host that a line shows.
 const SHOWN: usize = 1024;
 
@@ -35,6 +39,8 @@ pub(super) struct Entry<'a> {
     pub host: &'a str,
     pub request_id: &'a str,
     pub client: Option<std::net::IpAddr>,
+    /// The client spoke TLS, to us or to a proxy in front.
+    pub secure: bool,
     pub process: Option<&'a str>,
     pub connect: Option<Duration>,
     pub service: Duration,
@@ -68,7 +74,8 @@ impl Entry<'_> {
             let _ = write!(line, "{}ms", connect.as_millis());
         }
         let service = self.service.as_millis();
-        let _ = write!(line, " service={service}ms status={} bytes={} protocol=http", self.status, self.bytes);
+        let protocol = if self.secure { "https" } else { "http" };
+        let _ = write!(line, " service={service}ms status={} bytes={} protocol={protocol}", self.status, self.bytes);
         line
     }
 }
@@ -103,6 +110,31 @@ pub(super) struct Log {
 struct Memory {
     rings: Mutex<HashMap<AppName, Ring>>,
     dropped: AtomicU64,
+    strangers: Mutex<Strangers>,
+}
+
+/// How many lines without an app may still be written, and how many were left out since the last one.
+#[derive(Debug, Default)]
+struct Strangers {
+    spent: u64,
+    /// Up to when lines were given back, in seconds since the epoch.
+    at: i64,
+    left_out: u64,
+}
+
+impl Strangers {
+    /// Whether a line may be written at `second`, and how many before it were not.
+    fn admit(&mut self, second: i64) -> Option<u64> {
+        let passed = u64::try_from(second.saturating_sub(self.at)).unwrap_or(0);
+        self.spent = self.spent.saturating_sub(passed.saturating_mul(STRANGERS_IN_A_SECOND));
+        self.at = self.at.max(second);
+        if self.spent >= STRANGERS_AT_ONCE {
+            self.left_out += 1;
+            return None;
+        }
+        self.spent += 1;
+        Some(std::mem::take(&mut self.left_out))
+    }
 }
 
 enum Message {
@@ -139,7 +171,19 @@ impl Log {
     }
 
     pub fn request(&self, app: Option<&AppName>, entry: &Entry<'_>) {
-        let line = format!("{} landfall[router]: {}", self.clock.now(), entry.line());
+        let now = self.clock.now();
+        if app.is_none() {
+            let mut strangers = self.memory.strangers.lock().unwrap_or_else(PoisonError::into_inner);
+            match strangers.admit(now.0 / 1000) {
+                None => return,
+                Some(0) => {}
+                Some(count) => {
+                    let line = format!("{now} landfall[router]: at=info desc=\"Unknown hosts\" left_out={count}");
+                    self.send(Message::Line { app: None, line });
+                }
+            }
+        }
+        let line = format!("{now} landfall[router]: {}", entry.line());
         self.send(Message::Line { app: app.cloned(), line });
     }
 
@@ -287,6 +331,7 @@ mod tests {
             host: "hello.localhost",
             request_id: "8601b555-6a83-4c12-8269-97c8e32cdb22",
             client: Some("204.204.204.204".parse().unwrap()),
+            secure: false,
             process: Some("web.1"),
             connect: Some(Duration::from_millis(1)),
             service: Duration::from_millis(18),
@@ -310,6 +355,17 @@ mod tests {
              request_id=8601b555-6a83-4c12-8269-97c8e32cdb22 fwd=\"204.204.204.204\" dyno= connect= service=18ms \
              status=503 bytes=13 protocol=http"
         );
+    }
+
+    #[test]
+    fn unknown_hosts_do_not_fill_the_log() {
+        let mut strangers = Strangers::default();
+        let written = (0..1000).filter(|_| strangers.admit(100).is_some()).count();
+        assert_eq!(written as u64, STRANGERS_AT_ONCE);
+        assert_eq!(strangers.admit(101), Some(1000 - STRANGERS_AT_ONCE));
+        assert_eq!((strangers.admit(101), strangers.admit(101)), (Some(0), None));
+        assert_eq!(strangers.admit(50), None, "a clock that goes back gives nothing");
+        assert_eq!(strangers.admit(200), Some(2));
     }
 
     #[test]

@@ -1,47 +1,154 @@
-//! What is counted of an app: requests by class and code, those in flight, and how long the answers took.
+//! What is counted of an app and of each of its processes: requests by class and code, bytes, and how long the answers
+//! took; in all since the router started, and by the minute for 2 h, by ten minutes for 24 h, by the hour for 7 d
+//! (as on Heroku).
 //!
-//! Histograms are log-linear with eight steps an octave (at most 12.5 % off) and add up by adding their counts.
-//! Percentiles are of the last minute, in slots of ten seconds.
+//! Only slots in which something happened are kept, so an app that nobody visits costs nothing. The slots outlive a
+//! restart of the router; the sums begin anew, as Prometheus expects of counters.
 
 use super::errors::Code;
-use std::collections::BTreeMap;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use super::histogram::Histogram;
+use crate::clock::Timestamp;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-const BUCKETS: usize = 208;
-const SLOTS: usize = 7;
-const SLOT: Duration = Duration::from_secs(10);
+/// Processes of which numbers are kept for each app; the ones that were silent for longest make room.
+const PROCESSES: usize = 32;
 
-/// The numbers of one app since the router started.
-#[derive(Default)]
-pub(super) struct AppMetrics {
-    requests: AtomicU64,
-    /// By the status's first digit: index 0 is 1xx (an upgrade that was answered 101).
-    classes: [AtomicU64; 5],
-    in_flight: AtomicU64,
-    bytes: AtomicU64,
-    codes: Mutex<BTreeMap<Code, u64>>,
-    latency: Mutex<Option<Box<Latency>>>,
+/// Over how long one slot counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Resolution {
+    Minute,
+    TenMinutes,
+    Hour,
 }
 
-/// A copy of the numbers at one moment.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub(super) struct AppNumbers {
+impl Resolution {
+    pub const ALL: [Resolution; 3] = [Resolution::Minute, Resolution::TenMinutes, Resolution::Hour];
+
+    pub fn seconds(self) -> i64 {
+        match self {
+            Resolution::Minute => 60,
+            Resolution::TenMinutes => 600,
+            Resolution::Hour => 3600,
+        }
+    }
+
+    /// How far back slots are kept, in seconds.
+    fn kept(self) -> i64 {
+        match self {
+            Resolution::Minute => 2 * 3600,
+            Resolution::TenMinutes => 24 * 3600,
+            Resolution::Hour => 7 * 24 * 3600,
+        }
+    }
+}
+
+/// What was counted from `at` on, for as long as the resolution says.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Slot {
+    pub at: Timestamp,
     pub requests: u64,
+    /// By the status's first digit: index 0 is 1xx (an upgrade that was answered 101).
     pub classes: [u64; 5],
-    pub in_flight: u64,
+    /// Bytes of answers' bodies.
     pub bytes: u64,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub codes: BTreeMap<Code, u64>,
-    pub percentiles: Option<[Duration; 3]>,
+    pub latency: Histogram,
+}
+
+impl Slot {
+    /// Adds what another slot counted.
+    pub fn merge(&mut self, other: &Slot) {
+        self.requests += other.requests;
+        self.bytes += other.bytes;
+        for (mine, theirs) in self.classes.iter_mut().zip(other.classes) {
+            *mine += theirs;
+        }
+        for (code, count) in &other.codes {
+            *self.codes.entry(*code).or_default() += count;
+        }
+        self.latency.merge(&other.latency);
+    }
+
+    fn record(&mut self, sample: &Sample<'_>) {
+        self.requests += 1;
+        self.bytes += sample.bytes;
+        if let Some(class) = self.classes.get_mut(usize::from(sample.status / 100).wrapping_sub(1)) {
+            *class += 1;
+        }
+        if let Some(code) = sample.code {
+            *self.codes.entry(code).or_default() += 1;
+        }
+        self.latency.record(sample.took);
+    }
+}
+
+/// The slots of an app and of its processes, oldest first; processes by release and name, `v3/web.1`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppNumbers {
+    pub app: Vec<Slot>,
+    pub processes: BTreeMap<String, Vec<Slot>>,
+}
+
+/// One request, as it is counted.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sample<'a> {
+    pub status: u16,
+    pub code: Option<Code>,
+    pub bytes: u64,
+    pub took: Duration,
+    /// Release and name of the process that it was at.
+    pub process: Option<(&'a str, &'a str)>,
+    pub now: Timestamp,
+}
+
+/// The numbers of one app.
+#[derive(Debug, Default)]
+pub(super) struct AppMetrics {
+    /// Requests that wait for a process.
+    pub held: AtomicUsize,
+    in_flight: AtomicU64,
+    /// When the newest request came, in milliseconds since the epoch; 0 before the first.
+    last_request: AtomicI64,
+    counted: Mutex<Counted>,
+}
+
+#[derive(Debug, Default)]
+struct Counted {
+    total: Slot,
+    /// Made with the first request.
+    series: Option<Box<Series>>,
+    processes: BTreeMap<String, Series>,
+}
+
+/// Slots in each resolution, oldest first.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Series {
+    minutes: VecDeque<Slot>,
+    tens: VecDeque<Slot>,
+    hours: VecDeque<Slot>,
+}
+
+/// What of an app's numbers outlives the router.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Kept {
+    last_request: i64,
+    series: Option<Box<Series>>,
+    processes: BTreeMap<String, Series>,
 }
 
 /// Counts one request as in flight until it is dropped.
-pub(super) struct AppInFlight(std::sync::Arc<AppMetrics>);
+pub(super) struct AppInFlight(Arc<AppMetrics>);
 
 impl AppInFlight {
-    pub fn new(metrics: &std::sync::Arc<AppMetrics>) -> AppInFlight {
+    pub fn new(metrics: &Arc<AppMetrics>, now: Timestamp) -> AppInFlight {
         metrics.in_flight.fetch_add(1, Ordering::Relaxed);
+        metrics.last_request.fetch_max(now.0, Ordering::Relaxed);
         AppInFlight(metrics.clone())
     }
 }
@@ -53,134 +160,206 @@ impl Drop for AppInFlight {
 }
 
 impl AppMetrics {
-    pub fn record(&self, status: u16, code: Option<Code>, bytes: u64, took: Duration, now: Instant, start: Instant) {
-        self.requests.fetch_add(1, Ordering::Relaxed);
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        if let Some(class) = self.classes.get(usize::from(status / 100).wrapping_sub(1)) {
-            class.fetch_add(1, Ordering::Relaxed);
+    pub fn record(&self, sample: &Sample<'_>) {
+        // The end of a stream that took hours is use as well.
+        self.last_request.fetch_max(sample.now.0, Ordering::Relaxed);
+        let mut counted = self.lock();
+        counted.total.record(sample);
+        counted.series.get_or_insert_default().record(sample);
+        let Some((release, name)) = sample.process else { return };
+        let key = format!("{release}/{name}");
+        if !counted.processes.contains_key(&key) && counted.processes.len() >= PROCESSES {
+            let newest = |series: &Series| series.minutes.back().map_or(0, |slot| slot.at.0);
+            let quietest =
+                counted.processes.iter().min_by_key(|(_, series)| newest(series)).map(|(key, _)| key.clone());
+            quietest.map(|key| counted.processes.remove(&key));
         }
-        if let Some(code) = code {
-            *lock(&self.codes).entry(code).or_default() += 1;
-        }
-        lock(&self.latency).get_or_insert_default().record(took, now.duration_since(start));
+        counted.processes.entry(key).or_default().record(sample);
     }
 
-    pub fn numbers(&self, now: Instant, start: Instant) -> AppNumbers {
-        let latency = lock(&self.latency);
+    /// What was counted since the router started.
+    pub fn total(&self) -> Slot {
+        self.lock().total.clone()
+    }
+
+    pub fn in_flight(&self) -> u64 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    pub fn last_request(&self) -> Option<Timestamp> {
+        Some(self.last_request.load(Ordering::Relaxed)).filter(|at| *at > 0).map(Timestamp)
+    }
+
+    /// How long answers took in this minute and the one before it.
+    pub fn latency(&self, now: Timestamp) -> Histogram {
+        let since = start_of(now, Resolution::Minute).0 - 60_000;
+        let mut sum = Histogram::default();
+        let counted = self.lock();
+        let slots = counted.series.iter().flat_map(|series| series.minutes.iter().rev().take(2));
+        slots.filter(|slot| slot.at.0 >= since).for_each(|slot| sum.merge(&slot.latency));
+        sum
+    }
+
+    pub fn numbers(&self, resolution: Resolution, now: Timestamp) -> AppNumbers {
+        let counted = self.lock();
+        let since = now.0 - resolution.kept() * 1000;
+        let slots = |series: &Series| {
+            let slots = series.slots(resolution).iter().filter(|slot| slot.at.0 > since);
+            slots.cloned().collect::<Vec<Slot>>()
+        };
+        let processes = counted.processes.iter().map(|(name, series)| (name.clone(), slots(series)));
         AppNumbers {
-            requests: self.requests.load(Ordering::Relaxed),
-            classes: std::array::from_fn(|class| self.classes[class].load(Ordering::Relaxed)),
-            in_flight: self.in_flight.load(Ordering::Relaxed),
-            bytes: self.bytes.load(Ordering::Relaxed),
-            codes: lock(&self.codes).clone(),
-            percentiles: latency.as_ref().and_then(|latency| latency.percentiles(now.duration_since(start))),
+            app: counted.series.as_ref().map(|series| slots(series)).unwrap_or_default(),
+            processes: processes.filter(|(_, slots)| !slots.is_empty()).collect(),
         }
     }
-}
 
-/// The last minute's histogram, a ring of slots.
-struct Latency {
-    slots: [(u64, [u32; BUCKETS]); SLOTS],
-}
-
-impl Default for Latency {
-    fn default() -> Self {
-        Latency { slots: [(0, [0; BUCKETS]); SLOTS] }
-    }
-}
-
-impl Latency {
-    fn record(&mut self, took: Duration, at: Duration) {
-        let epoch = at.as_secs() / SLOT.as_secs() + 1;
-        let slot = &mut self.slots[(epoch % SLOTS as u64) as usize];
-        if slot.0 != epoch {
-            *slot = (epoch, [0; BUCKETS]);
+    pub fn kept(&self) -> Kept {
+        let counted = self.lock();
+        Kept {
+            last_request: self.last_request.load(Ordering::Relaxed),
+            series: counted.series.clone(),
+            processes: counted.processes.clone(),
         }
-        let bucket = &mut slot.1[bucket_of(took)];
-        *bucket = bucket.saturating_add(1);
     }
 
-    fn percentiles(&self, at: Duration) -> Option<[Duration; 3]> {
-        let epoch = at.as_secs() / SLOT.as_secs() + 1;
-        let mut sum = [0_u64; BUCKETS];
-        for (_, counts) in self.slots.iter().filter(|slot| slot.0 + SLOTS as u64 > epoch) {
-            for (total, count) in sum.iter_mut().zip(counts) {
-                *total += u64::from(*count);
+    pub fn of(kept: Kept) -> AppMetrics {
+        AppMetrics {
+            last_request: AtomicI64::new(kept.last_request),
+            counted: Mutex::new(Counted { series: kept.series, processes: kept.processes, ..Counted::default() }),
+            ..AppMetrics::default()
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Counted> {
+        self.counted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Series {
+    fn slots(&self, resolution: Resolution) -> &VecDeque<Slot> {
+        match resolution {
+            Resolution::Minute => &self.minutes,
+            Resolution::TenMinutes => &self.tens,
+            Resolution::Hour => &self.hours,
+        }
+    }
+
+    fn record(&mut self, sample: &Sample<'_>) {
+        for resolution in Resolution::ALL {
+            let slots = match resolution {
+                Resolution::Minute => &mut self.minutes,
+                Resolution::TenMinutes => &mut self.tens,
+                Resolution::Hour => &mut self.hours,
+            };
+            let at = start_of(sample.now, resolution);
+            // A clock that was set back counts into the newest slot until it has caught up.
+            if slots.back().is_none_or(|newest| newest.at < at) {
+                slots.push_back(Slot { at, ..Slot::default() });
+                let since = at.0 - resolution.kept() * 1000;
+                while slots.front().is_some_and(|oldest| oldest.at.0 <= since) {
+                    slots.pop_front();
+                }
+            }
+            if let Some(slot) = slots.back_mut() {
+                slot.record(sample);
             }
         }
-        let all: u64 = sum.iter().sum();
-        (all > 0).then(|| [500, 950, 990].map(|permille| percentile(&sum, all, permille)))
     }
 }
 
-fn percentile(counts: &[u64; BUCKETS], all: u64, permille: u64) -> Duration {
-    let rank = (all * permille).div_ceil(1000).max(1);
-    let mut seen = 0;
-    for (bucket, count) in counts.iter().enumerate() {
-        seen += count;
-        if seen >= rank {
-            return Duration::from_micros(upper_bound(bucket));
-        }
-    }
-    Duration::from_micros(upper_bound(BUCKETS - 1))
-}
-
-fn bucket_of(took: Duration) -> usize {
-    let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-    if micros < 8 {
-        return micros as usize;
-    }
-    let exponent = 63 - micros.leading_zeros() as usize;
-    let step = (micros >> (exponent - 3)) as usize & 7;
-    ((exponent - 2) * 8 + step).min(BUCKETS - 1)
-}
-
-fn upper_bound(bucket: usize) -> u64 {
-    if bucket < 8 {
-        return bucket as u64;
-    }
-    let (exponent, step) = (bucket / 8 + 2, (bucket % 8) as u64);
-    ((8 + step + 1) << (exponent - 3)) - 1
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+fn start_of(now: Timestamp, resolution: Resolution) -> Timestamp {
+    let step = resolution.seconds() * 1000;
+    Timestamp(now.0.div_euclid(step) * step)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn buckets_are_in_order_and_no_wider_than_an_eighth() {
-        let mut last = 0;
-        for micros in (0..200_000).chain((200_000..120_000_000).step_by(9973)) {
-            let bucket = bucket_of(Duration::from_micros(micros));
-            assert!(bucket >= last && bucket < BUCKETS, "{micros}");
-            last = bucket;
-            let bound = upper_bound(bucket);
-            assert!(bound >= micros && bound as f64 <= micros as f64 * 1.125 + 1.0, "{micros} in {bucket} to {bound}");
+    fn sample(status: u16, took: u64, second: i64) -> Sample<'static> {
+        Sample {
+            status,
+            code: (status == 503).then_some(Code::H12),
+            bytes: 5,
+            took: Duration::from_millis(took),
+            process: Some(("v1", "web.1")),
+            now: Timestamp(second * 1000),
         }
     }
 
     #[test]
-    fn percentiles_are_of_the_last_minute() {
-        let start = Instant::now();
+    fn what_is_counted_adds_up_in_every_resolution() {
         let metrics = AppMetrics::default();
-        let at = |second: u64| start + Duration::from_secs(second);
+        let start = 1_000 * 3600;
+        // Three hours of a request a second, each tenth of them failing.
+        for second in 0..3 * 3600 {
+            metrics.record(&sample(if second % 10 == 0 { 503 } else { 200 }, 10, start + second));
+        }
+        let now = Timestamp((start + 3 * 3600 - 1) * 1000);
+        for (resolution, slots, each) in
+            [(Resolution::Minute, 120, 60), (Resolution::TenMinutes, 18, 600), (Resolution::Hour, 3, 3600)]
+        {
+            let numbers = metrics.numbers(resolution, now);
+            assert_eq!(numbers.app.len(), slots, "{resolution:?}");
+            assert!(numbers.app.iter().all(|slot| slot.requests == each && slot.latency.count() == each));
+            assert_eq!(numbers.processes["v1/web.1"], numbers.app);
+            let mut sum = Slot { at: numbers.app[0].at, ..Slot::default() };
+            numbers.app.iter().for_each(|slot| sum.merge(slot));
+            let all = slots as u64 * each;
+            assert_eq!((sum.requests, sum.bytes, sum.classes), (all, 5 * all, [0, all - all / 10, 0, 0, all / 10]));
+            assert_eq!(sum.codes, BTreeMap::from([(Code::H12, all / 10)]));
+        }
+        let total = metrics.total();
+        assert_eq!((total.requests, total.latency.count()), (10_800, 10_800));
+        assert_eq!(metrics.last_request(), Some(now));
+    }
+
+    #[test]
+    fn old_slots_go_and_a_clock_set_back_loses_nothing() {
+        let metrics = AppMetrics::default();
+        metrics.record(&sample(200, 1, 10_000));
+        metrics.record(&sample(200, 1, 9_000));
+        assert_eq!(metrics.numbers(Resolution::Minute, Timestamp(10_000_000)).app[0].requests, 2);
+        let later = 10_000 + 8 * 24 * 3600;
+        assert_eq!(metrics.numbers(Resolution::Hour, Timestamp(later * 1000)), AppNumbers::default());
+        metrics.record(&sample(200, 1, later));
+        for resolution in Resolution::ALL {
+            assert_eq!(metrics.numbers(resolution, Timestamp(later * 1000)).app.len(), 1);
+        }
+    }
+
+    #[test]
+    fn percentiles_are_of_the_newest_two_minutes() {
+        let metrics = AppMetrics::default();
         for _ in 0..90 {
-            metrics.record(200, None, 5, Duration::from_millis(10), at(1), start);
+            metrics.record(&sample(200, 10, 6_001));
         }
         for _ in 0..10 {
-            metrics.record(503, Some(Code::H12), 5, Duration::from_secs(30), at(2), start);
+            metrics.record(&sample(503, 30_000, 6_061));
         }
-        let numbers = metrics.numbers(at(3), start);
-        assert_eq!((numbers.requests, numbers.bytes, numbers.classes), (100, 500, [0, 90, 0, 0, 10]));
-        assert_eq!(numbers.codes, BTreeMap::from([(Code::H12, 10)]));
-        let [p50, p95, p99] = numbers.percentiles.unwrap();
+        let latency = metrics.latency(Timestamp(6_062_000));
+        let [p50, p95, p99] = [500, 950, 990].map(|permille| latency.percentile(permille).unwrap());
         assert!((10..=12).contains(&p50.as_millis()), "{p50:?}");
-        assert!((30..=34).contains(&p95.as_secs()) && p95 == p99, "{p95:?} {p99:?}");
-        assert_eq!(metrics.numbers(at(75), start).percentiles, None);
-        assert_eq!(metrics.numbers(at(75), start).requests, 100);
+        assert!(p95.as_secs() == 30 && p95 == p99, "{p95:?} {p99:?}");
+        assert_eq!(metrics.latency(Timestamp(6_200_000)).count(), 0);
+    }
+
+    #[test]
+    fn a_quiet_process_makes_room_and_numbers_outlive_the_router() {
+        let metrics = AppMetrics::default();
+        let names: Vec<String> = (0..PROCESSES + 3).map(|number| format!("web.{number}")).collect();
+        for (second, name) in names.iter().enumerate() {
+            let process = Some(("v1", name.as_str()));
+            metrics.record(&Sample { process, ..sample(200, 1, 60 * second as i64) });
+        }
+        let now = Timestamp(60_000 * names.len() as i64);
+        let numbers = metrics.numbers(Resolution::Minute, now);
+        assert_eq!(numbers.processes.len(), PROCESSES);
+        assert!(!numbers.processes.contains_key("v1/web.2") && numbers.processes.contains_key("v1/web.3"));
+        let saved = serde_json::to_vec(&metrics.kept()).unwrap();
+        let restored = AppMetrics::of(serde_json::from_slice(&saved).unwrap());
+        assert_eq!(restored.numbers(Resolution::Minute, now), numbers);
+        assert_eq!((restored.last_request(), restored.total().requests), (metrics.last_request(), 0));
     }
 }

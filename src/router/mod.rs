@@ -12,6 +12,9 @@ mod dial;
 mod errors;
 mod framing;
 mod health;
+mod histogram;
+mod keep;
+mod knocks;
 mod live;
 mod log;
 mod metrics;
@@ -21,10 +24,14 @@ mod server;
 mod table;
 #[cfg(test)]
 mod tests;
+mod trust;
 
 pub use client::{MemoryRouter, Router, RouterError};
 pub use control::{AppStatus, Status, TargetStatus};
 pub use errors::Code;
+pub use histogram::Histogram;
 pub use log::LogLine;
+pub use metrics::{AppNumbers, Resolution, Slot};
 pub use server::{RouterOptions, run};
-pub use table::{Notice, Route, Table, TableError, Target, TargetState, normalise_host};
+pub use table::{Canary, Notice, Route, Table, TableError, Target, TargetState, normalise_host};
+pub use trust::Trusted;

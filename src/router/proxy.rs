@@ -7,12 +7,13 @@
 use super::clients::ClientStream;
 use super::dial::Connection;
 use super::errors::{self, Code, Refusal};
-use super::live::{Choice, InFlight, LiveApp, Routes};
+use super::live::{Choice, InFlight, LiveApp, LiveTarget, Routes};
 use super::log::{Entry, Log};
-use super::metrics::AppInFlight;
+use super::metrics::{AppInFlight, Sample};
 use super::request;
 use super::table::normalise_host;
-use crate::clock::Clock;
+use super::trust::{self, Origin};
+use crate::clock::{Clock, Timestamp};
 use async_trait::async_trait;
 use bytes::Bytes;
 use pingora_core::protocols::Digest;
@@ -20,16 +21,17 @@ use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, ErrorSource, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
-use std::net::IpAddr;
 use std::os::fd::RawFd;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long a client's connection may idle between two requests.
 const KEEP_ALIVE_SECONDS: u64 = 75;
 /// For how long others are preferred to a process that could not be reached.
 const AVOIDED: Duration = Duration::from_secs(1);
+/// How often a request that waits looks whether its client is still there.
+const HELD_LOOK: Duration = Duration::from_millis(500);
 /// Swaps that one request may look again after.
 const LOOKS: usize = 8;
 
@@ -44,15 +46,20 @@ pub(super) struct Proxy {
 /// What one request gathers on its way.
 pub(super) struct Context {
     started: Instant,
+    arrived: Timestamp,
     request_id: String,
-    client: Option<IpAddr>,
+    origin: Option<Origin>,
     host: String,
     app: Option<Arc<LiveApp>>,
     counted: Option<AppInFlight>,
-    /// The process that the request is at, and its name for the log after it left.
+    /// The process that the request is at, and the same for the log after it left.
     inside: Option<InFlight>,
-    process: Option<String>,
+    process: Option<Arc<LiveTarget>>,
     tried: Vec<u64>,
+    /// Since when it waits for a process, or first did.
+    held_since: Option<Instant>,
+    /// Connections that broke before an answer began.
+    broken: u32,
     connection: Option<Arc<Connection>>,
     chosen_at: Option<Instant>,
     connect: Option<Duration>,
@@ -69,14 +76,17 @@ impl ProxyHttp for Proxy {
     fn new_ctx(&self) -> Context {
         Context {
             started: Instant::now(),
+            arrived: self.clock.now(),
             request_id: String::new(),
-            client: None,
+            origin: None,
             host: String::new(),
             app: None,
             counted: None,
             inside: None,
             process: None,
             tried: Vec::new(),
+            held_since: None,
+            broken: 0,
             connection: None,
             chosen_at: None,
             connect: None,
@@ -91,7 +101,7 @@ impl ProxyHttp for Proxy {
         let kept = session.req_header().headers.get("x-request-id").and_then(|value| value.to_str().ok());
         context.request_id = request::kept_request_id(kept).unwrap_or_else(request::new_request_id);
         let client = session.client_addr().and_then(|address| address.as_inet()).map(|address| address.ip());
-        context.client = client.map(request::canonical);
+        context.origin = client.map(|peer| trust::origin(session.req_header(), peer, self.port, &options.trusted));
 
         session.set_read_timeout(Some(options.idle_timeout));
         session.set_write_timeout(Some(options.idle_timeout));
@@ -121,38 +131,44 @@ impl ProxyHttp for Proxy {
         let Some(app) = app else {
             return self.refuse(session, context, Refusal::bare(404)).await;
         };
-        context.counted = Some(AppInFlight::new(&app.metrics));
+        context.counted = Some(AppInFlight::new(&app.metrics, context.arrived));
         context.app = Some(app);
         Ok(false)
     }
 
-    async fn upstream_peer(&self, _session: &mut Session, context: &mut Context) -> Result<Box<HttpPeer>> {
+    async fn upstream_peer(&self, session: &mut Session, context: &mut Context) -> Result<Box<HttpPeer>> {
         context.inside = None;
         context.connection = None;
         context.connect = None;
-        for _ in 0..LOOKS {
+        let mut looks = 0;
+        while looks < LOOKS {
+            // Listened for before the look, so that nothing that happens after it is missed.
+            let turned = self.routes.turned.notified();
+            tokio::pin!(turned);
+            turned.as_mut().enable();
             // Looked up afresh each time: a swap may have come since the request arrived or failed elsewhere.
             let Some(app) = self.routes.app_of(&context.host) else {
                 return self.refused(context, Refusal::bare(404));
             };
-            let choice = app.choose(&context.tried, self.routes.now());
-            let (has_active, notice) = (app.has_active(), app.notice);
-            context.app = Some(app);
-            match choice {
+            context.app = Some(app.clone());
+            match app.choose(&context.tried, self.routes.now()) {
                 Choice::Target(inside) => {
                     let peer = inside.0.peer();
-                    context.process = Some(inside.0.name.clone());
+                    context.process = Some(inside.0.clone());
                     context.inside = Some(inside);
                     context.chosen_at = Some(Instant::now());
                     return Ok(peer);
                 }
                 // The gate was shut after the new table had become the one to look in, so the next look differs.
-                Choice::LookAgain => tokio::task::yield_now().await,
-                Choice::Nothing if has_active => {
-                    let refusal = context.refusal.unwrap_or(Refusal::coded(503, Code::H21));
-                    return self.refused(context, refusal);
+                Choice::LookAgain => {
+                    looks += 1;
+                    tokio::task::yield_now().await;
                 }
-                Choice::Nothing => return self.refused(context, Refusal::without_target(notice)),
+                Choice::Nothing => {
+                    if let Err(refusal) = self.hold(session, context, &app, turned).await {
+                        return self.refused(context, refusal);
+                    }
+                }
             }
         }
         self.refused(context, Refusal::coded(503, Code::H99))
@@ -196,12 +212,13 @@ impl ProxyHttp for Proxy {
         for name in foreign {
             upstream.remove_header(&name);
         }
-        if let Some(client) = context.client {
-            upstream.insert_header("X-Forwarded-For", client.to_string())?;
+        if let Some(origin) = context.origin {
+            upstream.insert_header("X-Forwarded-For", origin.client.to_string())?;
         }
-        upstream.insert_header("X-Forwarded-Proto", "http")?;
-        upstream.insert_header("X-Forwarded-Port", self.port.to_string())?;
-        upstream.insert_header("X-Request-Start", self.clock.now().0.to_string())?;
+        let (secure, port) = context.origin.map_or((false, self.port), |origin| (origin.secure, origin.port));
+        upstream.insert_header("X-Forwarded-Proto", if secure { "https" } else { "http" })?;
+        upstream.insert_header("X-Forwarded-Port", port.to_string())?;
+        upstream.insert_header("X-Request-Start", context.arrived.0.to_string())?;
         upstream.insert_header("X-Request-Id", context.request_id.as_str())?;
         // The library sends HTTP/1.1 whatever came; `Via` names what came.
         let version = if session.req_header().version == upstream.version { "1.1 landfall" } else { "1.0 landfall" };
@@ -297,7 +314,11 @@ impl ProxyHttp for Proxy {
             // A pooled connection that the process closed says nothing of the process; a fresh one that broke does.
             if !reused && let Some(inside) = context.inside.take() {
                 inside.0.avoid(self.routes.now(), AVOIDED);
-                context.tried.push(inside.0.number);
+                context.broken += 1;
+                // Once more, if there is no other: did it end, or does it only not answer?
+                if context.broken > 1 {
+                    context.tried.push(inside.0.number);
+                }
                 context.refusal = Some(Refusal::coded(503, Code::H13));
             }
             error.set_retry(true);
@@ -350,7 +371,67 @@ fn client_of(session: &Session) -> Option<&ClientStream> {
 /// What a client that went away is logged as, after nginx.
 const CLIENT_GONE: u16 = 499;
 
+/// A request that waits for a process, counted until it is dropped.
+struct Held<'a> {
+    all: &'a AtomicUsize,
+    of_app: &'a AtomicUsize,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.all.fetch_sub(1, Ordering::AcqRel);
+        self.of_app.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 impl Proxy {
+    /// Lets a request wait until the next look is worth it, or says why it is not to wait: nothing comes up, the time
+    /// is over, too many wait already, or the client has gone.
+    async fn hold(
+        &self,
+        session: &Session,
+        context: &mut Context,
+        app: &LiveApp,
+        turned: impl Future<Output = ()>,
+    ) -> Result<(), Refusal> {
+        let options = &self.routes.options;
+        let unreachable = app.has_active();
+        let (limit, refusal) = if unreachable {
+            let refusal = context.refusal.unwrap_or(Refusal::coded(503, Code::H21));
+            // A process that crashed is replaced within moments, as soon as that is seen. One that takes connections
+            // and hangs up, or that takes none for seconds, is no such case.
+            if refusal.code != Some(Code::H21) {
+                return Err(refusal);
+            }
+            (options.restart_timeout, refusal)
+        } else if app.hold || app.asleep {
+            (options.hold_timeout, Refusal::coded(503, Code::H20))
+        } else {
+            return Err(Refusal::without_target(app.notice));
+        };
+        let since = *context.held_since.get_or_insert_with(Instant::now);
+        let Some(left) = limit.checked_sub(since.elapsed()).filter(|left| !left.is_zero()) else {
+            return Err(refusal);
+        };
+        let held = Held { all: &self.routes.held, of_app: &app.metrics.held };
+        let (all, of_app) = (held.all.fetch_add(1, Ordering::AcqRel), held.of_app.fetch_add(1, Ordering::AcqRel));
+        if all >= options.held || of_app >= options.held_per_app {
+            return Err(Refusal::coded(503, Code::H11));
+        }
+        if app.asleep {
+            self.routes.knocks.knock(&app.name, self.clock.now());
+        }
+        tokio::select! {
+            () = turned => {}
+            () = tokio::time::sleep(left.min(HELD_LOOK)) => {}
+        }
+        if client_of(session).is_some_and(ClientStream::is_gone) {
+            return Err(Refusal::coded(CLIENT_GONE, Code::H27));
+        }
+        app.forgive(&mut context.tried);
+        Ok(())
+    }
+
     /// Counts and logs a request, once.
     fn account(&self, session: &Session, context: &mut Context) {
         if std::mem::replace(&mut context.accounted, true) {
@@ -368,7 +449,8 @@ impl Proxy {
         let bytes = session.body_bytes_sent() as u64;
         let took = context.started.elapsed();
         if let Some(app) = &context.app {
-            app.metrics.record(status, code, bytes, took, Instant::now(), self.routes.started);
+            let process = context.process.as_ref().map(|process| (process.release.as_str(), process.name.as_str()));
+            app.metrics.record(&Sample { status, code, bytes, took, process, now: self.clock.now() });
         }
         let header = session.req_header();
         let entry = Entry {
@@ -376,8 +458,9 @@ impl Proxy {
             path: header.raw_path(),
             host: &context.host,
             request_id: &context.request_id,
-            client: context.client,
-            process: context.process.as_deref(),
+            client: context.origin.map(|origin| origin.client),
+            secure: context.origin.is_some_and(|origin| origin.secure),
+            process: context.process.as_ref().map(|process| process.name.as_str()),
             connect: context.connect,
             service: took.saturating_sub(context.connect.unwrap_or_default()),
             status,

@@ -4,10 +4,12 @@ use super::clients::Clients;
 use super::control::{self, Control};
 use super::dial;
 use super::health;
+use super::keep;
 use super::live::Routes;
 use super::log::Log;
 use super::proxy::Proxy;
 use super::table;
+use super::trust::Trusted;
 use crate::clock::Clock;
 use anyhow::Context as _;
 use nix::fcntl::{Flock, FlockArg};
@@ -16,6 +18,7 @@ use pingora_core::apps::{HttpServerApp, ServerApp};
 use pingora_core::server::configuration::ServerConf;
 use pingora_proxy::{HttpProxy, http_proxy};
 use std::fs::File;
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -23,6 +26,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+
+/// Idle connections to processes that are kept, of all apps.
+const POOLED: usize = 4096;
 
 /// What a router runs with.
 #[derive(Debug, Clone)]
@@ -33,6 +39,8 @@ pub struct RouterOptions {
     pub state_dir: PathBuf,
     /// Apps are served under this domain.
     pub domain: String,
+    /// Proxies in front whose forwarding headers are believed.
+    pub trusted: Trusted,
     /// Threads that serve; `None` takes one per core.
     pub threads: Option<usize>,
     /// To reach a process, and for one health check: 5 s (as on Heroku).
@@ -46,6 +54,13 @@ pub struct RouterOptions {
     /// How long a connection to a process is kept for the next request. Shorter than the shortest keep-alive of
     /// common app servers (gunicorn: 2 s), so that the process is never the one to close it under a request.
     pub pooled_timeout: Duration,
+    /// How long a request waits for a process that comes up: 75 s (as on Heroku).
+    pub hold_timeout: Duration,
+    /// How long it waits after no process could be reached, for one that crashed to be noticed: 5 s.
+    pub restart_timeout: Duration,
+    /// Requests that may wait, in all and of one app; who comes after is told 503 (H11).
+    pub held: usize,
+    pub held_per_app: usize,
     /// For requests in flight when the router is stopped.
     pub drain_timeout: Duration,
     /// Clients' connections at the same time, in all and from one address; who comes after is told 503.
@@ -60,12 +75,17 @@ impl RouterOptions {
             listen,
             state_dir,
             domain,
+            trusted: Trusted::default(),
             threads: None,
             connect_timeout: Duration::from_secs(5),
             head_timeout: Duration::from_secs(5),
             first_byte_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(55),
             pooled_timeout: Duration::from_millis(1500),
+            hold_timeout: Duration::from_secs(75),
+            restart_timeout: Duration::from_secs(5),
+            held: 4_096,
+            held_per_app: 512,
             drain_timeout: Duration::from_secs(30),
             connections: 16_384,
             connections_per_address: 8_192,
@@ -139,20 +159,32 @@ async fn serve(options: RouterOptions, threads: usize, ended: impl Future<Output
         routes: routes.clone(),
         log: log.clone(),
         clients: clients.clone(),
+        clock: clock.clone(),
         started_at: clock.now(),
         listen: address.to_string(),
         stop: stop.clone(),
     };
     tokio::spawn(control::serve(control_socket, Arc::new(control)));
     tokio::spawn(health::check_all(routes.clone()));
+    tokio::spawn(keep::keep(routes.clone()));
     tokio::spawn(cut_silent(routes.clone()));
     tokio::spawn(cut_slow(clients.clone(), routes.options.head_timeout));
 
-    let configuration = ServerConf { threads, max_retries: 5, ..ServerConf::default() };
+    let configuration = ServerConf {
+        threads,
+        max_retries: 16,
+        // For each thread. Idle connections go after `pooled_timeout` anyway; this only must not be less than what a
+        // thousand busy apps keep open.
+        upstream_keepalive_pool_size: POOLED,
+        ..ServerConf::default()
+    };
     let proxy = Proxy { routes: routes.clone(), log, clock, port: address.port() };
     let proxy = Arc::new(http_proxy(&Arc::new(configuration), proxy));
     let accepting = tokio::spawn(accept(listener, proxy.clone(), clients, stopped.clone()));
-    println!("router listens on http://{address}/");
+    // Whoever started us may have closed its end of the pipe; that is no reason to die.
+    if !cfg!(test) {
+        let _ = writeln!(std::io::stdout(), "router listens on http://{address}/");
+    }
     tracing::info!(%address, "router listens");
 
     tokio::select! {
@@ -164,6 +196,7 @@ async fn serve(options: RouterOptions, threads: usize, ended: impl Future<Output
     stop.send_replace(true);
     proxy.http_cleanup().await;
     drain(&routes, drain_timeout).await;
+    let _ = tokio::task::spawn_blocking(move || keep::save(&routes)).await;
     tracing::info!("router stopped");
     Ok(())
 }

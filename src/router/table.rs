@@ -34,6 +34,23 @@ pub struct Route {
     /// Adds `X-Robots-Tag: noindex` to every answer.
     #[serde(default)]
     pub noindex: bool,
+    /// A process is about to come up: while none is active, requests wait for it instead of being refused.
+    #[serde(default)]
+    pub hold: bool,
+    /// Nothing of the app runs. Requests wait as with `hold`, and the first one is told to whoever listens for knocks.
+    #[serde(default)]
+    pub asleep: bool,
+    /// A release that gets a share of the requests only.
+    #[serde(default)]
+    pub canary: Option<Canary>,
+}
+
+/// Of a hundred requests, `percent` go to the active targets of `release`, the others to those of other releases.
+/// Where one side has no target that can be reached, the other takes all.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Canary {
+    pub release: String,
+    pub percent: u8,
 }
 
 /// One process that can take requests.
@@ -48,6 +65,15 @@ pub struct Target {
     pub state: TargetState,
     /// Asked for by the health check: a path that starts with `/`.
     pub health_path: String,
+    /// The health check only connects.
+    #[serde(default)]
+    pub health_tcp: bool,
+    /// How often it is asked while it serves; `None` asks only after a connection that failed.
+    #[serde(default)]
+    pub health_seconds: Option<u64>,
+    /// Asked for, one after the other, before it counts as healthy for the first time.
+    #[serde(default)]
+    pub warmup: Vec<String>,
 }
 
 /// Only active targets get new requests; warming ones are health-checked, draining ones finish what they have.
@@ -116,6 +142,11 @@ impl Table {
                     return Err(invalid(format!("the host {host} is already routed")));
                 }
             }
+            if let Some(canary) = &route.canary
+                && (canary.percent > 100 || !valid_name(&canary.release))
+            {
+                return Err(invalid(format!("{canary:?} is no share of a release")));
+            }
             for target in &route.targets {
                 if !processes.insert(&target.process) {
                     return Err(invalid(format!("the process {} is listed twice", target.process)));
@@ -123,8 +154,12 @@ impl Table {
                 if !target.socket.is_absolute() {
                     return Err(invalid(format!("the socket {} is not absolute", target.socket.display())));
                 }
-                if !valid_path(&target.health_path) {
-                    return Err(invalid(format!("{:?} is no path to ask for", target.health_path)));
+                let mut asked_for = target.warmup.iter().chain([&target.health_path]);
+                if let Some(path) = asked_for.find(|path| !valid_path(path)) {
+                    return Err(invalid(format!("{path:?} is no path to ask for")));
+                }
+                if target.health_seconds == Some(0) {
+                    return Err(invalid("a health check without pause".to_owned()));
                 }
                 if !valid_name(&target.name) || !valid_name(&target.release) {
                     return Err(invalid(format!("{:?} {:?} is no process name", target.name, target.release)));
@@ -233,6 +268,9 @@ mod tests {
             socket: "/run/hello/dial.sock".into(),
             state: TargetState::Active,
             health_path: "/".into(),
+            health_tcp: false,
+            health_seconds: None,
+            warmup: Vec::new(),
         };
         let route = Route {
             hosts: vec!["hello.localhost".into()],
@@ -240,6 +278,9 @@ mod tests {
             targets: vec![target],
             notice: None,
             noindex: true,
+            hold: false,
+            asleep: false,
+            canary: None,
         };
         Table { generation, version, apps: BTreeMap::from([("hello".parse().unwrap(), route)]) }
     }
@@ -265,7 +306,10 @@ mod tests {
         assert!(matches!(table(2, 9).check_after(&current), Err(TableError::OldGeneration { .. })));
         assert!(matches!(table(3, 6).check_after(&current), Err(TableError::OldVersion { .. })));
 
-        let breakages: [fn(&mut Route); 7] = [
+        let breakages: [fn(&mut Route); 10] = [
+            |route| route.targets[0].warmup = vec!["/".into(), "/ x".into()],
+            |route| route.targets[0].health_seconds = Some(0),
+            |route| route.canary = Some(Canary { release: "v2".into(), percent: 101 }),
             |route| route.hosts = vec!["Hello.localhost".into()],
             |route| route.hosts = vec!["a".into(), "a".into()],
             |route| route.targets[0].health_path = "/ HTTP/1.1\r\nx:".into(),

@@ -26,8 +26,18 @@ const MEASURED: Table = Table("measured");
 const DELIVERIES: Table = Table("delivery");
 const DELIVERY_TIMES: Table = Table("delivery_time");
 const COMMANDS: Table = Table("command");
+const ORDERS: Table = Table("order");
+const PIPELINES: Table = Table("pipeline");
+const SHIPMENTS: Table = Table("shipment");
 const REPORTED: Table = Table("reported");
 const ROUTES: Table = Table("route");
+const ADDONS: Table = Table("addon");
+const ADDON_SERVERS: Table = Table("addon_server");
+const ADDON_TAGS: Table = Table("addon_tag");
+const CONFIGS: Table = Table("config");
+const FAREWELLS: Table = Table("farewell");
+/// Where sealed texts stand: a rotation of the vault's key goes through these.
+pub const SEALED: [Table; 5] = [APPS, RELEASES, CONFIGS, ADDONS, ADDON_SERVERS];
 /// The last release number of an app that is gone, so that an app of the same name goes on counting from there: process
 /// ids, logs and links of the two are never the same.
 const LAST_RELEASES: Table = Table("last_release");
@@ -79,6 +89,8 @@ macro_rules! both {
 both! {
     fn repository(&self, id: RepositoryId) -> Option<Repository> { REPOSITORIES, number_key(id.0) }
     fn pull(&self, repository: RepositoryId, number: PullNumber) -> Option<Pull> { PULLS, pull_key(repository, number) }
+    fn stored_pipeline(&self, id: RepositoryId) -> Option<PipelineState> { PIPELINES, number_key(id.0) }
+    fn shipment(&self, app: &AppName, number: ReleaseNumber) -> Option<Shipment> { SHIPMENTS, release_key(app, number) }
     fn app(&self, name: &AppName) -> Option<App> { APPS, name.as_str() }
     fn release(&self, app: &AppName, number: ReleaseNumber) -> Option<Release> { RELEASES, release_key(app, number) }
     fn build(&self, key: &BuildKey) -> Option<Build> { BUILDS, key.0 }
@@ -87,6 +99,12 @@ both! {
     fn delivery(&self, id: &str) -> Option<DeliveryRecord> { DELIVERIES, id }
     fn reported(&self, key: &str) -> Option<Reported> { REPORTED, key }
     fn route(&self, app: &AppName) -> Option<StoredRoute> { ROUTES, app.as_str() }
+    /// The password of a server that Landfall runs itself.
+    fn addon_server(&self, name: &str) -> Option<Sealed> { ADDON_SERVERS, name }
+    /// The config vars that somebody set for one scope.
+    fn config(&self, scope: &ConfigScope) -> Option<ConfigVars> { CONFIGS, scope.to_string() }
+    /// How the `pr-predestroy` of a pull request's app that is gone ended.
+    fn farewell(&self, repository: RepositoryId, number: PullNumber) -> Option<FarewellReport> { FAREWELLS, pull_key(repository, number) }
     /// Which repository's apps begin with this label.
     fn label_owner(&self, label: &str) -> Option<RepositoryId> { LABELS, label }
     /// The build of a repository's tree, once one was begun.
@@ -159,6 +177,26 @@ impl Store {
         Ok(found.into_iter().filter_map(|(key, value)| Some((number(&key)?, value))).collect())
     }
 
+    /// The state of a repository's pipeline; that of one without a policy where none was read.
+    pub fn pipeline(&self, id: RepositoryId) -> Result<PipelineState, StoreError> {
+        Ok(self.stored_pipeline(id)?.unwrap_or_else(|| PipelineState::new(id)))
+    }
+
+    /// What went to an app, oldest first.
+    pub fn shipments(&self, app: &AppName) -> Result<Vec<Shipment>, StoreError> {
+        values(self.scan(SHIPMENTS, release_prefix(app).as_bytes())?)
+    }
+
+    /// All commands that were given in comments of a repository.
+    pub fn commands_of(&self, repository: RepositoryId) -> Result<Vec<CommandRecord>, StoreError> {
+        values(self.scan(COMMANDS, &number_key(repository.0))?)
+    }
+
+    /// What was ordered on pages and in terminals, oldest first.
+    pub fn orders(&self) -> Result<Vec<OperatorOrder>, StoreError> {
+        values(self.scan(ORDERS, b"")?)
+    }
+
     pub fn commands(&self, repository: RepositoryId, pull: PullNumber) -> Result<Vec<CommandRecord>, StoreError> {
         values(self.scan(COMMANDS, &pull_key(repository, pull))?)
     }
@@ -176,6 +214,24 @@ impl Store {
             found.extend(self.delivery(&id)?.map(|record| record.delivery));
         }
         Ok(found)
+    }
+
+    pub fn addons(&self) -> Result<Vec<Addon>, StoreError> {
+        values(self.scan(ADDONS, b"")?)
+    }
+
+    pub fn addons_of(&self, owner: &AddonOwner) -> Result<Vec<Addon>, StoreError> {
+        values(self.scan(ADDONS, owner.key().as_bytes())?)
+    }
+
+    /// Those of all its nodes, node by node.
+    pub fn addons_of_run(&self, run: RunNumber) -> Result<Vec<Addon>, StoreError> {
+        values(self.scan(ADDONS, AddonOwner::key_of_run(run).as_bytes())?)
+    }
+
+    /// What this data folder's names at shared providers begin with.
+    pub fn addon_tag(&self) -> Result<Option<String>, StoreError> {
+        self.get(ADDON_TAGS, b"tag")
     }
 
     pub fn routes(&self) -> Result<Vec<(AppName, StoredRoute)>, StoreError> {
@@ -208,6 +264,30 @@ impl Transaction<'_> {
         self.put(PULLS, &pull_key(pull.repository, pull.number), pull)
     }
 
+    pub fn pulls(&self, repository: RepositoryId) -> Result<Vec<Pull>, StoreError> {
+        values(self.scan(PULLS, &number_key(repository.0))?)
+    }
+
+    pub fn put_pipeline(&mut self, state: &PipelineState) -> Result<(), StoreError> {
+        self.put(PIPELINES, &number_key(state.repository.0), state)
+    }
+
+    pub fn put_shipment(&mut self, shipment: &Shipment) -> Result<(), StoreError> {
+        self.put(SHIPMENTS, release_key(&shipment.app, shipment.release).as_bytes(), shipment)
+    }
+
+    pub fn shipments(&self, app: &AppName) -> Result<Vec<Shipment>, StoreError> {
+        values(self.scan(SHIPMENTS, release_prefix(app).as_bytes())?)
+    }
+
+    pub fn put_order(&mut self, order: &OperatorOrder) -> Result<(), StoreError> {
+        self.put(ORDERS, &number_key(order.number), order)
+    }
+
+    pub fn commands_of(&self, repository: RepositoryId) -> Result<Vec<CommandRecord>, StoreError> {
+        values(self.scan(COMMANDS, &number_key(repository.0))?)
+    }
+
     pub fn put_app(&mut self, app: &App) -> Result<(), StoreError> {
         self.put(APPS, app.name.as_str().as_bytes(), app)
     }
@@ -220,6 +300,7 @@ impl Transaction<'_> {
         if let Some(app) = self.app(name)? {
             self.put(LAST_RELEASES, name.as_str().as_bytes(), &app.last_release)?;
         }
+        self.put_config(&ConfigScope::App(name.clone()), &ConfigVars::default())?;
         self.delete(ROUTES, name.as_str().as_bytes())?;
         self.delete(APPS, name.as_str().as_bytes())
     }
@@ -232,6 +313,45 @@ impl Transaction<'_> {
     pub fn apps_of(&self, repository: RepositoryId) -> Result<Vec<App>, StoreError> {
         let all: Vec<App> = values(self.scan(APPS, b"")?)?;
         Ok(all.into_iter().filter(|app| app.repository == repository).collect())
+    }
+
+    /// No vars are no record.
+    pub fn put_config(&mut self, scope: &ConfigScope, vars: &ConfigVars) -> Result<(), StoreError> {
+        match vars.vars.is_empty() {
+            true => self.delete(CONFIGS, scope.to_string().as_bytes()),
+            false => self.put(CONFIGS, scope.to_string().as_bytes(), vars),
+        }
+    }
+
+    pub fn put_farewell(
+        &mut self,
+        repository: RepositoryId,
+        number: PullNumber,
+        report: Option<&FarewellReport>,
+    ) -> Result<(), StoreError> {
+        match report {
+            Some(report) => self.put(FAREWELLS, &pull_key(repository, number), report),
+            None => self.delete(FAREWELLS, &pull_key(repository, number)),
+        }
+    }
+
+    /// Gives every text of at most `limit` records after a key to `change`, and writes what it makes of them. The last
+    /// key that was looked at; `None` when there is none after it.
+    pub fn rewrite_texts(
+        &mut self,
+        table: Table,
+        after: Option<&[u8]>,
+        limit: usize,
+        change: &mut impl FnMut(&str) -> Option<String>,
+    ) -> Result<Option<Vec<u8>>, StoreError> {
+        let page: Vec<(Vec<u8>, serde_json::Value)> = self.scan_page(table, b"", after, limit, Order::Ascending)?;
+        let last = page.last().map(|(key, _)| key.clone());
+        for (key, mut record) in page {
+            if rewrite(&mut record, change) {
+                self.put(table, &key, &record)?;
+            }
+        }
+        Ok(last)
     }
 
     pub fn put_release(&mut self, release: &Release) -> Result<(), StoreError> {
@@ -324,6 +444,26 @@ impl Transaction<'_> {
         self.put(REPORTED, key.as_bytes(), reported)
     }
 
+    pub fn put_addon(&mut self, addon: &Addon) -> Result<(), StoreError> {
+        self.put(ADDONS, &addon_key(addon), addon)
+    }
+
+    pub fn delete_addon(&mut self, addon: &Addon) -> Result<(), StoreError> {
+        self.delete(ADDONS, &addon_key(addon))
+    }
+
+    pub fn addon_tag(&self) -> Result<Option<String>, StoreError> {
+        self.get(ADDON_TAGS, b"tag")
+    }
+
+    pub fn put_addon_tag(&mut self, tag: &String) -> Result<(), StoreError> {
+        self.put(ADDON_TAGS, b"tag", tag)
+    }
+
+    pub fn put_addon_server(&mut self, name: &str, password: &Sealed) -> Result<(), StoreError> {
+        self.put(ADDON_SERVERS, name.as_bytes(), password)
+    }
+
     pub fn put_route(&mut self, app: &AppName, route: Option<&StoredRoute>) -> Result<(), StoreError> {
         match route {
             Some(route) => self.put(ROUTES, app.as_str().as_bytes(), route),
@@ -334,6 +474,36 @@ impl Transaction<'_> {
 
 fn values<T>(pairs: Vec<(Vec<u8>, T)>) -> Result<Vec<T>, StoreError> {
     Ok(pairs.into_iter().map(|(_, value)| value).collect())
+}
+
+fn addon_key(addon: &Addon) -> Vec<u8> {
+    format!("{}{}", addon.owner.key(), addon.id).into_bytes()
+}
+
+fn rewrite(value: &mut serde_json::Value, change: &mut impl FnMut(&str) -> Option<String>) -> bool {
+    match value {
+        serde_json::Value::String(text) => match change(text) {
+            Some(changed) => {
+                *text = changed;
+                true
+            }
+            None => false,
+        },
+        serde_json::Value::Array(items) => rewrite_each(items.iter_mut(), change),
+        serde_json::Value::Object(members) => rewrite_each(members.values_mut(), change),
+        serde_json::Value::Null | serde_json::Value::Bool(_) | serde_json::Value::Number(_) => false,
+    }
+}
+
+fn rewrite_each<'a>(
+    values: impl Iterator<Item = &'a mut serde_json::Value>,
+    change: &mut impl FnMut(&str) -> Option<String>,
+) -> bool {
+    let mut changed = false;
+    for value in values {
+        changed |= rewrite(value, change);
+    }
+    changed
 }
 
 fn pull_key(repository: RepositoryId, number: PullNumber) -> [u8; 16] {

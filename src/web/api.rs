@@ -7,7 +7,7 @@ use super::pages::LogView;
 use super::problem::Problem;
 use super::{Shared, asset, logs, views};
 use crate::domain::{Refusal, ReleaseNumber};
-use crate::reconcile::command;
+use crate::reconcile::{command, processes as app_processes};
 use actix_web::http::{StatusCode, header};
 use actix_web::web::{self, Bytes, Data, Path, Query};
 use actix_web::{HttpRequest, HttpResponse};
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 /// Who gives orders here, as long as there is no login.
-const OPERATOR: &str = "operator";
+pub(super) const OPERATOR: &str = "operator";
 /// Deliveries that one answer holds at most.
 const MOST_DELIVERIES: usize = 200;
 const MOST_RUNS: usize = 100;
@@ -33,6 +33,8 @@ pub fn configure(config: &mut web::ServiceConfig) {
         .route("/api/v1/pipelines", web::get().to(pipelines))
         .route("/api/v1/pipelines/{owner}/{name}", web::get().to(pipeline))
         .route("/api/v1/pipelines/{owner}/{name}/promote", web::post().to(promote))
+        .route("/api/v1/pipelines/{owner}/{name}/diff", web::get().to(diff))
+        .route("/api/v1/audit", web::get().to(audit))
         .route("/api/v1/runs", web::get().to(runs))
         .route("/api/v1/runs/{number}", web::get().to(run))
         .route("/api/v1/runs/{number}/nodes/{node}/logs", web::get().to(node_logs))
@@ -161,6 +163,36 @@ async fn pipeline(shared: Data<Shared>, path: Path<(String, String)>) -> HttpRes
     shared.json(view)
 }
 
+async fn diff(shared: Data<Shared>, path: Path<(String, String)>) -> HttpResponse {
+    let view = match views::find_repository(&shared.world, &path.0, &path.1) {
+        Ok(repository) => views::waiting(&shared.world, &repository).await,
+        Err(problem) => Err(problem),
+    };
+    shared.json(view)
+}
+
+#[derive(Debug, Deserialize)]
+struct AuditQuery {
+    repository: Option<String>,
+    limit: Option<usize>,
+}
+
+async fn audit(shared: Data<Shared>, query: Query<AuditQuery>) -> HttpResponse {
+    shared.json(audited(&shared, &query))
+}
+
+fn audited(shared: &Shared, query: &AuditQuery) -> Result<Value, Problem> {
+    let only = match query.repository.as_deref() {
+        Some(named) => {
+            let (owner, name) = named.split_once('/').ok_or_else(|| Problem::not_found("pipeline", named))?;
+            Some(views::find_repository(&shared.world, owner, name)?.id)
+        }
+        None => None,
+    };
+    let most = query.limit.unwrap_or(views::AUDITED).clamp(1, 1000);
+    Ok(json!({ "entries": views::audit(&shared.world, only, most)? }))
+}
+
 #[derive(Debug, Deserialize)]
 struct RunQuery {
     repository: Option<String>,
@@ -220,21 +252,21 @@ async fn doctor(shared: Data<Shared>) -> HttpResponse {
 }
 
 /// What came of an order, and the page that shows it.
-struct Done {
+pub(super) struct Done {
     status: StatusCode,
     answer: Value,
     page: String,
 }
 
 impl Done {
-    fn new(answer: impl Serialize, page: String) -> Result<Done, Problem> {
+    pub(super) fn new(answer: impl Serialize, page: String) -> Result<Done, Problem> {
         let answer = serde_json::to_value(answer).map_err(|error| Problem::Internal { detail: error.to_string() })?;
         Ok(Done { status: StatusCode::OK, answer, page })
     }
 }
 
 impl Shared {
-    fn done(&self, request: &HttpRequest, done: Result<Done, Problem>) -> HttpResponse {
+    pub(super) fn done(&self, request: &HttpRequest, done: Result<Done, Problem>) -> HttpResponse {
         match (done, is_form(request)) {
             (Ok(done), true) => HttpResponse::SeeOther().insert_header((header::LOCATION, done.page)).finish(),
             (Ok(done), false) => HttpResponse::build(done.status).json(done.answer),
@@ -251,7 +283,7 @@ fn is_form(request: &HttpRequest) -> bool {
 }
 
 /// The order's body as one JSON object, whichever way it came.
-fn body(request: &HttpRequest, bytes: &Bytes) -> Result<Value, Problem> {
+pub(super) fn body(request: &HttpRequest, bytes: &Bytes) -> Result<Value, Problem> {
     let malformed = |detail: String| Problem::Malformed { what: "body", detail };
     if bytes.is_empty() {
         return Ok(json!({}));
@@ -266,7 +298,7 @@ fn body(request: &HttpRequest, bytes: &Bytes) -> Result<Value, Problem> {
     if value.is_object() { Ok(value) } else { Err(malformed("expected an object".to_owned())) }
 }
 
-fn refused(reason: Refusal) -> Problem {
+pub(super) fn refused(reason: Refusal) -> Problem {
     Problem::Refused { reason }
 }
 
@@ -286,26 +318,37 @@ async fn roll_back(request: HttpRequest, shared: Data<Shared>, path: Path<String
             Some(other) => return Err(Problem::Malformed { what: "to", detail: format!("{other} is no release") }),
         };
         let ordered = command::roll_back(&shared.world, &app, to, OPERATOR).await?.map_err(refused)?;
-        Done::new(json!({ "app": ordered.app, "deploy": ordered.deploy }), format!("/apps/{}", app.name))
+        let answer = json!({ "app": ordered.app, "deploy": ordered.deploy, "notes": ordered.notes });
+        Done::new(answer, format!("/apps/{}", app.name))
     };
     shared.done(&request, order.await)
 }
 
-async fn restart(request: HttpRequest, shared: Data<Shared>, path: Path<String>) -> HttpResponse {
+async fn restart(request: HttpRequest, shared: Data<Shared>, path: Path<String>, bytes: Bytes) -> HttpResponse {
     let order = async {
         let app = views::find_app(&shared.world, &path)?;
-        let stopped = command::restart(&shared.world, &app.name).await?;
+        let asked = body(&request, &bytes)?;
+        let only = asked.get("process").and_then(Value::as_str).filter(|only| !only.is_empty());
+        let stopped = app_processes::restart(&shared.world, &app.name, only).await?;
         Done::new(json!({ "app": app.name, "restarted": stopped }), format!("/apps/{}", app.name))
     };
     shared.done(&request, order.await)
 }
 
-async fn promote(request: HttpRequest, shared: Data<Shared>, path: Path<(String, String)>) -> HttpResponse {
+async fn promote(
+    request: HttpRequest,
+    shared: Data<Shared>,
+    path: Path<(String, String)>,
+    bytes: Bytes,
+) -> HttpResponse {
     let order = async {
         let repository = views::find_repository(&shared.world, &path.0, &path.1)?;
-        let ordered = command::promote(&shared.world, &repository, OPERATOR).await?.map_err(refused)?;
+        let body = body(&request, &bytes)?;
+        let hotfix = body.get("hotfix").and_then(Value::as_str).filter(|reason| !reason.trim().is_empty());
+        let wish = crate::workflow::PromotionWish { release: None, hotfix };
+        let ordered = command::promote(&shared.world, &repository, &wish, OPERATOR).await?.map_err(refused)?;
         let page = format!("/apps/{}", ordered.app);
-        Done::new(json!({ "app": ordered.app, "deploy": ordered.deploy }), page)
+        Done::new(json!({ "app": ordered.app, "deploy": ordered.deploy, "notes": ordered.notes }), page)
     };
     shared.done(&request, order.await)
 }

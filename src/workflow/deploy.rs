@@ -4,6 +4,8 @@
 //! The rule that it keeps: the live release is not touched before the new one answers healthy, and a process is
 //! stopped only when no request is left on it. If anything fails before the switch, nothing of the live one changed.
 
+use super::addons::{AddonStep, AddonsView, look_again, next_of_addons};
+use super::sleep::{Rest, Use, rest};
 use super::{Action, Plan, ProcessState, ProcessView, TargetView};
 use crate::clock::Timestamp;
 use crate::domain::*;
@@ -19,6 +21,9 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(300);
 /// A process that ran this long before it crashed starts with a clean slate.
 const STABLE: Duration = Duration::from_secs(600);
 
+/// A restart that is due within this time is waited for by requests.
+const WORTH_WAITING: Duration = Duration::from_secs(5);
+
 /// All that is observed about one app.
 #[derive(Debug, Clone)]
 pub struct AppView {
@@ -28,13 +33,28 @@ pub struct AppView {
     /// The build of the newest deploy's tree.
     pub build: Option<Build>,
     pub build_process_over: bool,
-    /// The release of the newest deploy.
+    /// What the newest deploy's code asks for, and what the app has.
+    pub addons: AddonsView,
+    /// Config vars that the newest deploy's release needs and nobody has set.
+    pub missing: Vec<String>,
+    /// The release of the newest deploy, with the formation as it is wanted now.
     pub next: Option<Release>,
+    /// What has the traffic, with the formation as it is wanted now.
     pub live: Option<Release>,
+    /// The newest deploy's slug declares `scripts.postdeploy` for such an app.
+    pub postdeploy: bool,
+    /// The live slug declares `scripts.pr-predestroy` for such an app.
+    pub predestroy: bool,
     pub processes: Vec<ProcessView>,
     /// The route that the router has confirmed.
     pub route: Option<WantedRoute>,
     pub targets: BTreeMap<ProcessId, TargetView>,
+    /// What the code of each release says about its web processes.
+    pub web: BTreeMap<ReleaseNumber, WebSettings>,
+    /// After how long without use the live release is put to sleep, if ever.
+    pub sleep_after: Option<Duration>,
+    /// `None` while the router does not know the app.
+    pub used: Option<Use>,
     /// as on Heroku, a web process binds `$PORT` within 60 s.
     pub boot_timeout: Duration,
     /// How long requests in flight on an old process are waited for.
@@ -44,12 +64,18 @@ pub struct AppView {
 pub fn plan_app(app: &App, view: &AppView) -> Plan {
     let mut plan = Plan::default();
     match app.wanted {
-        Wanted::Gone => retire(view, &mut plan),
+        Wanted::Gone => retire(app, view, &mut plan),
         Wanted::Held => {
             stop_all(view, &mut plan);
             set_route(
                 view,
-                Some(WantedRoute { release: None, targets: Vec::new(), notice: Some(Notice::Held) }),
+                Some(WantedRoute {
+                    release: None,
+                    targets: Vec::new(),
+                    notice: Some(Notice::Held),
+                    hold: false,
+                    asleep: false,
+                }),
                 &mut plan,
             );
         }
@@ -61,19 +87,30 @@ pub fn plan_app(app: &App, view: &AppView) -> Plan {
 fn run(app: &App, view: &AppView, plan: &mut Plan) {
     let pending = app.newest().filter(|deploy| deploy.outcome.is_none());
     let booting = pending.and_then(|deploy| advance(deploy, view, plan));
+    let ready = booting.is_some_and(|boot| boot.ready);
+    let rest = rest(app, view);
+    match rest {
+        Rest::FallAsleep => plan.act(Action::Sleep),
+        Rest::WakeUp => plan.act(Action::Wake),
+        Rest::Awake | Rest::Asleep => {}
+    }
+    let asleep = matches!(rest, Rest::FallAsleep | Rest::Asleep) && !ready;
     if let Some(live) = &view.live
+        && !asleep
         && booting.is_none_or(|boot| boot.release.number != live.number)
     {
-        keep_running(live, view, plan);
+        keep_running(app, live, view, plan);
     }
-    let ready = booting.is_some_and(|boot| boot.ready);
-    let route = route(app, view, booting, ready);
+    let route = route(app, view, booting, ready, asleep);
     watch_what_comes_back(&route, view, plan);
     set_route(view, Some(route), plan);
-    if let Some(boot) = booting.filter(|boot| boot.ready) {
+    if let Some(boot) = booting.filter(|boot| boot.ready)
+        && postdeploy(app, boot, view, plan)
+    {
         plan.act(Action::GoLive { deploy: boot.deploy });
     }
-    clear_away(app, view, booting, plan);
+    one_offs(app, view, plan);
+    clear_away(app, view, booting, asleep, plan);
 }
 
 /// A release whose processes are coming up beside the live one.
@@ -104,12 +141,16 @@ fn advance<'a>(deploy: &Deploy, view: &'a AppView, plan: &mut Plan) -> Option<Bo
             }
         }
         match &deploy.cause {
-            Cause::Promotion { .. } | Cause::Rollback { .. } => plan.act(Action::MakeRelease { deploy: deploy.number }),
+            // What it had then is what it has now: nothing of an app's add-ons goes before the app.
+            Cause::Rollback { .. } => make_release(deploy, view, plan),
+            Cause::Promotion { .. } | Cause::Config { .. } | Cause::Retry { .. } => {
+                after_addons(deploy, view, plan, &fail);
+            }
             Cause::Push => match next_of_build(view.build.as_ref(), view.build_process_over, deploy.asked_at) {
                 BuildStep::Ensure => plan.act(Action::EnsureBuild { commit: deploy.commit.clone() }),
                 BuildStep::Collect(key) => plan.act(Action::CollectBuild { key }),
                 BuildStep::Wait => {}
-                BuildStep::Done => plan.act(Action::MakeRelease { deploy: deploy.number }),
+                BuildStep::Done => after_addons(deploy, view, plan, &fail),
                 BuildStep::Failed(failure) => plan.act(fail(failure, None)),
             },
         }
@@ -119,7 +160,8 @@ fn advance<'a>(deploy: &Deploy, view: &'a AppView, plan: &mut Plan) -> Option<Bo
         release_phase(deploy, release, view, plan, &fail);
         return None;
     }
-    if release.processes().next().is_none() {
+    // An app that somebody scaled to nothing is as it should be; one that has nothing to scale is not.
+    if !release.process_types.iter().any(|(kind, command)| is_scalable(kind) && !command.is_empty()) {
         plan.act(fail(Failure::NothingToRun, None));
         return None;
     }
@@ -171,6 +213,96 @@ fn advance<'a>(deploy: &Deploy, view: &'a AppView, plan: &mut Plan) -> Option<Bo
         }
     }
     Some(Boot { deploy: deploy.number, release, ready: healthy })
+}
+
+/// The release has the config vars of the app's add-ons, so they come first.
+fn after_addons(
+    deploy: &Deploy,
+    view: &AppView,
+    plan: &mut Plan,
+    fail: &dyn Fn(Failure, Option<&ProcessView>) -> Action,
+) {
+    match next_of_addons(&view.addons.wanted, view.addons.have.iter(), deploy.asked_at) {
+        AddonStep::Ready => make_release(deploy, view, plan),
+        AddonStep::Ensure => {
+            plan.act(Action::EnsureAddons { deploy: deploy.number });
+            look_again(plan);
+        }
+        AddonStep::Failed(failure) => plan.act(fail(failure, None)),
+    }
+}
+
+/// The release of a deploy whose slug is there: once its config is whole.
+fn make_release(deploy: &Deploy, view: &AppView, plan: &mut Plan) {
+    if view.missing.is_empty() {
+        plan.act(Action::MakeRelease { deploy: deploy.number });
+    } else if deploy.missing != view.missing {
+        plan.act(Action::AwaitConfig { deploy: deploy.number, names: view.missing.clone() });
+    }
+}
+
+/// `scripts.postdeploy` of an app's first release: it answers by now, and is reported live once the script succeeded.
+/// Whether nothing of it is left to do.
+fn postdeploy(app: &App, boot: Boot<'_>, view: &AppView, plan: &mut Plan) -> bool {
+    if !view.postdeploy || app.postdeploy_done || app.live.is_some() {
+        return true;
+    }
+    // One that was begun for an earlier deploy may succeed although that deploy was overtaken.
+    let succeeded = |process: &ProcessView| {
+        process.kind == "postdeploy"
+            && matches!(&process.state, ProcessState::Exited { ended, .. } if ended.is_success())
+    };
+    if view.processes.iter().any(succeeded) {
+        plan.act(Action::MarkPostdeploy);
+        return false;
+    }
+    match attempts(view, boot.release.number, "postdeploy", 1).last() {
+        None if view.processes.iter().any(|process| process.kind == "postdeploy" && !process.is_over()) => {
+            plan.look_again_in(WATCH);
+        }
+        None => plan.act(start(boot.release, "postdeploy", 1, 1)),
+        // As with the release phase: whether it may run again is for a person to say.
+        Some(process) => {
+            if let ProcessState::Exited { ended, .. } = &process.state {
+                plan.act(Action::FailDeploy {
+                    deploy: boot.deploy,
+                    failure: Failure::Postdeploy { ended: ended.clone(), tail: Vec::new() },
+                    tail_of: Some(process.id.clone()),
+                });
+            }
+        }
+    }
+    false
+}
+
+/// What people asked to run once: started once, and written down when it has ended.
+fn one_offs(app: &App, view: &AppView, plan: &mut Plan) {
+    for one_off in app.open_one_offs() {
+        let process = view.processes.iter().find(|process| is_of(process, one_off));
+        match process.map(|process| (process, &process.state)) {
+            None if one_off.stop => {
+                plan.act(Action::EndOneOff { number: one_off.number, ended: Ended::Signalled { signal: 15 } });
+            }
+            None => plan.act(Action::StartProcess {
+                release: one_off.release,
+                kind: "run".to_owned(),
+                ordinal: one_off.number,
+                attempt: 1,
+            }),
+            Some((_, ProcessState::Exited { ended, .. })) => {
+                plan.act(Action::EndOneOff { number: one_off.number, ended: ended.clone() });
+            }
+            Some((process, ProcessState::Starting | ProcessState::Running { .. })) if one_off.stop => {
+                plan.act(Action::Stop { process: process.id.clone() });
+                plan.look_again_in(WATCH);
+            }
+            Some((_, ProcessState::Starting | ProcessState::Running { .. } | ProcessState::Stopping)) => {}
+        }
+    }
+}
+
+fn is_of(process: &ProcessView, one_off: &OneOff) -> bool {
+    process.kind == "run" && process.ordinal == one_off.number && process.release == Some(one_off.release)
 }
 
 fn release_phase(
@@ -227,7 +359,7 @@ pub(super) fn next_of_build(build: Option<&Build>, process_over: bool, asked_at:
 }
 
 /// Starts what is missing of the live release and restarts what crashed.
-fn keep_running(live: &Release, view: &AppView, plan: &mut Plan) {
+fn keep_running(app: &App, live: &Release, view: &AppView, plan: &mut Plan) {
     for (kind, ordinal) in live.processes() {
         let attempts = attempts(view, live.number, kind, ordinal);
         let Some(process) = attempts.last() else {
@@ -235,14 +367,16 @@ fn keep_running(live: &Release, view: &AppView, plan: &mut Plan) {
             plan.look_again_in(WATCH);
             continue;
         };
+        if let (ProcessState::Running { since }, Some(before)) = (&process.state, app.restart_at)
+            && *since <= before
+        {
+            plan.act(Action::Stop { process: process.id.clone() });
+            plan.look_again_in(WATCH);
+            continue;
+        }
         if let ProcessState::Exited { started_at, at, ended } = &process.state {
             let lived = at.since(*started_at);
-            let backoff = match ended {
-                Ended::Lost => Duration::ZERO,
-                _ if lived >= STABLE || process.attempt <= 1 => Duration::ZERO,
-                _ => Duration::from_secs(1 << (process.attempt - 2).min(16)).min(LONGEST_BACKOFF),
-            };
-            let due = *at + backoff;
+            let due = due_again(app, process.attempt, ended, *started_at, *at);
             if view.now >= due {
                 let attempt = if lived >= STABLE { process.attempt.max(1) } else { process.attempt } + 1;
                 plan.act(start(live, kind, ordinal, attempt));
@@ -250,8 +384,75 @@ fn keep_running(live: &Release, view: &AppView, plan: &mut Plan) {
             } else {
                 plan.look_again_in(due.since(view.now).max(Duration::from_millis(10)));
             }
+            continue;
+        }
+        // Another size needs another process. The old one goes when this one answers.
+        let size = live.formation.get(kind).map(|scale| &scale.size);
+        if process.size.is_some() && process.size.as_ref() != size && process.state != ProcessState::Stopping {
+            plan.act(start(live, kind, ordinal, process.attempt + 1));
+            plan.look_again_in(WATCH);
         }
     }
+}
+
+/// Whether a process of the live or the booting release is not wanted any more: there are fewer of its type now, or
+/// another one of another size has taken its place.
+fn is_surplus(process: &ProcessView, view: &AppView) -> bool {
+    let of = |release: &&Release| process.release == Some(release.number);
+    let Some(release) = view.live.iter().chain(&view.next).find(of) else { return false };
+    if !is_scalable(&process.kind) {
+        return false;
+    }
+    if !release.processes().any(|(kind, ordinal)| kind == process.kind && ordinal == process.ordinal) {
+        return true;
+    }
+    let attempts = attempts(view, release.number, &process.kind, process.ordinal);
+    attempts.last().is_some_and(|newest| {
+        let took_over = match process.kind.as_str() {
+            "web" => view.targets.get(&newest.id).is_some_and(|target| target.healthy),
+            _ => matches!(newest.state, ProcessState::Running { .. }),
+        };
+        newest.id != process.id && took_over
+    })
+}
+
+/// From when on a surplus process may be stopped whatever is still in flight on it.
+fn surplus_since(app: &App, process: &ProcessView, view: &AppView) -> Option<Timestamp> {
+    let newest = attempts(view, process.release?, &process.kind, process.ordinal).last().map(|newest| &newest.state);
+    match newest {
+        Some(ProcessState::Running { since }) => app.scaled_at.map(|at| at.max(*since + view.boot_timeout)),
+        _ => app.scaled_at,
+    }
+}
+
+/// When a process of the live release that ended is to be started anew.
+fn due_again(app: &App, attempt: u32, ended: &Ended, started_at: Timestamp, at: Timestamp) -> Timestamp {
+    // What was stopped because it was not wanted has not crashed.
+    let put_to_sleep = app.asleep_since.or(app.woken_at).max(app.scaled_at).is_some_and(|changed| changed >= at);
+    let backoff = match ended {
+        Ended::Lost => Duration::ZERO,
+        // A person wanted it to end.
+        _ if app.restart_at.is_some_and(|before| started_at <= before) => Duration::ZERO,
+        _ if put_to_sleep || at.since(started_at) >= STABLE || attempt <= 1 => Duration::ZERO,
+        _ => Duration::from_secs(1 << (attempt - 2).min(16)).min(LONGEST_BACKOFF),
+    };
+    at + backoff
+}
+
+/// Whether a process of the live release is about to answer, so that requests had better wait for it than be refused.
+fn is_coming(app: &App, live: &Release, view: &AppView) -> bool {
+    live.processes().filter(|(kind, _)| *kind == "web").any(|(kind, ordinal)| {
+        let attempts = attempts(view, live.number, kind, ordinal);
+        let Some(process) = attempts.last() else { return true };
+        match &process.state {
+            ProcessState::Starting => true,
+            ProcessState::Running { since } => view.now.since(*since) < view.boot_timeout,
+            ProcessState::Stopping => false,
+            ProcessState::Exited { ended, started_at, at } => {
+                due_again(app, process.attempt, ended, *started_at, *at).since(view.now) <= WORTH_WAITING
+            }
+        }
+    })
 }
 
 /// A process that was started anew gets requests as soon as it answers; nobody tells us when that is.
@@ -281,16 +482,22 @@ fn attempts<'a>(view: &'a AppView, release: ReleaseNumber, kind: &str, ordinal: 
 }
 
 /// Who may get requests now. `switch` says that the booting release takes over.
-fn route(app: &App, view: &AppView, booting: Option<Boot<'_>>, switch: bool) -> WantedRoute {
+fn route(app: &App, view: &AppView, booting: Option<Boot<'_>>, switch: bool, asleep: bool) -> WantedRoute {
     let booting_number = booting.map(|boot| boot.release.number);
     let mut targets = Vec::new();
     for process in view.processes.iter().filter(|process| process.kind == "web" && !process.is_over()) {
         let Some(release) = process.release else { continue };
         let known = view.targets.get(&process.id);
         let healthy = known.is_some_and(|target| target.healthy);
-        let state = if Some(release) == booting_number {
+        let leaves = is_surplus(process, view);
+        let state = if leaves {
+            if !known.is_some_and(|target| target.state != TargetState::Warming) {
+                continue;
+            }
+            TargetState::Draining
+        } else if Some(release) == booting_number {
             if switch { TargetState::Active } else { TargetState::Warming }
-        } else if Some(release) == app.live && !switch {
+        } else if Some(release) == app.live && !switch && !asleep {
             match known.map(|target| target.state) {
                 Some(TargetState::Active) => TargetState::Active,
                 _ if healthy => TargetState::Active,
@@ -301,12 +508,19 @@ fn route(app: &App, view: &AppView, booting: Option<Boot<'_>>, switch: bool) -> 
         } else {
             continue;
         };
-        targets.push(WantedTarget { process: process.id.clone(), name: process.name(), release, state });
+        let checks = view.web.get(&release).map(Checks::of).unwrap_or_default();
+        targets.push(WantedTarget { process: process.id.clone(), name: process.name(), release, state, checks });
     }
     targets.sort_by(|left, right| left.process.cmp(&right.process));
     let serving = if switch { booting_number } else { app.live };
     let active = targets.iter().any(|target| target.state == TargetState::Active);
-    WantedRoute { release: serving, notice: if active { None } else { Some(notice(app, view)) }, targets }
+    let coming = booting.is_some() || view.live.as_ref().is_some_and(|live| is_coming(app, live, view));
+    let notice = match active {
+        true => None,
+        false if asleep => Some(Notice::Asleep),
+        false => Some(notice(app, view)),
+    };
+    WantedRoute { release: serving, notice, targets, hold: !active && !asleep && coming, asleep }
 }
 
 fn notice(app: &App, view: &AppView) -> Notice {
@@ -327,19 +541,21 @@ fn set_route(view: &AppView, wanted: Option<WantedRoute>, plan: &mut Plan) {
 }
 
 /// Stops what belongs to no release that counts, once it has drained, and forgets what has ended.
-fn clear_away(app: &App, view: &AppView, booting: Option<Boot<'_>>, plan: &mut Plan) {
+fn clear_away(app: &App, view: &AppView, booting: Option<Boot<'_>>, asleep: bool, plan: &mut Plan) {
     let pending = app.newest().filter(|deploy| deploy.outcome.is_none());
-    let switched_at = match app.live_deploy().and_then(|deploy| deploy.outcome.as_ref()) {
+    let left_at = match app.live_deploy().and_then(|deploy| deploy.outcome.as_ref()) {
         Some(Outcome::Live { at }) => Some(*at),
         _ => None,
     };
+    let left_at = if asleep { app.asleep_since } else { left_at };
     for process in &view.processes {
         let of_live = process.release.is_some() && process.release == app.live;
         let of_pending = pending.is_some_and(|deploy| deploy.release.is_some() && deploy.release == process.release);
         match &process.state {
             ProcessState::Exited { .. } => {
-                let one_off = process.kind == "release";
-                let in_use = if one_off {
+                let in_use = if process.kind == "run" {
+                    app.open_one_offs().any(|one_off| is_of(process, one_off))
+                } else if !is_scalable(&process.kind) {
                     of_pending
                 } else {
                     // The newest attempt is what the restart's backoff is counted from.
@@ -354,12 +570,14 @@ fn clear_away(app: &App, view: &AppView, booting: Option<Boot<'_>>, plan: &mut P
             }
             ProcessState::Stopping => plan.look_again_in(WATCH),
             // A migration is not cut off because something newer is wanted; its time limit ends it.
-            ProcessState::Starting | ProcessState::Running { .. } if process.kind == "release" => {}
+            ProcessState::Starting | ProcessState::Running { .. } if !is_scalable(&process.kind) => {}
             ProcessState::Starting | ProcessState::Running { .. } => {
-                if of_pending || (of_live && booting.is_none_or(|boot| !boot.ready)) {
+                let surplus = is_surplus(process, view);
+                let stays = of_pending || (of_live && !asleep && booting.is_none_or(|boot| !boot.ready));
+                if stays && !surplus {
                     continue;
                 }
-                if of_live {
+                if of_live && !asleep && !surplus {
                     // The switch is planned in this very look; the drain begins with the next one.
                     plan.look_again_in(WATCH);
                     continue;
@@ -369,7 +587,8 @@ fn clear_away(app: &App, view: &AppView, booting: Option<Boot<'_>>, plan: &mut P
                     Some(target) if target.state == TargetState::Draining => target.in_flight == 0,
                     Some(target) => target.state == TargetState::Warming,
                 };
-                let waited = switched_at.is_some_and(|at| view.now.since(at) >= view.drain_limit);
+                let since = if surplus { surplus_since(app, process, view) } else { left_at };
+                let waited = since.is_some_and(|at| view.now.since(at) >= view.drain_limit);
                 if drained || waited {
                     plan.act(Action::Stop { process: process.id.clone() });
                 }
@@ -392,19 +611,44 @@ fn stop_all(view: &AppView, plan: &mut Plan) {
     }
 }
 
-fn retire(view: &AppView, plan: &mut Plan) {
+fn retire(app: &App, view: &AppView, plan: &mut Plan) {
+    if !farewell(app, view, plan) {
+        return;
+    }
     set_route(view, None, plan);
     stop_all(view, plan);
     if view.processes.is_empty() && view.route.is_none() {
-        plan.act(Action::Forget);
+        if view.addons.have.is_empty() {
+            plan.act(Action::Forget);
+        } else {
+            plan.act(Action::DropAddons);
+            look_again(plan);
+        }
     }
 }
 
+/// `scripts.pr-predestroy`, while everything that it may need is still there. Whether nothing of it is left to do.
+fn farewell(app: &App, view: &AppView, plan: &mut Plan) -> bool {
+    let Some(live) = view.live.as_ref().filter(|_| view.predestroy && !app.farewell.done) else { return true };
+    let attempt = app.farewell.attempt.max(1);
+    let attempts = attempts(view, live.number, "predestroy", 1);
+    match attempts.into_iter().find(|process| process.attempt == attempt) {
+        None => plan.act(start(live, "predestroy", 1, attempt)),
+        Some(process) => {
+            if let ProcessState::Exited { ended, .. } = &process.state {
+                plan.act(Action::EndFarewell { process: process.id.clone(), ended: ended.clone() });
+            }
+        }
+    }
+    false
+}
+
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn view_of_a_restart(now: i64, state: TargetState, healthy: bool) -> (App, AppView) {
+    /// An app of one live release whose only web process is in this state.
+    pub fn view_of_a_restart(now: i64, state: TargetState, healthy: bool) -> (App, AppView) {
         let name: AppName = "hello-staging".parse().expect("an app's name");
         let number = ReleaseNumber(1);
         let commit: Sha = "a".repeat(40).parse().expect("a SHA");
@@ -420,6 +664,7 @@ mod tests {
             release: Some(number),
             released: true,
             outcome: Some(Outcome::Live { at: Timestamp(0) }),
+            missing: Vec::new(),
         };
         let release = Release {
             app: name.clone(),
@@ -436,7 +681,14 @@ mod tests {
             formation: BTreeMap::from([("web".to_owned(), Scale { quantity: 1, size: "basic".to_owned() })]),
         };
         let id = release.process_id("web", 1, 2);
-        let target = WantedTarget { process: id.clone(), name: "web.1".to_owned(), release: number, state };
+        let target = WantedTarget {
+            process: id.clone(),
+            name: "web.1".to_owned(),
+            release: number,
+            state,
+            checks: Checks::default(),
+        };
+        let hold = state == TargetState::Warming && now < 60_000;
         let notice = (state != TargetState::Active).then_some(Notice::Crashed);
         let app = App {
             name,
@@ -449,24 +701,42 @@ mod tests {
             last_release: 1,
             generated: BTreeMap::new(),
             postdeploy_done: false,
+            asleep_since: None,
+            woken_at: None,
             created_at: Timestamp(0),
+            untrusted: false,
+            restart_at: None,
+            kept_until: None,
+            formation: None,
+            scaled_at: None,
+            one_offs: Vec::new(),
+            last_one_off: 0,
+            farewell: Farewell::default(),
         };
         let view = AppView {
             now: Timestamp(now),
             gate: None,
             build: None,
             build_process_over: false,
+            addons: AddonsView::default(),
+            missing: Vec::new(),
             next: None,
             live: Some(release),
+            postdeploy: false,
+            predestroy: false,
             processes: vec![ProcessView {
                 id: id.clone(),
                 release: Some(number),
                 kind: "web".to_owned(),
                 ordinal: 1,
                 attempt: 2,
+                size: None,
                 state: ProcessState::Running { since: Timestamp(0) },
             }],
-            route: Some(WantedRoute { release: Some(number), targets: vec![target], notice }),
+            route: Some(WantedRoute { release: Some(number), targets: vec![target], notice, hold, asleep: false }),
+            web: BTreeMap::new(),
+            sleep_after: None,
+            used: None,
             targets: BTreeMap::from([(id, TargetView { state, healthy, seen: String::new(), in_flight: 0 })]),
             boot_timeout: Duration::from_secs(60),
             drain_limit: Duration::from_secs(30),

@@ -4,21 +4,33 @@
 //! Three questions are answered here. `intake`: an event happened, what is wanted now? `deploy`, `test_run`: this
 //! is wanted and that is observed, what must be done next? `report`: this is the state, what should people see?
 
+mod addons;
 mod commands;
+mod config;
 mod deploy;
+mod formation;
 mod intake;
+mod parse;
+mod policy;
 mod report;
+mod sleep;
 mod slots;
 mod split;
 mod test_run;
 
-pub use commands::{mentioned_commands, needs_right, promote, roll_back};
+pub use addons::{AddonsView, is_as_asked};
+pub use commands::{PromotionWish, needs_right, promote, retry_release, roll_back};
+pub use config::{AfterConfig, Chosen, Level, Levels, Settled, after_config, environment_of, first_formation, settle};
 pub use deploy::{AppView, plan_app};
-pub use intake::{Right, Snapshot, decide};
+pub use formation::{ScaleLimits, ScaleOrder, ScaleRefusal, parse_scale, scaled};
+pub use intake::{Right, Snapshot, catch_up_staging, decide};
+pub use parse::mentioned_commands;
+pub use policy::{NoApp, barred, expiry, other_review_apps, review_app_refused, stale};
 pub use report::{
     AppLine, CheckReport, CommandLine, CommentView, DeploymentReport, DeploymentState, PullView, Reaction, RunLine,
-    StatusReport, StatusState, app_reports, comment_view, deployment_key, reactions, run_report,
+    ShippedLine, StatusReport, StatusState, app_line, app_reports, comment_view, deployment_key, reactions, run_report,
 };
+pub use sleep::Use;
 pub use slots::{Claim, share};
 pub use split::{
     BatchRecord, MeasuredRun, SplitPlan, SplitView, Way, holds, is_red, measured, node_results, summary, way,
@@ -66,6 +78,17 @@ pub enum Change {
         except: Option<Sha>,
         because: Cancelled,
     },
+    PutPipeline(Box<PipelineState>),
+    /// Start anew what was started before that moment.
+    Restart {
+        stage: Stage,
+        before: Timestamp,
+    },
+    /// The app is not stale before that moment.
+    Keep {
+        stage: Stage,
+        until: Timestamp,
+    },
     Answer(CommandRecord),
     /// As `Answer`, for a command whose effect is the deploy or the run that the same delivery starts.
     AnswerWithNewest(CommandRecord),
@@ -84,6 +107,8 @@ impl Change {
                     Cause::Push => "deploy",
                     Cause::Promotion { .. } => "promote",
                     Cause::Rollback { .. } => "roll back",
+                    Cause::Config { .. } => "set config of",
+                    Cause::Retry { .. } => "try again",
                 };
                 format!("{how} {} to {}", commit.short(), stage.environment())
             }
@@ -91,6 +116,9 @@ impl Change {
             Change::Remove { stage } => format!("remove {}", stage.environment()),
             Change::StartRun { commit, .. } => format!("test {}", commit.short()),
             Change::CancelRuns { .. } => "cancel older test runs".to_owned(),
+            Change::PutPipeline(_) => "change the pipeline's state".to_owned(),
+            Change::Restart { stage, .. } => format!("restart {}", stage.environment()),
+            Change::Keep { stage, .. } => format!("keep {} longer", stage.environment()),
             Change::Answer(record) | Change::AnswerWithNewest(record) => {
                 format!("answer a command in pull request {}", record.pull)
             }
@@ -127,9 +155,26 @@ pub enum Action {
     CollectBuild {
         key: BuildKey,
     },
+    /// Make the add-ons that the code asks for, before the release that has their config vars.
+    EnsureAddons {
+        deploy: u64,
+    },
+    /// Take all add-ons of an app away that goes.
+    DropAddons,
+    EnsureNodeAddons {
+        node: u16,
+    },
+    DropNodeAddons {
+        node: u16,
+    },
     /// Write the release of a deploy: slug, config and formation.
     MakeRelease {
         deploy: u64,
+    },
+    /// Note which required config vars a deploy waits for.
+    AwaitConfig {
+        deploy: u64,
+        names: Vec<String>,
     },
     StartProcess {
         release: ReleaseNumber,
@@ -167,6 +212,18 @@ pub enum Action {
     GoLive {
         deploy: u64,
     },
+    /// `postdeploy` has succeeded, once and for all.
+    MarkPostdeploy,
+    /// Write how `pr-predestroy` ended, where the pull request shows it.
+    EndFarewell {
+        process: ProcessId,
+        ended: Ended,
+    },
+    /// Write how a one-off process ended.
+    EndOneOff {
+        number: u16,
+        ended: Ended,
+    },
     PlanNodes {
         nodes: u16,
     },
@@ -184,6 +241,9 @@ pub enum Action {
     Conclude {
         verdict: Verdict,
     },
+    /// Nobody uses the app: nothing of it runs until somebody knocks.
+    Sleep,
+    Wake,
     /// Nothing of the app runs any more: drop its folders and routes, and its record once GitHub knows.
     Forget,
 }
@@ -196,6 +256,8 @@ pub struct ProcessView {
     pub kind: String,
     pub ordinal: u16,
     pub attempt: u32,
+    /// The dyno size that it was started with, where it is known.
+    pub size: Option<String>,
     pub state: ProcessState,
 }
 

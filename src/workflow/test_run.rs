@@ -3,6 +3,7 @@
 //! Green needs every planned node to have ended with 0 and reported no failed test; a node that was lost under its
 //! tests is started again, and one that is missing is never counted as green.
 
+use super::addons::{AddonStep, drop_of_nodes, look_again, next_of_addons};
 use super::deploy::{BuildStep, next_of_build};
 use super::split::{SplitView, split_verdict};
 use super::{Action, Plan, ProcessState, ProcessView};
@@ -24,6 +25,8 @@ pub struct RunView {
     /// A run of the same tree that passed.
     pub same_tree_passed: Option<RunNumber>,
     pub processes: Vec<ProcessView>,
+    /// Of all its nodes.
+    pub addons: Vec<Addon>,
     /// Nodes that this run may start now.
     pub free_slots: usize,
     /// The board, where files are dealt.
@@ -51,6 +54,9 @@ pub fn plan_run(run: &TestRun, view: &RunView) -> Plan {
     let mut plan = Plan::default();
     if run.verdict.is_some() {
         clear_away(view, &mut plan);
+        if drop_of_nodes(&view.addons, &view.processes, |_| true, &mut plan) {
+            look_again(&mut plan);
+        }
         return plan;
     }
     if run.cancelled.is_some() {
@@ -103,19 +109,25 @@ fn drive_dealing(run: &TestRun, view: &RunView, split: &SplitView, plan: &mut Pl
     if !split.silent.is_empty() {
         plan.act(Action::ExpireLeases { leases: split.silent.clone() });
     }
+    drop_of_nodes(&view.addons, &view.processes, |node| run.results.contains_key(&node), plan);
     let mut free = view.free_slots;
     let (mut going, mut coming) = (0, 0);
     for node in 0..run.nodes {
         let newest =
             view.processes.iter().filter(|process| process.ordinal == node).max_by_key(|process| process.attempt);
         if run.results.contains_key(&node) {
+            if let Some(process) = newest {
+                plan.act(Action::Discard { process: process.id.clone() });
+            }
             continue;
         }
         let Some(process) = newest else {
             coming += 1;
             if !split.over && free > 0 {
                 free -= 1;
-                plan.act(Action::StartNode { node, attempt: 1 });
+                if !start_node(run, view, node, 1, plan) {
+                    return;
+                }
             }
             continue;
         };
@@ -137,12 +149,20 @@ fn drive_dealing(run: &TestRun, view: &RunView, split: &SplitView, plan: &mut Pl
             coming += 1;
             if free > 0 {
                 free -= 1;
-                plan.act(Action::StartNode { node, attempt: process.attempt + 1 });
+                if !start_node(run, view, node, process.attempt + 1, plan) {
+                    return;
+                }
             }
         }
     }
     let moving = plan.actions.iter().any(|action| {
-        matches!(action, Action::StartNode { .. } | Action::CollectNode { .. } | Action::NodeLost { .. })
+        matches!(
+            action,
+            Action::StartNode { .. }
+                | Action::CollectNode { .. }
+                | Action::NodeLost { .. }
+                | Action::EnsureNodeAddons { .. }
+        )
     });
     match (split.over, going, coming) {
         (true, 0, _) if !moving => plan.act(Action::Conclude { verdict: split_verdict(run, split) }),
@@ -154,6 +174,8 @@ fn drive_dealing(run: &TestRun, view: &RunView, split: &SplitView, plan: &mut Pl
 
 fn drive_nodes(run: &TestRun, view: &RunView, plan: &mut Plan) {
     let mut free = view.free_slots;
+    // A node's database goes with the node.
+    drop_of_nodes(&view.addons, &view.processes, |node| run.results.contains_key(&node), plan);
     for node in 0..run.nodes {
         let newest =
             view.processes.iter().filter(|process| process.ordinal == node).max_by_key(|process| process.attempt);
@@ -179,11 +201,32 @@ fn drive_nodes(run: &TestRun, view: &RunView, plan: &mut Plan) {
             continue;
         }
         free -= 1;
-        plan.act(Action::StartNode { node, attempt });
+        if !start_node(run, view, node, attempt, plan) {
+            return;
+        }
     }
     if run.results.len() == usize::from(run.nodes) {
         plan.act(Action::Conclude { verdict: verdict(run) });
     }
+}
+
+/// Starts a node once it has its add-ons. `false` where it can't have them, which ends the run.
+fn start_node(run: &TestRun, view: &RunView, node: u16, attempt: u32, plan: &mut Plan) -> bool {
+    let wanted =
+        view.slug.as_ref().map(|slug| slug.manifest().for_environment(Environment::Test).addons).unwrap_or_default();
+    let own = view.addons.iter().filter(|addon| matches!(addon.owner, AddonOwner::Node { node: of, .. } if of == node));
+    match next_of_addons(&wanted, own, run.created_at) {
+        AddonStep::Ready => plan.act(Action::StartNode { node, attempt }),
+        AddonStep::Ensure => {
+            plan.act(Action::EnsureNodeAddons { node });
+            look_again(plan);
+        }
+        AddonStep::Failed(failure) => {
+            plan.act(Action::Conclude { verdict: Verdict::Errored { failure } });
+            return false;
+        }
+    }
+    true
 }
 
 /// What the results say, once every node has one.

@@ -5,7 +5,7 @@ use landfall::clock::Clock;
 use landfall::config::Config;
 use landfall::domain::{AppName, SlugDigest};
 use landfall::outside::Outside;
-use landfall::platform::{Code, Memory, Outcome, Platform, Spec};
+use landfall::platform::{Code, Exit, Memory, Outcome, Platform, Spec};
 use landfall::reconcile::{self, Step, World};
 use landfall::router::{MemoryRouter, Router};
 use landfall::server::{self, Parts};
@@ -29,6 +29,11 @@ pub const UNHEALTHY: &str = "never answers";
 pub const UNBUILDABLE: &str = "does not build";
 pub const FAILING_MIGRATION: &str = "bad migration";
 
+pub const ENDLESS_MIGRATION: &str = "endless migration";
+/// What a build does that the platform has to end.
+pub const CUTS: &[(&str, Exit)] =
+    &[("hangs", Exit::TimeLimit), ("fills the disk", Exit::DiskLimit), ("only talks", Exit::OutputLimit)];
+
 pub struct Town {
     pub sim: Sim,
     pub client: reqwest::Client,
@@ -37,8 +42,12 @@ pub struct Town {
     folder: tempfile::TempDir,
     intake: SocketAddr,
     api_url: String,
+    settings: Settings,
     server: Option<Server>,
 }
+
+/// What a test wants otherwise in the configuration.
+type Settings = Box<dyn Fn(&mut Config)>;
 
 struct Server {
     world: Arc<World>,
@@ -71,10 +80,23 @@ impl Town {
         Town::start_behind(|url| async move { url }, Some(outside)).await
     }
 
+    /// As `start`, with another configuration and perhaps a kill armed.
+    pub async fn start_with(outside: Option<Arc<Outside>>, settings: impl Fn(&mut Config) + 'static) -> Town {
+        Town::start_all(|url| async move { url }, outside, Box::new(settings)).await
+    }
+
     /// As `start`, with something between us and GitHub: `between` gets GitHub's address and gives the one to use.
     pub async fn start_behind<F: Future<Output = String>>(
         between: impl FnOnce(String) -> F,
         outside: Option<Arc<Outside>>,
+    ) -> Town {
+        Town::start_all(between, outside, Box::new(|_| {})).await
+    }
+
+    async fn start_all<F: Future<Output = String>>(
+        between: impl FnOnce(String) -> F,
+        outside: Option<Arc<Outside>>,
+        settings: Settings,
     ) -> Town {
         landfall::github::install_crypto_provider();
         if landfall::config::log_filter().is_some() {
@@ -108,6 +130,7 @@ impl Town {
             folder,
             intake,
             api_url,
+            settings,
             server: None,
         };
         town.boot(outside).await;
@@ -131,6 +154,7 @@ impl Town {
         config.github.write_interval_ms = 0;
         config.github.staleness_seconds = 1;
         config.apps.boot_seconds = 2;
+        (self.settings)(&mut config);
         change(&mut config);
         let world = Arc::new(self.open(&config, outside).await);
         let secrets =
@@ -284,7 +308,7 @@ impl Town {
     pub async fn push(&self, repository: &str, branch: &str, page: &str) -> String {
         let files = json!({
             "Procfile": "web: serve\nrelease: migrate\n",
-            "app.json": r#"{"environments":{"test":{"formation":{"test":{"quantity":2}},"scripts":{"test":"check"}}}}"#,
+            "app.json": r#"{"scripts":{"postdeploy":"seed 0","pr-predestroy":"leave 0"},"environments":{"test":{"formation":{"test":{"quantity":2}},"scripts":{"test":"check"}}}}"#,
             "page.txt": page,
         });
         self.push_files(repository, branch, files).await
@@ -439,8 +463,16 @@ fn script(spec: &Spec) -> Outcome {
             if page.contains(UNBUILDABLE) {
                 return exits(1, &["-----> Building", "       syntax error"]);
             }
-            let out = spec.binds.iter().find(|bind| bind.inside.ends_with("out")).expect("a build has its results");
-            for (name, text) in build_results(&page) {
+            for (word, why) in CUTS {
+                if page.contains(word) {
+                    return Outcome::Cut(why.clone());
+                }
+            }
+            let at = |name: &str| spec.binds.iter().find(|bind| bind.inside.ends_with(name)).expect("a bound folder");
+            std::fs::write(at("cache").host.join("page.txt"), &page).expect("write into the cache");
+            let out = at("out");
+            let procfile = std::fs::read_to_string(path.join("Procfile")).unwrap_or_default();
+            for (name, text) in build_results(&page, procfile) {
                 std::fs::write(out.host.join(name), text).expect("write a result");
             }
             exits(0, &["-----> Building", "       done"])
@@ -456,25 +488,38 @@ fn script(spec: &Spec) -> Outcome {
             Some("release") if spec.environment.get("FAILING").is_some_and(|failing| failing == "migration") => {
                 exits(1, &["no such column"])
             }
+            Some("release") if spec.environment.get("MIGRATION").is_some_and(|migration| migration == "bad") => {
+                exits(1, &["no such table"])
+            }
+            Some("release") if spec.environment.get("FAILING").is_some_and(|failing| failing == "end") => {
+                Outcome::Cut(Exit::TimeLimit)
+            }
             Some("release") => exits(0, &["migrated"]),
+            // A script says its status with its last word.
+            Some("postdeploy" | "predestroy" | "run") => {
+                let status = spec.command.rsplit(' ').next().and_then(|word| word.parse().ok()).unwrap_or(0);
+                exits(status, &["one", "two"])
+            }
             _ => Outcome::Runs { healthy: spec.environment.get("FAILING").is_none_or(|failing| failing != "web") },
         },
     }
 }
 
 /// What a real build would have left: the process types, and what this page wants to fail as a config var.
-fn build_results(page: &str) -> BTreeMap<&'static str, String> {
+fn build_results(page: &str, procfile: String) -> BTreeMap<&'static str, String> {
     let failing = if page.contains(FAILING) {
         "tests"
     } else if page.contains(UNHEALTHY) {
         "web"
     } else if page.contains(FAILING_MIGRATION) {
         "migration"
+    } else if page.contains(ENDLESS_MIGRATION) {
+        "end"
     } else {
         "nothing"
     };
     BTreeMap::from([
-        ("Procfile", "web: serve\nrelease: migrate\n".to_owned()),
+        ("Procfile", procfile),
         ("release.0.yml", format!("config_vars:\n  FAILING: {failing}\n")),
         ("buildpacks", "test\n".to_owned()),
     ])

@@ -1,4 +1,4 @@
-//! Trees as they really are, and what is found in each.
+//! Projects as people have them, and what is found to run their tests.
 
 use super::*;
 

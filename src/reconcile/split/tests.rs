@@ -75,6 +75,7 @@ async fn house(files: u32) -> House {
         split: Some(SplitSummary::default()),
         only_failed_of: None,
         repeats: None,
+        untrusted: false,
     };
     world
         .store

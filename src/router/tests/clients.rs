@@ -76,7 +76,6 @@ fn too_many_connections_are_told_so() {
 }
 
 #[test]
-#[ignore = "fails: the library shuts the stream down through AsyncWrite, so ClientStream's lingering is never reached"]
 fn a_refused_upload_gets_its_answer_whole() {
     let folder = tempfile::tempdir().unwrap();
     let app = App::behaving(folder.path(), "one", |_, _| Next::Close);

@@ -29,6 +29,7 @@ fn broken(
         options.first_byte_timeout = Duration::from_millis(300);
         options.idle_timeout = Duration::from_millis(900);
         options.connect_timeout = Duration::from_millis(500);
+        options.restart_timeout = Duration::from_millis(200);
     });
     router.set(table(1, vec![app.target(Active)]));
     (folder, app, router)

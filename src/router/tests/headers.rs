@@ -98,3 +98,29 @@ fn the_connection_serves_many_requests_also_pipelined() {
         app.seen.lock().unwrap().iter().map(|seen| seen.connection).collect();
     assert_eq!(connections.len(), 1, "the connection to the app is kept as well");
 }
+
+#[test]
+fn a_proxy_in_front_is_believed_if_the_operator_named_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let app = App::start(folder.path(), "one");
+    for (trusted, client, scheme, port) in [
+        (vec!["127.0.0.0/8".to_owned()], "203.0.113.9", "https", "443".to_owned()),
+        (Vec::new(), "127.0.0.1", "http", String::new()),
+    ] {
+        let mut router = RunningRouter::with(folder.path(), |options| {
+            options.trusted = crate::router::Trusted::parse(&trusted).unwrap();
+        });
+        router.set(table(1, vec![app.target(Active)]));
+        let answer = router.client().request(
+            "GET / HTTP/1.1\r\nHost: hello.localhost\r\nX-Forwarded-For: 6.6.6.6, 203.0.113.9\r\n\
+             X-Forwarded-Proto: https\r\nConnection: close\r\n\r\n",
+        );
+        assert_eq!(answer.status, 200);
+        let port = if port.is_empty() { router.address.port().to_string() } else { port };
+        let seen = app.last();
+        assert_eq!(seen.header("x-forwarded-for"), Some(client));
+        assert_eq!(seen.header("x-forwarded-proto"), Some(scheme));
+        assert_eq!(seen.header("x-forwarded-port"), Some(port.as_str()));
+        router.stop();
+    }
+}

@@ -3,9 +3,11 @@
 
 mod world;
 
+mod balance;
 mod clients;
 mod control;
 mod failures;
 mod headers;
 mod smuggling;
 mod switching;
+mod waiting;

@@ -10,7 +10,7 @@ use std::thread::{JoinHandle, sleep};
 use std::time::Duration;
 
 /// Clients that send without pause and write down every failure.
-struct Load {
+pub struct Load {
     stop: Arc<AtomicBool>,
     done: Arc<AtomicUsize>,
     failures: Arc<Mutex<Vec<String>>>,
@@ -19,11 +19,15 @@ struct Load {
 
 impl Load {
     fn start(router: &RunningRouter) -> Load {
+        Load::of(router, &[get, post, slow_post, chunked_post])
+    }
+
+    /// Eight clients that do these things, half of them on one connection each.
+    pub fn of(router: &RunningRouter, kinds: &[fn(&mut Client, bool) -> Option<Answer>]) -> Load {
         let address = router.address;
         let mut load =
             Load { stop: Arc::default(), done: Arc::default(), failures: Arc::default(), threads: Vec::new() };
-        let kinds: [fn(&mut Client, bool) -> Option<Answer>; 4] = [get, post, slow_post, chunked_post];
-        for (index, kind) in kinds.into_iter().cycle().take(8).enumerate() {
+        for (index, kind) in kinds.iter().copied().cycle().take(8).enumerate() {
             let keep_alive = index < 4;
             let (stop, done, failures) = (load.stop.clone(), load.done.clone(), load.failures.clone());
             load.threads.push(std::thread::spawn(move || {
@@ -48,12 +52,12 @@ impl Load {
     }
 
     /// Waits until `more` further requests have been answered.
-    fn progress(&self, more: usize) {
+    pub fn progress(&self, more: usize) {
         let wanted = self.done.load(Ordering::Relaxed) + more;
         eventually("the load to go on", || (self.done.load(Ordering::Relaxed) >= wanted).then_some(()));
     }
 
-    fn finish(self) -> (usize, Vec<String>) {
+    pub fn finish(self) -> (usize, Vec<String>) {
         self.stop.store(true, Ordering::Relaxed);
         for thread in self.threads {
             thread.join().unwrap();
@@ -67,7 +71,7 @@ fn head(method: &str, keep_alive: bool, more: &str) -> String {
     format!("{method} / HTTP/1.1\r\nHost: hello.localhost\r\nConnection: {connection}\r\n{more}\r\n")
 }
 
-fn get(client: &mut Client, keep_alive: bool) -> Option<Answer> {
+pub fn get(client: &mut Client, keep_alive: bool) -> Option<Answer> {
     client.stream.write_all(head("GET", keep_alive, "").as_bytes()).ok()?;
     client.answer()
 }

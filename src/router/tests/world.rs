@@ -163,6 +163,9 @@ impl App {
             socket: self.socket.clone(),
             state,
             health_path: "/health".to_owned(),
+            health_tcp: false,
+            health_seconds: None,
+            warmup: Vec::new(),
         }
     }
 
@@ -423,7 +426,15 @@ pub fn table(version: u64, targets: Vec<Target>) -> Table {
 }
 
 pub fn table_with(version: u64, targets: Vec<Target>, notice: Option<Notice>) -> Table {
-    let route =
-        Route { hosts: vec!["hello.localhost".to_owned()], release: "v1".to_owned(), targets, notice, noindex: false };
+    let route = Route {
+        hosts: vec!["hello.localhost".to_owned()],
+        release: "v1".to_owned(),
+        targets,
+        notice,
+        noindex: false,
+        hold: false,
+        asleep: false,
+        canary: None,
+    };
     Table { generation: 1, version, apps: BTreeMap::from([("hello".parse().unwrap(), route)]) }
 }

@@ -2,12 +2,16 @@
 //! Pages fill templates with them, the API sends them as JSON.
 
 mod app;
+mod audit;
+mod config;
 mod delivery;
 mod doctor;
 mod pipeline;
 mod run;
 
 pub use app::*;
+pub use audit::*;
+pub use config::*;
 pub use delivery::*;
 pub use doctor::*;
 pub use pipeline::*;
