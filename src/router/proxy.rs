@@ -22,8 +22,8 @@ use pingora_core::{Error, ErrorSource, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 use std::os::fd::RawFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 /// How long a client's connection may idle between two requests.
@@ -61,6 +61,8 @@ pub(super) struct Context {
     /// Connections that broke before an answer began.
     broken: u32,
     connection: Option<Arc<Connection>>,
+    /// Where the connection is found that was made for a change of protocol.
+    upgrade: Option<Arc<OnceLock<Arc<Connection>>>>,
     chosen_at: Option<Instant>,
     connect: Option<Duration>,
     refusal: Option<Refusal>,
@@ -88,6 +90,7 @@ impl ProxyHttp for Proxy {
             held_since: None,
             broken: 0,
             connection: None,
+            upgrade: None,
             chosen_at: None,
             connect: None,
             refusal: None,
@@ -153,7 +156,13 @@ impl ProxyHttp for Proxy {
             context.app = Some(app.clone());
             match app.choose(&context.tried, self.routes.now()) {
                 Choice::Target(inside) => {
-                    let peer = inside.0.peer();
+                    let peer = if session.is_upgrade_req() {
+                        let (peer, place) = inside.0.upgrade_peer(self.routes.unique());
+                        context.upgrade = Some(place);
+                        peer
+                    } else {
+                        inside.0.peer()
+                    };
                     context.process = Some(inside.0.clone());
                     context.inside = Some(inside);
                     context.chosen_at = Some(Instant::now());
@@ -185,7 +194,10 @@ impl ProxyHttp for Proxy {
     ) -> Result<()> {
         let took = context.chosen_at.map_or(Duration::ZERO, |chosen| chosen.elapsed());
         context.connect = Some(if reused { Duration::ZERO } else { took });
-        let connection = context.inside.as_ref().and_then(|inside| inside.0.connections.get(descriptor));
+        let connection = match &context.upgrade {
+            Some(place) => place.get().cloned(),
+            None => context.inside.as_ref().and_then(|inside| inside.0.connections.get(descriptor)),
+        };
         // A pooled connection has to be the chosen target's own; nothing is sent over one that is not.
         let Some(connection) = connection else {
             return Err(Error::explain(ErrorType::InternalError, "a connection of another process").into_in());
