@@ -7,8 +7,9 @@
 #   /env         a file per config var, named by it, read-only
 #   /out         results: `buildpacks`, `release.N.yml`, `Procfile`, `test_command`, or `refused`
 #
-# BUILDPACKS names the buildpacks to run, divided by blanks; when it is empty, the first one that detects the code is
-# run. Ends with 0, with 1 when a buildpack failed, and with 2 when no buildpack takes the code.
+# BUILDPACKS lists the buildpacks to run, divided by blanks; when it is empty, the first one that detects the code is
+# run. A word of it is the name of a built-in one, a folder, or LABEL|LOCATION: what people see of it, and a folder or
+# the address of a tarball. Ends with 0, with 1 when a buildpack failed, and with 2 when no buildpack takes the code.
 set -uo pipefail
 
 build_dir=${BUILD_DIR:-/app}
@@ -35,15 +36,107 @@ rm -f "$out_dir"/{buildpacks,refused,test_command,Procfile} "$out_dir"/release.*
 # shellcheck source=lib/common.sh
 . "$work/lib/common.sh"
 
-# Sets `pack` to the folder of a buildpack given by name, or by absolute path, which is copied too.
+# Sets `label` to what a buildpack is called and `pack` to its folder: a copy, where it is not one of ours.
 find_pack() {
-  case $1 in
+  label=${1%%|*}
+  local location=${1#*|}
+  case $location in
+    http://* | https://*)
+      pack=$work/foreign.$number
+      mkdir -p "$pack" || exit 1
+      fetch_tarball "$location" "$pack"
+      ;;
     /*)
       pack=$work/foreign.$number
-      mkdir -p "$pack" && cp -R "$1/." "$pack/" 2>/dev/null && chmod -R u+w "$pack"
+      mkdir -p "$pack" && cp -R "$location/." "$pack/" 2>/dev/null && chmod -R u+w "$pack"
       ;;
-    *) pack=$work/$1 ;;
+    *) pack=$work/$location ;;
   esac
+}
+
+# Unpacks the tarball at an address into a folder. It is kept in the cache, and asked for again only if it changed.
+fetch_tarball() {
+  local url=${1%%#*} wanted= file
+  case $1 in *"#sha256="*) wanted=${1##*#sha256=} ;; esac
+  file=$cache_dir/landfall/$(printf '%s' "$url" | sha256sum | cut -c 1-32).tar
+  mkdir -p "${file%/*}" || exit 1
+  if [ -z "$wanted" ] || ! echo "$wanted  $file" | sha256sum --check --status 2>/dev/null; then
+    heading "Fetching the buildpack $url"
+    rm -f "$file.new"
+    if command -v curl >/dev/null; then
+      [ -f "$file" ] || rm -f "$file.etag"
+      curl --fail --silent --show-error --location --proto =http,https --max-time 120 --max-filesize 100000000 \
+        --etag-compare "$file.etag" --etag-save "$file.etag" --output "$file.new" "$url" 2>&1 | indent
+      status=${PIPESTATUS[0]}
+    elif command -v python3 >/dev/null; then
+      python3 -c 'import sys, urllib.request as r; open(sys.argv[2], "wb").write(r.urlopen(sys.argv[1], timeout=60).read(100000000))' \
+        "$url" "$file.new" 2>&1 | tail -n 1 | indent
+      status=${PIPESTATUS[0]}
+    else
+      fail "Fetching a buildpack needs curl or python3, and this machine has neither."
+    fi
+    [ "$status" -eq 0 ] || fail "The buildpack $url could not be fetched (status $status)."
+    # Without a new file, the one that is there is still the same.
+    [ ! -s "$file.new" ] || mv "$file.new" "$file" || exit 1
+  fi
+  if [ -n "$wanted" ] && ! echo "$wanted  $file" | sha256sum --check --status 2>/dev/null; then
+    rm -f "$file" "$file.etag"
+    fail "The buildpack $url is not the one that its sha256 names."
+  fi
+  tar --extract --no-same-owner --no-same-permissions --file "$file" --directory "$2" 2>&1 | indent
+  [ "${PIPESTATUS[0]}" -eq 0 ] || fail "The buildpack $url is not a tarball that can be unpacked."
+  # Code hosts put everything below one folder.
+  local inner=("$2"/*)
+  if [ ! -d "$2/bin" ] && [ ${#inner[@]} -eq 1 ] && [ -d "${inner[0]}/bin" ]; then
+    pack=${inner[0]}
+  fi
+}
+
+# The tests of a buildpack that is not ours run with its own programs, on a test node, which has no buildpacks: so it
+# goes into the slug. Sets `tests`.
+keep_for_tests() {
+  [ -x "$1/bin/test" ] || [ -x "$1/bin/test-compile" ] || return 0
+  local kept=$build_dir/.landfall/buildpacks/$number
+  mkdir -p "$kept" && cp -R "$1/." "$kept/" || exit 1
+  tests+=("$number")
+  [ ! -x "$1/bin/test" ] || test_pack=$number
+}
+
+# Writes what runs on a test node: each `bin/test-compile BUILD CACHE ENV_DIR`, then the last `bin/test BUILD ENV_DIR`.
+write_test_runner() {
+  mkdir -p "$build_dir/.landfall" || exit 1
+  {
+    cat <<'RUNNER'
+#!/usr/bin/env bash
+# Runs the tests as the buildpacks say. Ends with 96 when they could not be prepared.
+set -uo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+build=${HOME:-/app}
+env_dir=$(mktemp -d) && cache=$(mktemp -d) || exit 96
+while IFS= read -r -d '' pair; do
+  name=${pair%%=*}
+  [[ $name =~ ^[A-Za-z_][A-Za-z0-9_]*$ ]] && printf '%s' "${pair#*=}" >"$env_dir/$name"
+done < <(env -0)
+export STACK=${STACK:-heroku-24}
+RUNNER
+    printf 'packs=(%s) main=%s\n' "${tests[*]}" "$test_pack"
+    cat <<'RUNNER'
+for number in "${packs[@]}"; do
+  pack=$here/buildpacks/$number
+  [ -x "$pack/bin/test-compile" ] || continue
+  (cd "$pack" && exec ./bin/test-compile "$build" "$cache" "$env_dir") || exit 96
+  set +u
+  [ ! -f "$pack/export" ] || . "$pack/export"
+  set -u
+done
+set +u
+for profile in "$build"/.profile.d/*.sh; do
+  [ -r "$profile" ] && . "$profile"
+done
+cd "$build" && exec "$here/buildpacks/$main/bin/test" "$build" "$env_dir"
+RUNNER
+  } >"$build_dir/.landfall/run-tests" && chmod 755 "$build_dir/.landfall/run-tests" || exit 1
+  echo ".landfall/run-tests" >"$out_dir/test_command"
 }
 
 refuse() {
@@ -58,7 +151,7 @@ if [ -n "$asked" ]; then
 else
   chosen=()
   wanted=()
-  for name in bin nodejs python static procfile; do
+  for name in bin ruby nodejs python java php go rust static procfile; do
     if "$work/$name/bin/detect" "$build_dir" >/dev/null; then
       chosen=("$name")
       break
@@ -68,18 +161,27 @@ else
   if [ ${#chosen[@]} -eq 0 ]; then
     warn "No buildpack takes this repository. It has none of these:"
     printf ' !       %s\n' "${wanted[@]}"
+    if [ -f "$build_dir/Dockerfile" ]; then
+      warn "There is a Dockerfile: building it needs a container engine, and none is configured."
+      wanted+=("a container engine for its Dockerfile, and none is configured")
+    fi
     refuse "${wanted[@]}"
   fi
 fi
 
 number=0
+tests=()
+test_pack=
 for name in "${chosen[@]}"; do
   find_pack "$name"
-  if [ ! -x "$pack/bin/detect" ] || [ ! -x "$pack/bin/compile" ]; then
+  name=$label
+  if [ ! -x "$pack/bin/compile" ]; then
     warn "There is no buildpack $name."
     refuse "a buildpack named $name"
   fi
-  if ! title=$("$pack/bin/detect" "$build_dir"); then
+  title=
+  # Who was asked for by name need not be able to detect.
+  if [ -x "$pack/bin/detect" ] && ! title=$("$pack/bin/detect" "$build_dir"); then
     warn "The buildpack $name does not take this repository."
     if [ -f "$pack/looks-for" ]; then
       refuse "$(cat "$pack/looks-for")"
@@ -110,11 +212,16 @@ for name in "${chosen[@]}"; do
   if [ -x "$pack/bin/test-command" ]; then
     if command=$("$pack/bin/test-command" "$build_dir"); then
       printf '%s\n' "$command" >"$out_dir/test_command"
+      test_pack=
     fi
+  else
+    keep_for_tests "$pack"
   fi
   printf '%s\n' "$name" >>"$out_dir/buildpacks"
   number=$((number + 1))
 done
+
+[ -z "$test_pack" ] || write_test_runner
 
 heading "Discovering process types"
 if [ -f "$build_dir/Procfile" ]; then

@@ -31,6 +31,8 @@ pub struct Config {
     pub tests: Tests,
     pub apps: Apps,
     pub sandbox: Sandbox,
+    pub addons: Addons,
+    pub keep: Keep,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -80,6 +82,15 @@ pub struct Build {
     pub memory_mb: u64,
     pub disk_mb: u64,
     pub minutes: u64,
+    /// The largest slug, packed. Heroku's limit is 500 MB.
+    pub slug_mb: u64,
+    /// All build caches together; the ones that were not used for the longest time go first.
+    pub cache_mb: u64,
+    /// A build cache that nobody used for so many days goes.
+    pub cache_days: u64,
+    /// Hosts (with their port, where it is not the usual one) that buildpacks may be fetched from, besides the GitHub
+    /// of this installation. The control plane asks them itself, so they must be public ones.
+    pub buildpack_hosts: Vec<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -119,6 +130,82 @@ pub struct Sandbox {
     pub toolchains: Vec<PathBuf>,
 }
 
+/// Where add-ons come from: `[addons.postgres]`, `[addons.redis]`, `[addons.partner.<service>]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Addons {
+    pub postgres: PostgresAddons,
+    pub redis: RedisAddons,
+    /// Providers that speak Heroku's Add-on Partner API, by the name that stands before the colon of a plan.
+    pub partner: std::collections::BTreeMap<String, PartnerAddons>,
+}
+
+/// Who runs the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AddonMode {
+    /// Landfall, for itself.
+    Own,
+    /// The operator, at `url`.
+    Server,
+    /// Nobody.
+    Off,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PostgresAddons {
+    /// `server` where `url` is given, else `own`.
+    pub mode: Option<AddonMode>,
+    /// A superuser, or a role that may make roles and databases: `postgres://user:password@host:port/database`.
+    pub url: Option<Secret>,
+    /// A database on that server that review apps begin with a copy of.
+    pub template: Option<String>,
+    /// Memory of the server of our own, in MiB.
+    pub memory_mb: u64,
+    /// Its disk, in MiB.
+    pub disk_mb: u64,
+    /// Connections to it from all apps together.
+    pub connections: u32,
+    /// Where it listens on the machine's loopback, if apps are on the machine's network.
+    pub port: u16,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RedisAddons {
+    /// `server` where `url` is given, else `own`: a Redis for each app.
+    pub mode: Option<AddonMode>,
+    /// A user who may keep users: `redis://user:password@host:port`.
+    pub url: Option<Secret>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PartnerAddons {
+    /// Where `/heroku/resources` is.
+    pub base_url: String,
+    pub username: String,
+    pub password: Secret,
+    #[serde(default = "partner_region")]
+    pub region: String,
+}
+
+fn partner_region() -> String {
+    "amazon-web-services::us-east-1".to_owned()
+}
+
+/// For how long what is over stays.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Keep {
+    /// Days that deliveries with their payloads and logs of ended processes are kept. At least 4: GitHub may send a
+    /// delivery again for three days.
+    pub days: u64,
+    /// Test runs kept of each repository.
+    pub runs: usize,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Network {
@@ -137,6 +224,8 @@ impl Default for Config {
             tests: Tests::default(),
             apps: Apps::default(),
             sandbox: Sandbox::default(),
+            addons: Addons::default(),
+            keep: Keep::default(),
         }
     }
 }
@@ -176,13 +265,33 @@ impl Default for GitHub {
 
 impl Default for Build {
     fn default() -> Build {
-        Build { network: Network::Host, memory_mb: 2048, disk_mb: 4096, minutes: 30 }
+        let hosts = ["github.com", "codeload.github.com", "gitlab.com", "bitbucket.org", "codeberg.org"];
+        Build {
+            network: Network::Host,
+            memory_mb: 2048,
+            disk_mb: 4096,
+            minutes: 30,
+            slug_mb: 500,
+            cache_mb: 10_240,
+            cache_days: 14,
+            buildpack_hosts: hosts
+                .into_iter()
+                .chain(["buildpack-registry.s3.amazonaws.com"])
+                .map(str::to_owned)
+                .collect(),
+        }
     }
 }
 
 impl Default for Tests {
     fn default() -> Tests {
         Tests { slots: 4, memory_mb: 1024, minutes: 60, network: Network::Isolated }
+    }
+}
+
+impl Default for Keep {
+    fn default() -> Keep {
+        Keep { days: 30, runs: 500 }
     }
 }
 
@@ -199,6 +308,39 @@ impl Default for Apps {
             grace_seconds: 30,
             sleep_minutes: 30,
         }
+    }
+}
+
+impl Default for PostgresAddons {
+    fn default() -> PostgresAddons {
+        PostgresAddons {
+            mode: None,
+            url: None,
+            template: None,
+            memory_mb: 1024,
+            disk_mb: 16_384,
+            connections: 300,
+            port: 15_432,
+        }
+    }
+}
+
+#[expect(clippy::derivable_impls, reason = "each section states its defaults in the same form")]
+impl Default for RedisAddons {
+    fn default() -> RedisAddons {
+        RedisAddons { mode: None, url: None }
+    }
+}
+
+impl PostgresAddons {
+    pub fn mode(&self) -> AddonMode {
+        self.mode.unwrap_or(if self.url.is_some() { AddonMode::Server } else { AddonMode::Own })
+    }
+}
+
+impl RedisAddons {
+    pub fn mode(&self) -> AddonMode {
+        self.mode.unwrap_or(if self.url.is_some() { AddonMode::Server } else { AddonMode::Own })
     }
 }
 
@@ -252,8 +394,28 @@ impl Config {
                 return invalid(key, "must begin with http:// or https://");
             }
         }
+        let addons = &self.addons;
+        if addons.postgres.mode() == AddonMode::Server && addons.postgres.url.is_none() {
+            return invalid("addons.postgres.url", "is needed for the mode \"server\"");
+        }
+        if addons.redis.mode() == AddonMode::Server && addons.redis.url.is_none() {
+            return invalid("addons.redis.url", "is needed for the mode \"server\"");
+        }
+        if addons
+            .partner
+            .values()
+            .any(|partner| !partner.base_url.starts_with("http://") && !partner.base_url.starts_with("https://"))
+        {
+            return invalid("addons.partner.<service>.base_url", "must begin with http:// or https://");
+        }
         if self.router.domain.is_empty() || self.router.domain.contains(['/', ':', ' ']) {
             return invalid("router.domain", "must be a host name such as apps.example.com, without scheme or port");
+        }
+        if self.keep.days < 4 {
+            return invalid("keep.days", "must be 4 or more, since GitHub may send a delivery again for three days");
+        }
+        if self.keep.runs == 0 {
+            return invalid("keep.runs", "must be 1 or more");
         }
         Ok(())
     }
@@ -291,7 +453,7 @@ fn set(table: &mut toml::Table, path: &str, value: &str) -> Result<(), String> {
         Ok(parsed @ (toml::Value::Integer(_) | toml::Value::Boolean(_) | toml::Value::Array(_))) => parsed,
         _ => toml::Value::String(value.to_owned()),
     };
-    let text_keys = ["webhook_secret", "webhook_secret_previous", "token", "domain"];
+    let text_keys = ["webhook_secret", "webhook_secret_previous", "token", "domain", "username", "password"];
     match path.split_once("__") {
         None if path == "data_dir" => {
             table.insert(path.to_owned(), toml::Value::String(value.to_owned()));
@@ -301,6 +463,10 @@ fn set(table: &mut toml::Table, path: &str, value: &str) -> Result<(), String> {
         Some((section, key)) => {
             let entry = table.entry(section.to_owned()).or_insert_with(|| toml::Value::Table(toml::Table::new()));
             let section = entry.as_table_mut().ok_or("its section is not a table in the file")?;
+            // A section in a section, such as LANDFALL_ADDONS__POSTGRES__URL.
+            if key.contains("__") {
+                return set(section, key, value);
+            }
             let parsed = if text_keys.contains(&key) { toml::Value::String(value.to_owned()) } else { parsed };
             section.insert(key.to_owned(), parsed);
             Ok(())

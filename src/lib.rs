@@ -32,6 +32,7 @@ pub mod store;
 pub mod github;
 pub mod platform;
 pub mod slug;
+pub mod addons;
 pub mod router;
 pub mod reconcile;
 pub mod web;

@@ -16,6 +16,7 @@ use crate::vault::Vault;
 use crate::web::{self, Intake};
 use anyhow::{Context, bail};
 use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,11 +41,14 @@ pub struct Parts {
 pub fn open_world(config: Config, parts: Parts) -> anyhow::Result<World> {
     install_crypto_provider();
     let folder = &config.data_dir;
-    for inner in ["", "builds", "cache", "logs", "archives"] {
+    make_data_folder(folder)?;
+    for inner in ["builds", "cache", "logs", "archives", "addons"] {
         std::fs::create_dir_all(folder.join(inner))
             .with_context(|| format!("cannot make the data folder {}", folder.join(inner).display()))?;
     }
     let store = Store::open(&folder.join("store"))?;
+    // The store's lock is ours, so nothing packs.
+    slug::sweep_unfinished(&folder.join("archives"));
     let vault = Vault::open(&folder.join("secret.key"))?;
     let github = GitHub::new(
         Settings {
@@ -72,6 +76,11 @@ pub fn open_world(config: Config, parts: Parts) -> anyhow::Result<World> {
         source,
         vault,
         texts: Texts::load(),
+        http: reqwest::Client::builder()
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .build()
+            .context("cannot set up a client for providers of add-ons")?,
         buildpacks,
         router_port: parts.router_port,
         wake: Arc::new(Notify::new()),
@@ -232,8 +241,7 @@ pub async fn real_parts(config: &Config, config_file: &Path) -> anyhow::Result<P
     // Before anything is started: a server that cannot listen shall leave nothing behind.
     check_listen(config)?;
     let executable = own_executable()?;
-    std::fs::create_dir_all(&config.data_dir)
-        .with_context(|| format!("cannot make the data folder {}", config.data_dir.display()))?;
+    make_data_folder(&config.data_dir)?;
     let folder = std::path::absolute(&config.data_dir)?;
     let mut settings = LocalSettings::new(folder.join("platform"), executable.clone(), Clock::System);
     settings.toolchains.clone_from(&config.sandbox.toolchains);
@@ -251,6 +259,16 @@ pub async fn real_parts(config: &Config, config_file: &Path) -> anyhow::Result<P
     let router = Router::remote(&folder.join("router"));
     let address = ensure_router(&router, &RouterStart::new(config, config_file)?).await?;
     Ok(Parts { clock: Clock::System, platform, router, router_port: address.port(), outside: None })
+}
+
+/// Code, logs and secrets of every app lie in it: nobody else on the machine may look inside. A folder that was there
+/// before keeps the mode that the operator gave it.
+fn make_data_folder(folder: &Path) -> anyhow::Result<()> {
+    let cannot = || format!("cannot make the data folder {}", folder.display());
+    if folder.is_dir() {
+        return Ok(());
+    }
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).with_context(cannot)
 }
 
 /// The address of the router that runs, or of one that is started now and goes on when we end.

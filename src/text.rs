@@ -17,7 +17,9 @@ macro_rules! templates {
 
 const TEMPLATES: &[(&str, &str)] = &templates![
     "failures.txt",
+    "refusals.txt",
     "comment.md",
+    "answer.md",
     "check.md",
     "status.txt",
     "deployment.txt",
@@ -30,6 +32,7 @@ const TEMPLATES: &[(&str, &str)] = &templates![
     "log.html",
     "deliveries.html",
     "delivery.html",
+    "audit.html",
     "message.html",
     "cli.txt",
     "demo.txt",

@@ -93,11 +93,18 @@ async fn end_state(town: &Town, played: &Played) -> String {
     }
     let running: Vec<String> = town.memory.running().iter().map(ToString::to_string).collect();
     writeln!(state, "running: {running:?}").unwrap();
+    state = without_times(&state);
     for (place, commit) in played.commits.iter().enumerate() {
         state = state.replace(commit, &format!("commit {}", place + 1));
         state = state.replace(&commit[..7], &format!("commit {}", place + 1));
     }
     state
+}
+
+/// Moments differ from round to round.
+fn without_times(state: &str) -> String {
+    let moment = regex::Regex::new(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ").expect("a pattern");
+    moment.replace_all(state, "then").into_owned()
 }
 
 /// Every so many crossings are killed at, to keep the everyday run short; `LANDFALL_CRASH_STRIDE=1` kills at each.

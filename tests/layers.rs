@@ -14,7 +14,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("clock", &[]),
     ("domain", &["clock"]),
     ("outside", &[]),
-    ("ci", &["domain"]),
+    ("ci", &["domain", "clock"]),
     ("workflow", &["domain", "ci", "clock"]),
     ("text", &["domain"]),
     ("vault", &["domain"]),
@@ -24,11 +24,12 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("platform", &["domain", "clock"]),
     ("slug", &["domain", "platform", "clock"]),
     ("router", &["domain", "clock"]),
+    ("addons", &["domain", "outside"]),
     (
         "reconcile",
         &[
             "domain", "ci", "workflow", "clock", "outside", "text", "vault", "config", "store", "github", "platform",
-            "slug", "router",
+            "slug", "router", "addons",
         ],
     ),
     ("web", &["domain", "clock", "store", "github", "reconcile", "text", "config", "platform", "router", "workflow"]),
@@ -93,8 +94,12 @@ const RESERVED: &[Reserved] = &[
             ("demo", "looks as a person's browser would"),
             ("cli", "asks the control plane"),
             ("sim", "sends webhooks"),
+            ("addons", "asks partners for add-ons"),
+            ("reconcile/mod.rs", "holds the client for partners"),
+            ("server.rs", "makes that client"),
         ],
     },
+    Reserved { names: &["tokio_postgres", "postgres_protocol"], places: &[("addons", "makes roles and databases")] },
     Reserved {
         names: &["process::Command", "std::process::{", "tokio::process::"],
         places: &[
@@ -109,6 +114,7 @@ const RESERVED: &[Reserved] = &[
             ("platform", "an app's command, inside the sandbox"),
             ("slug", "git's settings; the words that launch a process, inside the sandbox"),
             ("sim", "git's settings"),
+            ("addons", "PostgreSQL's settings on its own command line, inside the sandbox"),
         ],
     },
     Reserved {
@@ -425,6 +431,8 @@ fn every_effect_crosses_the_line_where_the_crash_test_kills() {
         "router.set(",
         "source.fetch(",
         "source.check_out(",
+        "= provision(",
+        "= deprovision(",
     ];
     let mut complaints = Vec::new();
     let mut seen = 0;

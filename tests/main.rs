@@ -5,10 +5,13 @@ mod support {
     pub mod load;
     pub mod machine;
     pub mod schemas;
+    pub mod servers;
     pub mod town;
 }
 
+mod addons;
 mod browser;
+mod builds;
 mod crash;
 mod documents;
 mod github_client;
@@ -20,4 +23,5 @@ mod machine;
 mod manifest;
 mod sim_schemas;
 mod sleep;
+mod pipelines;
 mod story;

@@ -111,7 +111,7 @@ async fn a_stranger_can_neither_run_code_nor_promote() {
     assert_eq!(town.reactions(&repository, command).await, ["-1", "eyes"]);
     assert_eq!(town.served("hello-production"), None);
     let comment = town.comment(&pull).await;
-    assert!(comment.contains("this needs write access"), "{comment}");
+    assert!(comment.contains("This needs write access"), "{comment}");
     town.leave().await;
 }
 
@@ -256,5 +256,56 @@ async fn a_conversation_that_is_locked_keeps_nothing_else_waiting() {
     town.settle().await;
     assert!(town.comment(&pull).await.contains("three") || town.served("hello-pr-1").as_deref() == Some("three"));
     assert_eq!(town.comments(&pull).await.len(), 1);
+    town.leave().await;
+}
+
+#[actix_web::test]
+async fn what_is_old_is_let_go_and_what_is_not_dealt_with_stays() {
+    use landfall::clock::Timestamp;
+    use landfall::domain::DeliveryState;
+
+    let mut town = Town::start().await;
+    let repository = town.make_repository("hello", "one").await;
+    town.settle().await;
+    for page in ["two", "three"] {
+        town.push(&repository, "main", page).await;
+        town.settle().await;
+    }
+    let store = &town.world().store;
+    let all = store.deliveries(None, 100).unwrap();
+    assert!(all.len() >= 3 && store.runs().unwrap().len() == 3, "{all:?}");
+    assert_eq!(landfall::reconcile::expire(town.world()).await.unwrap(), landfall::reconcile::Expired::default());
+
+    // As if all of them had come long ago, and one of them had never been understood.
+    let parked = all[0].id.clone();
+    for delivery in all {
+        let parked = parked.clone();
+        let mut record = store.delivery(&delivery.id).unwrap().unwrap();
+        town.world()
+            .commit(move |tx| {
+                tx.delete_delivery(&record.delivery.id)?;
+                record.delivery.received_at = Timestamp(1_000);
+                if record.delivery.id == parked {
+                    record.delivery.state = DeliveryState::Parked { error: "a bug".to_owned(), at: Timestamp(1_000) };
+                }
+                tx.put_delivery(&record)
+            })
+            .await
+            .unwrap();
+    }
+    town.kill().await;
+    town.boot_with(None, |config| config.keep.runs = 1).await;
+    let gone = landfall::reconcile::expire(town.world()).await.unwrap();
+    let store = &town.world().store;
+    let left: Vec<String> = store.deliveries(None, 100).unwrap().into_iter().map(|delivery| delivery.id).collect();
+    assert_eq!(left, [parked]);
+    let runs = store.runs().unwrap();
+    assert_eq!((gone.runs, runs.len(), runs[0].number.0), (2, 1, 3));
+    assert_eq!(store.runs_of(runs[0].repository).unwrap(), runs);
+    // The payload that may be needed is still there, and so is the app.
+    let record = store.delivery(&left[0]).unwrap().unwrap();
+    assert!(!store.blob(&record.payload).unwrap().is_empty());
+    town.settle().await;
+    assert_eq!(town.served("hello-staging").as_deref(), Some("three"));
     town.leave().await;
 }

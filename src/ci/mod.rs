@@ -1,3 +1,7 @@
-//! What test runners say, read without trust. Pure.
+//! What test runners say, read without trust; how their files are spread over nodes; what becomes of them. Pure.
 
+pub mod judge;
+pub mod junit;
+pub mod presets;
+pub mod split;
 pub mod tap;

@@ -106,9 +106,11 @@ fn fail(report: &mut TapReport, name: &str, message: &str) -> bool {
         return false;
     }
     let name = if name.is_empty() { "(unnamed)" } else { name };
-    report
-        .failures
-        .push(TestFailure { name: name.chars().take(300).collect(), message: message.chars().take(500).collect() });
+    report.failures.push(TestFailure {
+        name: name.chars().take(300).collect(),
+        message: message.chars().take(500).collect(),
+        ..TestFailure::default()
+    });
     true
 }
 
@@ -151,7 +153,11 @@ mod tests {
         assert_eq!(report.counts, counts(2, 1, 1));
         assert_eq!(
             report.failures,
-            [TestFailure { name: "greets by name".into(), message: "expected \"Hello, Ada\"\ngot: \"Hello\"".into() }]
+            [TestFailure {
+                name: "greets by name".into(),
+                message: "expected \"Hello, Ada\"\ngot: \"Hello\"".into(),
+                ..TestFailure::default()
+            }]
         );
     }
 

@@ -94,6 +94,10 @@ fn print_report(report: &Value) -> Result<(), Failed> {
     for leftover in list(report, "leftovers") {
         rows.push(vec!["left over".to_owned(), text(leftover, &["kind"]), text(leftover, &["name"])]);
     }
+    for addon in list(report, "addons") {
+        let what = format!("{} of {}", text(addon, &["plan"]), text(addon, &["owner"]));
+        rows.push(vec![text(addon, &["state"]), "add-on".to_owned(), what]);
+    }
     let unknown = text(report, &["leftovers_unknown"]);
     if !unknown.is_empty() {
         rows.push(vec!["unknown".to_owned(), "leftovers".to_owned(), unknown]);

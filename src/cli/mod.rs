@@ -3,6 +3,7 @@
 //!
 //! Exit codes: 0 done, 1 not done (the reason stands on standard error), 2 not understood.
 
+mod audit;
 mod client;
 mod machine;
 mod print;
@@ -62,14 +63,29 @@ enum Command {
     Rollback { app: AppName, release: Option<ReleaseNumber> },
     /// Put staging's release into production
     Promote {
+        /// Pass over a lock or a freeze; the reason stands in the audit log
+        #[arg(long, value_name = "REASON")]
+        hotfix: Option<String>,
         /// OWNER/NAME; may be left out where there is one pipeline
         pipeline: Option<String>,
     },
     /// Test runs
     #[command(subcommand)]
     Ci(Ci),
-    /// List the repositories with their stages
-    Pipelines,
+    /// List the repositories with their stages, or what waits for a promotion
+    Pipelines {
+        #[command(subcommand)]
+        what: Option<Pipelines>,
+    },
+    /// List who asked for what, and what came of it
+    Audit {
+        /// OWNER/NAME
+        #[arg(long, value_name = "REPOSITORY")]
+        repository: Option<String>,
+        /// How many to list
+        #[arg(short = 'n', long, default_value_t = 30, value_name = "N")]
+        lines: usize,
+    },
     /// List what GitHub sent and what was decided on it
     Deliveries {
         /// Show one with its payload
@@ -151,6 +167,15 @@ struct Logs {
     /// How many lines to begin with
     #[arg(short = 'n', long = "num", default_value_t = 100, value_name = "N")]
     lines: usize,
+}
+
+#[derive(Subcommand)]
+enum Pipelines {
+    /// Show what staging serves and production does not
+    Diff {
+        /// OWNER/NAME; may be left out where there is one pipeline
+        pipeline: Option<String>,
+    },
 }
 
 #[derive(Subcommand)]
@@ -286,13 +311,19 @@ fn ask(config_file: &Path, json: bool, command: Command) -> Result<(), Failed> {
             Command::Logs(Logs { app, tail, lines }) => show::logs(&client, &app, tail, lines).await,
             Command::Releases { app } => show::releases(&client, &app).await,
             Command::Rollback { app, release } => show::roll_back(&client, &app, release).await,
-            Command::Promote { pipeline } => show::promote(&client, pipeline.as_deref()).await,
+            Command::Promote { hotfix, pipeline } => {
+                show::promote(&client, pipeline.as_deref(), hotfix.as_deref()).await
+            }
             Command::Ci(Ci::List { repository }) => show::runs(&client, repository.as_deref()).await,
             Command::Ci(Ci::Show { run, node: None }) => show::run(&client, run).await,
             Command::Ci(Ci::Show { run, node: Some(node) }) => show::node_log(&client, run, node).await,
             Command::Ci(Ci::Rerun { run }) => show::rerun(&client, run).await,
             Command::Ci(Ci::Cancel { run }) => show::cancel(&client, run).await,
-            Command::Pipelines => show::pipelines(&client).await,
+            Command::Pipelines { what: None } => show::pipelines(&client).await,
+            Command::Pipelines { what: Some(Pipelines::Diff { pipeline }) } => {
+                audit::diff(&client, pipeline.as_deref()).await
+            }
+            Command::Audit { repository, lines } => audit::audit(&client, repository.as_deref(), lines).await,
             Command::Deliveries { id: None, lines, only } => show::deliveries(&client, lines, &only).await,
             Command::Deliveries { id: Some(id), .. } => show::delivery(&client, &id).await,
             Command::Replay { id } => show::replay(&client, id.as_deref()).await,
@@ -337,6 +368,9 @@ mod tests {
             "landfall ci rerun 3",
             "landfall ci cancel 3",
             "landfall pipelines",
+            "landfall pipelines diff acme/hello",
+            "landfall audit --repository acme/hello -n 5",
+            "landfall promote acme/hello --hotfix down",
             "landfall deliveries",
             "landfall replay",
             "landfall export out.jsonl",

@@ -177,7 +177,8 @@ pub async fn roll_back(client: &Client, app: &AppName, to: Option<ReleaseNumber>
     ordered(client, &answer)
 }
 
-pub async fn promote(client: &Client, pipeline: Option<&str>) -> Result<(), Failed> {
+/// The address of a pipeline: the one that is named, or the only one.
+pub async fn pipeline_path(client: &Client, pipeline: Option<&str>) -> Result<String, Failed> {
     let name = match pipeline {
         Some(name) => name.to_owned(),
         None => {
@@ -194,11 +195,15 @@ pub async fn promote(client: &Client, pipeline: Option<&str>) -> Result<(), Fail
     let plain = |part: &str| {
         !part.is_empty() && part.chars().all(|letter| letter.is_ascii_alphanumeric() || "._-".contains(letter))
     };
-    let path = match name.split_once('/') {
-        Some((owner, name)) if plain(owner) && plain(name) => format!("/api/v1/pipelines/{owner}/{name}/promote"),
-        _ => return Err(client.failed(json!({ "say": "not_found", "what": "pipeline", "name": name }))),
-    };
-    let answer = client.post(&path, json!({})).await?;
+    match name.split_once('/') {
+        Some((owner, name)) if plain(owner) && plain(name) => Ok(format!("/api/v1/pipelines/{owner}/{name}")),
+        _ => Err(client.failed(json!({ "say": "not_found", "what": "pipeline", "name": name }))),
+    }
+}
+
+pub async fn promote(client: &Client, pipeline: Option<&str>, hotfix: Option<&str>) -> Result<(), Failed> {
+    let path = format!("{}/promote", pipeline_path(client, pipeline).await?);
+    let answer = client.post(&path, json!({ "hotfix": hotfix })).await?;
     ordered(client, &answer)
 }
 
@@ -208,7 +213,11 @@ fn ordered(client: &Client, answer: &Value) -> Result<(), Failed> {
     }
     let app = text(answer, &["app"]);
     let page = format!("{}/apps/{app}", client.url());
-    line(&client.sentence(json!({ "say": "ordered", "app": app, "page": page })))
+    line(&client.sentence(json!({ "say": "ordered", "app": app, "page": page })))?;
+    for note in list(answer, "notes") {
+        line(&client.sentence(json!({ "say": "note", "note": note })))?;
+    }
+    Ok(())
 }
 
 pub async fn runs(client: &Client, repository: Option<&str>) -> Result<(), Failed> {

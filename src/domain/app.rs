@@ -29,6 +29,15 @@ pub struct App {
     #[serde(default)]
     pub woken_at: Option<Timestamp>,
     pub created_at: Timestamp,
+    /// It runs a stranger's code: it gets nothing secret and writes to nothing that others read.
+    #[serde(default)]
+    pub untrusted: bool,
+    /// Processes that started before this are to be started anew.
+    #[serde(default)]
+    pub restart_at: Option<Timestamp>,
+    /// It is not stale before this.
+    #[serde(default)]
+    pub kept_until: Option<Timestamp>,
 }
 
 /// How many deploys an app remembers.

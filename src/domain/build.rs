@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// What a build is made from: the same key always gives the same slug. Sixteen hex digits of a SHA-256 over
-/// repository, tree and the buildpacks' own content.
+/// repository, tree, the built-in buildpacks' own content, the other buildpacks' commits and the build's environment.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct BuildKey(pub String);
@@ -22,6 +22,12 @@ pub struct Build {
     pub process: ProcessId,
     pub started_at: Timestamp,
     pub state: BuildState,
+    /// The branch whose cache it may write. `None` for a fork's code, which writes none that others read.
+    #[serde(default)]
+    pub cache_of: Option<String>,
+    /// The buildpacks asked for, each pinned; empty where the built-in ones detect.
+    #[serde(default)]
+    pub buildpacks: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

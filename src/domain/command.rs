@@ -1,6 +1,6 @@
 //! A slash-command in a pull request's comment.
 
-use super::{AppName, PullNumber, ReleaseNumber, RepositoryId};
+use super::{AppName, PullNumber, ReleaseNumber, RepositoryId, Sha, StageKind};
 use crate::clock::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -8,20 +8,89 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "verb", rename_all = "snake_case")]
 pub enum Command {
+    /// Deploy the pull request's head to its review app, also where nothing does so by itself.
+    Deploy,
+    /// Take the review app away until somebody asks for it.
+    Destroy,
+    /// Run the tests of the head commit again; `failed`: only if any failed.
+    Retest {
+        #[serde(default)]
+        failed: bool,
+    },
+    /// End the pull request's test runs that are going on.
+    Cancel,
     /// Copy staging's slug to production.
-    Promote,
-    /// Run the tests of the head commit again.
-    Retest,
+    Promote {
+        /// Only if this is what staging serves.
+        #[serde(default)]
+        release: Option<ReleaseNumber>,
+        /// The app's name, if not the only one.
+        #[serde(default)]
+        to: Option<String>,
+        /// Why a lock or a freeze does not hold this back.
+        #[serde(default)]
+        hotfix: Option<String>,
+        /// Percent of the requests at first, and for how many seconds.
+        #[serde(default)]
+        canary: Option<(u8, u64)>,
+    },
     /// Go back to an earlier release; the one before the live one unless named.
     Rollback {
         to: Option<ReleaseNumber>,
         stage: RollbackStage,
     },
+    /// Let exactly this commit of a fork run.
+    Approve {
+        commit: Sha,
+    },
+    Lock {
+        stage: StageKind,
+        reason: String,
+    },
+    Unlock {
+        stage: StageKind,
+    },
+    /// No promotion before that time; `None` ends it.
+    Freeze {
+        until: Option<Until>,
+        reason: String,
+    },
+    Restart {
+        stage: StageKind,
+    },
+    /// Keep the review app at least so many seconds longer.
+    Extend {
+        seconds: u64,
+    },
+    /// Show the last lines of the review app.
+    Logs {
+        lines: u16,
+    },
+    Status,
     Help,
+    /// Process type → quantity.
+    Scale {
+        to: Vec<(String, u16)>,
+    },
+    Wake,
+    RetryRelease,
+    /// A known word whose arguments make no sense.
+    Malformed {
+        word: String,
+    },
     Unknown {
         word: String,
         nearest: Option<String>,
     },
+}
+
+/// A moment as a person names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Until {
+    At(Timestamp),
+    /// Seconds from the comment on.
+    In(u64),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +112,41 @@ pub struct CommandRecord {
     pub by: String,
     pub given_at: Timestamp,
     pub answer: Answer,
+    #[serde(default)]
+    pub notes: Vec<Note>,
+}
+
+/// What somebody gave on a page or in a terminal, for the audit log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperatorOrder {
+    pub number: u64,
+    pub repository: RepositoryId,
+    pub what: OrderKind,
+    pub by: String,
+    pub given_at: Timestamp,
+    pub answer: Answer,
+    #[serde(default)]
+    pub notes: Vec<Note>,
+}
+
+/// The orders that change what serves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "verb", rename_all = "snake_case")]
+pub enum OrderKind {
+    Promote,
+    Rollback { app: AppName, to: Option<ReleaseNumber> },
+}
+
+/// Something that whoever reads of a command must know.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Note {
+    /// A lock or a freeze was passed over.
+    Hotfix { reason: String, over: Option<Refusal> },
+    /// These releases ran a release phase whose work a rollback leaves as it is.
+    NotUndone { releases: Vec<ReleaseNumber> },
+    /// Two people wanted it.
+    Approved { by: String },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,6 +163,15 @@ pub enum Answer {
     Refused {
         reason: Refusal,
     },
+    /// It waits for a second person.
+    Waiting {
+        app: AppName,
+        release: ReleaseNumber,
+    },
+    /// It is so now.
+    Done,
+    /// What was asked for stands in a comment of its own.
+    Told,
     Helped,
 }
 
@@ -68,6 +181,11 @@ pub enum Refusal {
     /// Their permission on the repository does not allow it.
     NoRight {
         role: String,
+        /// What the stage asks for; missing in old records, where it was write access.
+        #[serde(default)]
+        needed: Option<super::Access>,
+        #[serde(default)]
+        teams: Vec<String>,
     },
     NothingOnStaging,
     /// Staging is not at rest: what would go out is about to change.
@@ -79,4 +197,59 @@ pub enum Refusal {
     NoSuchRelease,
     NothingToTest,
     UnknownCommand,
+    /// No green verdict of the commit's own tests.
+    NotTested {
+        commit: Sha,
+    },
+    /// Another release than the one that was named serves on staging.
+    NotOnStaging {
+        release: ReleaseNumber,
+        live: ReleaseNumber,
+    },
+    Locked {
+        stage: StageKind,
+        by: String,
+        reason: String,
+    },
+    Frozen {
+        stage: StageKind,
+        until: String,
+        /// Who said so; `None` for a window of the policy.
+        by: Option<String>,
+        reason: String,
+    },
+    /// The same person again, where a second one is needed.
+    SecondPerson,
+    /// Who asked first may not (any more).
+    FirstLostRight {
+        login: String,
+    },
+    Closed,
+    /// A fork's commit needs `/approve` with its full name.
+    NeedsApproval {
+        commit: Sha,
+    },
+    /// The pull request is at another commit than the one that was approved.
+    NotTheHead {
+        head: Sha,
+    },
+    /// As many review apps live as may.
+    Full {
+        limit: u16,
+    },
+    NoApp,
+    NothingToCancel,
+    NothingFailed,
+    NotLocked {
+        stage: StageKind,
+    },
+    NothingExpires,
+    /// An app of that name takes no such deploy.
+    NoSuchTarget {
+        to: String,
+    },
+    /// The words after the command make no sense.
+    Malformed,
+    /// This server can't do that.
+    NotOffered,
 }

@@ -1,7 +1,7 @@
 //! What went wrong with somebody's code, as data. The sentence for each stands in `templates/failures.txt`;
 //! who must act is part of the type: all of these are for the person who wrote the commit, but `Internal`.
 
-use super::RunNumber;
+use super::{AddonProblem, RunNumber};
 use serde::{Deserialize, Serialize};
 
 /// Why a deploy or a test run could not go on. `tail` holds the last lines of output, oldest first.
@@ -18,8 +18,22 @@ pub enum Failure {
     Build { ended: Ended, tail: Vec<String> },
     /// The built code is larger than a slug may be.
     SlugTooLarge { detail: String },
+    /// It is more files, or deeper ones, than a slug may hold.
+    TooManyFiles { detail: String },
+    /// It unpacks to so many times its size that it looks like a bomb.
+    SlugExpands { detail: String },
+    /// A link in the built code leads out of it.
+    LeadsOutside { detail: String },
+    /// The build left a file that may not be read.
+    Unreadable { detail: String },
+    /// The build left something that is no plain file where its results belong.
+    BadResult { detail: String },
+    /// A buildpack that the repository asks for can't be had.
+    Buildpack { detail: String },
     /// A config var that `app.json` requires has no value.
     MissingConfig { names: Vec<String> },
+    /// An add-on that `app.json` asks for could not be had.
+    Addon { plan: String, problem: AddonProblem },
     /// The release phase ended with another status than 0; the live release is untouched.
     ReleasePhase { ended: Ended, tail: Vec<String> },
     /// The slug declares no process that this app could run.

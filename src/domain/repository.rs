@@ -99,6 +99,14 @@ impl Stage {
         }
     }
 
+    pub fn kind(self) -> super::StageKind {
+        match self {
+            Stage::Review(_) => super::StageKind::Review,
+            Stage::Staging => super::StageKind::Staging,
+            Stage::Production => super::StageKind::Production,
+        }
+    }
+
     pub fn word(self) -> &'static str {
         match self {
             Stage::Review(_) => "review",
@@ -122,12 +130,37 @@ pub struct Pull {
     pub open: bool,
     pub merged: bool,
     pub html_url: String,
+    #[serde(default)]
+    pub draft: bool,
+    #[serde(default)]
+    pub labels: Vec<String>,
+    /// Whether a bot opened it.
+    #[serde(default)]
+    pub by_bot: bool,
+    /// Why it has no review app although the policy would give it one.
+    #[serde(default)]
+    pub parked: Option<Parked>,
 }
+
+/// Why a review app was taken away before its pull request was closed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "why", rename_all = "snake_case")]
+pub enum Parked {
+    Destroyed { by: String },
+    Stale { days: u16 },
+}
+
+/// In a pull request's title: neither build nor test it.
+pub const SKIP_MARK: &str = "[skip landfall]";
 
 impl Pull {
     /// Whether its code comes from another repository: such code is not trusted, whoever wrote it.
     pub fn is_fork(&self) -> bool {
         self.head_repository != Some(self.repository)
+    }
+
+    pub fn is_skipped(&self) -> bool {
+        self.title.to_ascii_lowercase().contains(SKIP_MARK)
     }
 }
 

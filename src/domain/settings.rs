@@ -12,8 +12,8 @@ mod tests;
 mod web;
 
 pub use build::BuildSettings;
-pub use pipeline::PipelineSettings;
-pub use tests::TestSettings;
+pub use pipeline::*;
+pub use tests::{FILES, FilePatterns, JUNIT, TestSettings, matches_name};
 pub use web::{HealthCheck, SleepAfter, WebSettings};
 
 use serde::Deserialize;
@@ -51,6 +51,7 @@ impl RepositorySettings {
         let text = std::str::from_utf8(bytes).map_err(|_| SettingsError::NotText)?;
         let settings: RepositorySettings =
             toml::from_str(text).map_err(|error| SettingsError::Malformed(error.to_string().trim_end().to_owned()))?;
+        settings.pipeline.check().map_err(SettingsError::Malformed)?;
         Ok(settings)
     }
 }

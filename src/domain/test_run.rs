@@ -24,6 +24,9 @@ pub struct TestRun {
     pub cancelled: Option<Cancelled>,
     pub verdict: Option<Verdict>,
     pub finished_at: Option<Timestamp>,
+    /// It tests a stranger's code: it gets nothing secret.
+    #[serde(default)]
+    pub untrusted: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,10 +73,15 @@ pub struct Counts {
     pub skipped: u64,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct TestFailure {
     pub name: String,
     pub message: String,
+    /// Where in the repository, as far as the runner says.
+    #[serde(default)]
+    pub file: Option<String>,
+    #[serde(default)]
+    pub line: Option<u32>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

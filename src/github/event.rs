@@ -79,6 +79,7 @@ pub struct Pull {
     pub mergeable: Option<bool>,
     pub created_at: Option<Timestamp>,
     pub updated_at: Option<Timestamp>,
+    pub merged_at: Option<Timestamp>,
 }
 
 impl Pull {

@@ -78,6 +78,7 @@ pub(super) fn pull(fields: &Fields<'_>) -> Result<Pull, PayloadError> {
         mergeable: fields.maybe_flag("mergeable"),
         created_at: fields.maybe_time("created_at"),
         updated_at: fields.maybe_time("updated_at"),
+        merged_at: fields.maybe_time("merged_at"),
     })
 }
 

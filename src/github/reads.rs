@@ -348,6 +348,26 @@ impl GitHub {
         }
     }
 
+    /// Whether a person is in a team of an organisation now; a pending invitation is not enough.
+    ///
+    /// # Errors
+    /// `Forbidden` when the app has no `members: read`.
+    pub async fn is_team_member(
+        &self,
+        repo: &RepoHandle,
+        organisation: &str,
+        team: &str,
+        login: &str,
+    ) -> Result<bool, GitHubError> {
+        let path = format!("/orgs/{}/teams/{}/memberships/{}", segment(organisation), segment(team), segment(login));
+        let call = Call::get("get_team_membership", path);
+        match self.read_json(self.lane_of(repo)?, None, call, |membership| membership.text("state")).await {
+            Ok(state) => Ok(state == "active"),
+            Err(GitHubError::NotFound { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     pub async fn commit(&self, repo: &RepoHandle, sha: &Sha) -> Result<Commit, GitHubError> {
         let call = Call::get("get_commit", repo_path(repo, &format!("/git/commits/{sha}")));
         self.read_json(self.lane_of(repo)?, Some(repo.id), call, |fields| {

@@ -3,7 +3,7 @@
 //! The rules that every platform keeps stand beside the calls in `mod.rs`. Nothing here does input or output.
 
 use crate::clock::Timestamp;
-use crate::domain::{ProcessId, SlugDigest};
+use crate::domain::{ProcessId, Service, SlugDigest};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -32,13 +32,29 @@ pub struct Spec {
     /// From SIGTERM to SIGKILL. Heroku gives 30 s.
     pub grace: Duration,
     pub binds: Vec<Bind>,
+    /// What an isolated process finds on its own loopback. They are there before its first line runs.
+    #[serde(default)]
+    pub services: Vec<Service>,
 }
 
 impl fmt::Debug for Spec {
     /// Values of the environment are secrets and are not printed.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Spec { id, labels, name, code, command, environment, limits, network, port, time_limit, grace, binds } =
-            self;
+        let Spec {
+            id,
+            labels,
+            name,
+            code,
+            command,
+            environment,
+            limits,
+            network,
+            port,
+            time_limit,
+            grace,
+            binds,
+            services,
+        } = self;
         formatter
             .debug_struct("Spec")
             .field("id", id)
@@ -53,6 +69,7 @@ impl fmt::Debug for Spec {
             .field("time_limit", time_limit)
             .field("grace", grace)
             .field("binds", binds)
+            .field("services", services)
             .finish()
     }
 }

@@ -26,6 +26,8 @@ pub enum Outcome {
     NeverRuns,
     /// It ends without having run.
     CouldNotStart(String),
+    /// It runs until the platform ends it, for this reason.
+    Cut(Exit),
 }
 
 type Script = Box<dyn Fn(&Spec) -> Outcome + Send>;
@@ -277,7 +279,10 @@ impl Process {
             (State::Starting, Outcome::CouldNotStart(reason)) => {
                 exited(None, None, Exit::CouldNotStart(reason.clone()))
             }
-            (State::Starting, Outcome::Runs { .. } | Outcome::Exits { .. }) => State::Running { since: at },
+            (State::Starting, Outcome::Runs { .. } | Outcome::Exits { .. } | Outcome::Cut(_)) => {
+                State::Running { since: at }
+            }
+            (State::Running { .. }, Outcome::Cut(why)) => exited(None, Some(9), why.clone()),
             (State::Running { .. }, Outcome::Exits { code, lines, writes }) => {
                 for text in lines {
                     self.lines.push(LogLine { at, stream: LogStream::Out, text: text.clone() });

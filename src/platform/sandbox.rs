@@ -109,12 +109,21 @@ pub fn options(spec: &Spec, staged: &Staged, status_fd: i32, seccomp_fd: i32) ->
 /// bubblewrap itself has to say came before it. Then the app's own standard error takes its place.
 pub fn command(spec: &Spec, has_bash: bool) -> [String; 5] {
     let shell = if has_bash { "/bin/bash" } else { "/bin/sh" };
+    // Held back until what it shall find on its loopback is there.
+    let gate = if waits_for_services(spec) { format!("read -r _ <&{GATE}; exec {GATE}<&-; ") } else { String::new() };
     let script = format!(
-        "printf '\\006' >&2; exec 2>&3 3>&-; \
+        "printf '\\006' >&2; exec 2>&3 3>&-; {gate}\
          for profile in /app/.profile.d/*.sh; do if [ -r \"$profile\" ]; then . \"$profile\"; fi; done; unset profile; \
          exec {shell} -c \"$1\""
     );
     [shell.to_owned(), "-c".to_owned(), script, "landfall".to_owned(), spec.command.clone()]
+}
+
+/// The descriptor that a process with services waits on.
+pub const GATE: i32 = 7;
+
+pub fn waits_for_services(spec: &Spec) -> bool {
+    spec.network == Network::Isolated && !spec.services.is_empty()
 }
 
 /// All that a process finds in its environment, besides what its shell adds (`PWD`, `SHLVL`, `_`).

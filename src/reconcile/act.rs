@@ -2,7 +2,7 @@
 //! there before it does anything, and names the release that it serves.
 
 use super::apply::{enqueue, put_app};
-use super::{Trouble, World, build, observe, start};
+use super::{Trouble, World, addons, build, observe, start};
 use crate::domain::*;
 use crate::outside;
 use crate::platform::{PlatformError, State};
@@ -15,12 +15,17 @@ use tracing::{info, warn};
 
 /// Lines of output that a report shows.
 const TAIL: usize = 20;
+/// As many shipments back a rollback is told to the pull requests that it takes out of production.
+const RECENT_SHIPMENTS: usize = 5;
 
 pub(super) async fn app(world: &World, app: &App, actions: &[Action]) -> Result<(), Trouble> {
     for action in actions {
         match action {
             Action::EnsureBuild { commit } => {
-                let wish = build::Wish { repository: app.repository, commit, asked_at: newest_asked_at(app) };
+                let branch = app.newest().map_or("", |deploy| deploy.branch.as_str());
+                let cache_of = build::cache_of(world, app.repository, app.pull(), branch)?;
+                let asked_at = newest_asked_at(app);
+                let wish = build::Wish { repository: app.repository, commit, asked_at, cache_of };
                 match build::ensure(world, &wish).await? {
                     Ok(tree) => {
                         change_deploy(world, app, newest_number(app), move |_, deploy| deploy.tree = Some(tree))
@@ -30,6 +35,14 @@ pub(super) async fn app(world: &World, app: &App, actions: &[Action]) -> Result<
                 }
             }
             Action::CollectBuild { key } => build::collect(world, key).await?,
+            Action::EnsureAddons { deploy } => {
+                let all = observe::app(world, &app.name).await?;
+                let wanted = all.map(|(_, view)| view.addons.wanted).unwrap_or_default();
+                if let Some(failure) = addons::ensure(world, &AddonOwner::of(app), &wanted).await? {
+                    fail(world, app, *deploy, failure).await?;
+                }
+            }
+            Action::DropAddons => addons::take_all_away(world, &AddonOwner::of(app)).await?,
             Action::MakeRelease { deploy } => start::make_release(world, app, *deploy).await?,
             Action::StartProcess { release, kind, ordinal, attempt } => {
                 start::process(world, app, *release, kind, *ordinal, *attempt).await?;
@@ -49,7 +62,9 @@ pub(super) async fn app(world: &World, app: &App, actions: &[Action]) -> Result<
             Action::Wake => rest(world, app, false).await?,
             // What remains to be said on GitHub comes first; see `forget`.
             Action::Forget => {}
-            Action::StartNode { .. }
+            Action::EnsureNodeAddons { .. }
+            | Action::DropNodeAddons { .. }
+            | Action::StartNode { .. }
             | Action::CollectNode { .. }
             | Action::PlanNodes { .. }
             | Action::Conclude { .. } => {
@@ -64,7 +79,8 @@ pub(super) async fn run(world: &World, run: &TestRun, actions: &[Action]) -> Res
     for action in actions {
         match action {
             Action::EnsureBuild { commit } => {
-                let wish = build::Wish { repository: run.repository, commit, asked_at: run.created_at };
+                let cache_of = build::cache_of(world, run.repository, run.pull, &run.branch)?;
+                let wish = build::Wish { repository: run.repository, commit, asked_at: run.created_at, cache_of };
                 match build::ensure(world, &wish).await? {
                     Ok(tree) => change_run(world, run.number, move |run, _| run.tree = Some(tree)).await?,
                     Err(failure) => conclude(world, run.number, Verdict::Errored { failure }).await?,
@@ -79,12 +95,24 @@ pub(super) async fn run(world: &World, run: &TestRun, actions: &[Action]) -> Res
                 })
                 .await?;
             }
+            Action::EnsureNodeAddons { node } => {
+                let owner = AddonOwner::Node { run: run.number, node: *node };
+                let wanted = start::node_addons(world, run)?;
+                if let Some(failure) = addons::ensure(world, &owner, &wanted).await? {
+                    conclude(world, run.number, Verdict::Errored { failure }).await?;
+                }
+            }
+            Action::DropNodeAddons { node } => {
+                addons::take_all_away(world, &AddonOwner::Node { run: run.number, node: *node }).await?;
+            }
             Action::StartNode { node, attempt } => start::node(world, run, *node, *attempt).await?,
             Action::CollectNode { node, process } => collect_node(world, run, *node, process).await?,
             Action::Stop { process } => stop(world, process).await?,
             Action::Discard { process } => discard(world, process).await?,
             Action::Conclude { verdict } => conclude(world, run.number, verdict.clone()).await?,
-            Action::MakeRelease { .. }
+            Action::EnsureAddons { .. }
+            | Action::DropAddons
+            | Action::MakeRelease { .. }
             | Action::StartProcess { .. }
             | Action::SetRoute { .. }
             | Action::FailDeploy { .. }
@@ -137,6 +165,12 @@ fn queue_watchers(tx: &mut Transaction<'_>, app: &App, now: crate::clock::Timest
     }
     for pull in tx.pulls_with_commands(app.repository)? {
         enqueue(tx, &Subject::Pull(app.repository, pull), now)?;
+    }
+    // What is in production, and what is not any more, stands in the comments of what went there.
+    for shipment in tx.shipments(&app.name)?.iter().rev().take(RECENT_SHIPMENTS) {
+        for pull in &shipment.pulls {
+            enqueue(tx, &Subject::Pull(app.repository, pull.number), now)?;
+        }
     }
     Ok(())
 }

@@ -33,6 +33,7 @@ pub fn apply(
             Change::Deploy { stage, commit, branch, cause, by, after_tests } => {
                 let mut app = app_or_new(tx, repository, *stage, &mut fresh, now)?;
                 app.wanted = Wanted::Running;
+                app.untrusted = is_untrusted(tx, repository, app.pull())?;
                 for older in app.deploys.iter_mut().filter(|older| older.outcome.is_none()) {
                     older.outcome = Some(Outcome::Superseded { at: now });
                 }
@@ -44,7 +45,7 @@ pub fn apply(
                     cause: cause.clone(),
                     by: by.clone(),
                     asked_at: now,
-                    gate: if *after_tests { newest_run } else { None },
+                    gate: if *after_tests { gate_of(tx, repository, newest_run, commit)? } else { None },
                     tree: None,
                     release: None,
                     released: false,
@@ -92,6 +93,7 @@ pub fn apply(
                     cancelled: None,
                     verdict: None,
                     finished_at: None,
+                    untrusted: is_untrusted(tx, repository, *pull)?,
                 })?;
                 newest_run = Some(number);
                 enqueue(tx, &Subject::Run(number), now)?;
@@ -110,19 +112,75 @@ pub fn apply(
                     }
                 }
             }
+            Change::PutPipeline(state) => {
+                tx.put_pipeline(state)?;
+                // Locks and freezes stand in every open pull request's comment.
+                for pull in tx.pulls(repository.id)?.into_iter().filter(|pull| pull.open) {
+                    enqueue(tx, &Subject::Pull(repository.id, pull.number), now)?;
+                }
+            }
+            Change::Restart { stage, before } => {
+                change_app(tx, repository, *stage, |app| app.restart_at = Some(*before), now)?;
+            }
+            Change::Keep { stage, until } => {
+                change_app(tx, repository, *stage, |app| app.kept_until = Some(*until), now)?;
+            }
             Change::Answer(record) => answer(tx, record, now)?,
             Change::AnswerWithNewest(record) => {
                 let mut record = record.clone();
                 record.answer = match (&record.command, &newest_deploy, newest_run) {
-                    (Command::Retest, _, Some(run)) => Answer::Testing { run },
+                    (Command::Retest { .. }, _, Some(run)) => Answer::Testing { run },
                     (_, Some((app, deploy)), _) => Answer::Deploying { app: app.clone(), deploy: *deploy },
                     _ => record.answer,
                 };
+                // Who asked first for what a second person approved sees the same deploy.
+                if let Command::Promote { .. } = record.command
+                    && let Answer::Deploying { app, .. } = &record.answer
+                {
+                    for mut waiting in tx.commands_of(repository.id)? {
+                        if matches!(&waiting.answer, Answer::Waiting { app: wanted, .. } if wanted == app) {
+                            waiting.answer = record.answer.clone();
+                            answer(tx, &waiting, now)?;
+                        }
+                    }
+                }
                 answer(tx, &record, now)?;
             }
         }
     }
     Ok(())
+}
+
+/// The newest run of the commit, where the same changes start none.
+fn gate_of(
+    tx: &Transaction<'_>,
+    repository: &Repository,
+    started: Option<RunNumber>,
+    commit: &Sha,
+) -> Result<Option<RunNumber>, StoreError> {
+    if started.is_some() {
+        return Ok(started);
+    }
+    let of_commit = |run: &TestRun| run.commit == *commit && run.cancelled.is_none();
+    Ok(tx.runs_of(repository.id)?.into_iter().filter(of_commit).map(|run| run.number).max())
+}
+
+/// A fork's code is a stranger's, whoever let it run.
+fn is_untrusted(tx: &Transaction<'_>, repository: &Repository, pull: Option<PullNumber>) -> Result<bool, StoreError> {
+    let Some(number) = pull else { return Ok(false) };
+    Ok(tx.pull(repository.id, number)?.is_some_and(|pull| pull.is_fork()))
+}
+
+fn change_app(
+    tx: &mut Transaction<'_>,
+    repository: &Repository,
+    stage: Stage,
+    change: impl FnOnce(&mut App),
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let Some(mut app) = tx.app(&repository.app_name(stage))? else { return Ok(()) };
+    change(&mut app);
+    put_app(tx, &app, now)
 }
 
 fn answer(tx: &mut Transaction<'_>, record: &CommandRecord, now: Timestamp) -> Result<(), StoreError> {
@@ -166,6 +224,9 @@ fn app_or_new(
         asleep_since: None,
         woken_at: None,
         created_at: now,
+        untrusted: false,
+        restart_at: None,
+        kept_until: None,
     })
 }
 

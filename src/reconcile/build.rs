@@ -1,10 +1,14 @@
 //! A tree becomes a slug, once: fetch, check out, run the buildpacks in a sandbox, pack.
 //!
 //! The build itself is a process like any other: it is started, observed, and collected when it has ended; nobody
-//! waits for it. The same repository, tree and buildpacks have the same key, and a key is built once.
+//! waits for it. The same inputs have the same key, and a key is built once (see `inputs`).
+//!
+//! A build works in a folder of its own, its cache included, so that whatever becomes of it harms no other: the cache
+//! goes back to its branch when the build is over, and a fork's goes with the folder.
 
 use super::apply::enqueue;
 use super::deliver::handle_of;
+use super::inputs::{Inputs, build_environment, check_out_pack, inputs, manifest_of, settings_of};
 use super::observe::{self, label};
 use super::{Trouble, World, act};
 use crate::clock::Timestamp;
@@ -13,11 +17,12 @@ use crate::domain::*;
 use crate::github::GitHubError;
 use crate::outside;
 use crate::platform::{Bind, Code, Limits, Network, Spec, State};
-use crate::slug::{self, Blame, BuildPlan, Remote, SourceError};
+use crate::slug::{
+    self, ArchiveError, ArchiveLimits, Blame, BuildPlan, BuildResultError, CacheLimits, Pack, Remote, SourceError,
+};
 use crate::store::{StoreError, Transaction};
-use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tracing::info;
 
 /// What builds see as `STACK`: the Debian-like machine that Heroku's stack of that name is.
@@ -33,6 +38,24 @@ pub(super) struct Wish<'a> {
     pub commit: &'a Sha,
     /// A failure that was known before is tried again.
     pub asked_at: Timestamp,
+    /// The branch whose cache the build may write; see [`cache_of`].
+    pub cache_of: Option<String>,
+}
+
+/// Whose cache a build may write: the branch's own, and nobody's where the code comes from a fork, whose branch may
+/// have any name. A pull request that is not known is taken for a fork's.
+pub(super) fn cache_of(
+    world: &World,
+    repository: RepositoryId,
+    pull: Option<PullNumber>,
+    branch: &str,
+) -> Result<Option<String>, Trouble> {
+    if let Some(number) = pull
+        && world.store.pull(repository, number)?.is_none_or(|pull| pull.is_fork())
+    {
+        return Ok(None);
+    }
+    Ok(Some(branch.to_owned()).filter(|branch| !branch.is_empty()))
 }
 
 /// Sees to it that the commit's tree is built or being built; gives the tree, or why the commit can't be had.
@@ -45,16 +68,23 @@ pub(super) async fn ensure(world: &World, wish: &Wish<'_>) -> Result<Result<Sha,
         Err(Fetch::Failure(failure)) => return Ok(Err(failure)),
         Err(Fetch::Trouble(trouble)) => return Err(trouble),
     };
-    let key = key(&repository, &tree, world.buildpacks.as_path());
+    let Inputs { key, buildpacks } = match inputs(world, &repository, wish.commit, &tree).await? {
+        Ok(inputs) => inputs,
+        Err(failure) => return Ok(Err(failure)),
+    };
     let known = world.store.build(&key)?;
     let attempt = match &known {
         None => 1,
         Some(build) => match &build.state {
-            BuildState::Succeeded { slug, .. } if archive(world, slug).exists() => return Ok(Ok(tree)),
-            BuildState::Running if is_known(world, &build.process).await? => return Ok(Ok(tree)),
+            BuildState::Succeeded { slug, .. } if still_there(world, slug) => {
+                return known_again(world, build, tree).await;
+            }
+            BuildState::Running if is_known(world, &build.process).await? => {
+                return known_again(world, build, tree).await;
+            }
             // It was begun and never came to be: begin the same attempt again.
             BuildState::Running => build.attempt,
-            BuildState::Failed { at, .. } if wish.asked_at <= *at => return Ok(Ok(tree)),
+            BuildState::Failed { at, .. } if wish.asked_at <= *at => return known_again(world, build, tree).await,
             BuildState::Failed { .. } | BuildState::Succeeded { .. } => build.attempt + 1,
         },
     };
@@ -67,6 +97,8 @@ pub(super) async fn ensure(world: &World, wish: &Wish<'_>) -> Result<Result<Sha,
         attempt,
         started_at: world.now(),
         state: BuildState::Running,
+        cache_of: wish.cache_of.clone(),
+        buildpacks,
     };
     put(world, &build).await?;
     if let Err(failure) = begin(world, &repository, &build).await? {
@@ -108,15 +140,49 @@ async fn fetch(world: &World, repository: &Repository, commit: &Sha) -> Result<S
     }
 }
 
-fn key(repository: &Repository, tree: &Sha, buildpacks: &Path) -> BuildKey {
-    let mut digest = Sha256::new();
-    // The folder of the buildpacks is named by their content.
-    let version = buildpacks.file_name().unwrap_or_default().as_encoded_bytes();
-    for part in [repository.id.0.to_string().as_bytes(), tree.as_str().as_bytes(), version] {
-        digest.update(part);
-        digest.update([0]);
+/// Nothing is to be built; but the tree may have been built from other inputs meanwhile, and its newest build counts.
+async fn known_again(world: &World, build: &Build, tree: Sha) -> Result<Result<Sha, Failure>, Trouble> {
+    if world.store.build_of_tree(build.repository, &tree)?.as_ref() != Some(&build.key) {
+        put(world, build).await?;
     }
-    BuildKey(hex::encode(&digest.finalize()[..8]))
+    Ok(Ok(tree))
+}
+
+/// Whether a slug's bytes are on disk. They are marked as just used, so that the sweep leaves them alone until a record
+/// says that they are needed.
+fn still_there(world: &World, slug: &SlugDigest) -> bool {
+    let now = system_time(world.now());
+    std::fs::File::open(archive(world, slug)).and_then(|file| file.set_modified(now)).is_ok()
+}
+
+/// A time of ours as the file system writes it.
+pub(super) fn system_time(at: Timestamp) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_millis(u64::try_from(at.0).unwrap_or(0))
+}
+
+pub(super) fn cache_limits(world: &World) -> CacheLimits {
+    let settings = &world.config.build;
+    CacheLimits {
+        total_bytes: settings.cache_mb << 20,
+        age: Duration::from_secs(settings.cache_days * 24 * 3600),
+        ..CacheLimits::default()
+    }
+}
+
+/// All caches of a repository.
+fn caches(world: &World, repository: RepositoryId) -> PathBuf {
+    world.folder("cache").join(repository.to_string())
+}
+
+/// The build is over: its cache goes back to its branch. A build that filled the disk may have filled it with its
+/// cache, which would then fill it again.
+async fn give_cache_back(world: &World, build: &Build, ended: Option<&Ended>) -> Result<(), Trouble> {
+    let Some(branch) = build.cache_of.clone().filter(|_| ended != Some(&Ended::DiskLimit)) else { return Ok(()) };
+    let (root, from) = (caches(world, build.repository), build_folder(world, build).join("cache"));
+    let (limits, now) = (cache_limits(world), system_time(world.now()));
+    outside::point("cache back").await;
+    tokio::task::spawn_blocking(move || slug::give_cache_back(&root, &branch, &from, limits, now)).await?;
+    Ok(())
 }
 
 async fn is_known(world: &World, process: &ProcessId) -> Result<bool, Trouble> {
@@ -134,16 +200,19 @@ fn build_folder(world: &World, build: &Build) -> PathBuf {
 /// Checks the code out and starts the build process.
 async fn begin(world: &World, repository: &Repository, build: &Build) -> Result<Result<(), Failure>, Trouble> {
     let folder = build_folder(world, build);
-    if let Err(failure) = declarations(world, build).await? {
-        return Ok(Err(failure));
-    }
+    // An attempt that was cut off before it ran.
+    give_cache_back(world, build, None).await?;
     remove_folder(&folder).await?;
     let code = folder.join("app");
-    let out = folder.join("out");
+    let [out, cache, packs] = ["out", "cache", "packs"].map(|name| folder.join(name));
     tokio::fs::create_dir_all(&out).await?;
     outside::point("git check-out").await;
     match world.source.check_out(repository.id, &build.commit, &code).await {
-        Ok(_) => {}
+        Ok(written) => {
+            let warnings: Vec<String> = written.warnings.iter().map(|warning| warning.to_string()).collect();
+            tokio::fs::write(folder.join("warnings.json"), serde_json::to_vec(&warnings).map_err(Trouble::bug)?)
+                .await?;
+        }
         Err(error) => match error.who() {
             Blame::User => return Ok(Err(Failure::Source { detail: error.to_string() })),
             Blame::Retry => return Err(Trouble::retry(error)),
@@ -151,16 +220,30 @@ async fn begin(world: &World, repository: &Repository, build: &Build) -> Result<
         },
     }
     outside::point("git checked out").await;
-    let cache = world.folder("cache").join(repository.id.to_string());
-    tokio::fs::create_dir_all(&cache).await?;
-    let settings = &world.config.build;
-    let declared = manifest_of(world, build).await?.0.for_environment(Environment::Plain);
-    let plan = match slug::choose_buildpacks(&declared.buildpacks) {
-        Ok(buildpacks) => BuildPlan { buildpacks, stack: STACK.to_owned(), source_version: build.commit.clone() },
-        Err(unknown) => {
-            return Ok(Err(Failure::Configuration { file: "app.json".to_owned(), detail: unknown.to_string() }));
-        }
+    let buildpacks = match slug::read_packs(&build.buildpacks) {
+        Ok(buildpacks) => buildpacks,
+        Err(error) => return Ok(Err(Failure::Buildpack { detail: error.to_string() })),
     };
+    tokio::fs::create_dir_all(&packs).await?;
+    for (number, pack) in buildpacks.iter().enumerate() {
+        let Pack::Git { url, reference: Some(commit) } = pack else { continue };
+        let commit: Sha = commit.parse().map_err(Trouble::bug)?;
+        if let Err(failure) = check_out_pack(world, url, &commit, &packs.join(number.to_string())).await? {
+            return Ok(Err(failure));
+        }
+    }
+    let environment = build_environment(world, build.repository, &build.commit).await?;
+    let env = folder.join("env");
+    slug::write_env_folder(&env, &environment.into_iter().collect::<Vec<_>>())?;
+    let (root, limits) = (caches(world, build.repository), cache_limits(world));
+    let (branch, default, into) = (build.cache_of.clone(), repository.default_branch.clone(), cache.clone());
+    outside::point("cache out").await;
+    let taken =
+        tokio::task::spawn_blocking(move || slug::take_cache(&root, branch.as_deref(), &default, &into, limits));
+    let taken = taken.await?;
+    let settings = &world.config.build;
+    let prune = settings_of(world, build.repository, &build.commit).await?.0.build.prune;
+    let plan = BuildPlan { buildpacks, prune, stack: STACK.to_owned(), source_version: build.commit.clone() };
     let spec = Spec {
         id: build.process.clone(),
         labels: [(label::BUILD.to_owned(), build.key.0.clone()), (label::TYPE.to_owned(), "build".to_owned())].into(),
@@ -180,14 +263,18 @@ async fn begin(world: &World, repository: &Repository, build: &Build) -> Result<
         grace: Duration::from_secs(5),
         binds: vec![
             Bind { host: world.buildpacks.clone(), inside: slug::BUILD_BUILDPACKS.into(), writable: false },
+            Bind { host: absolute(&packs)?, inside: slug::BUILD_PACKS.into(), writable: false },
+            // Its own copies: what a build does to them ends with it.
+            Bind { host: absolute(&env)?, inside: slug::BUILD_ENV.into(), writable: true },
             Bind { host: absolute(&cache)?, inside: slug::BUILD_CACHE.into(), writable: true },
             Bind { host: absolute(&out)?, inside: slug::BUILD_OUT.into(), writable: true },
         ],
+        services: Vec::new(),
     };
     outside::point("platform start").await;
     world.platform.start(&absolute_code(spec)?).await?;
     outside::point("platform started").await;
-    info!(build = %build.process, repository = %repository.full_name(), "building {} of {}", build.commit.short(), repository.full_name());
+    info!(build = %build.process, repository = %repository.full_name(), cache = ?taken, "building {} of {}", build.commit.short(), repository.full_name());
     Ok(Ok(()))
 }
 
@@ -209,38 +296,6 @@ pub(super) fn network(policy: config::Network) -> Network {
     }
 }
 
-/// Whether the files by which a tree declares what it needs can be read at all, before anything is built.
-async fn declarations(world: &World, build: &Build) -> Result<Result<(), Failure>, Trouble> {
-    let configuration = |file: &str, detail: String| Failure::Configuration { file: file.to_owned(), detail };
-    for file in ["app.json", "Procfile", SETTINGS_FILE] {
-        let bytes = match world.source.file(build.repository, &build.commit, file).await {
-            Ok(Some(bytes)) => bytes,
-            Ok(None) => continue,
-            Err(error) if matches!(error.who(), Blame::User) => {
-                return Ok(Err(configuration(file, error.to_string())));
-            }
-            Err(error) => return Err(Trouble::retry(error)),
-        };
-        let problem = match file {
-            "app.json" => Manifest::parse(&bytes).err().map(|error| error.to_string()),
-            SETTINGS_FILE => RepositorySettings::parse(&bytes).err().map(|error| error.to_string()),
-            _ => Procfile::parse(&bytes).err().map(|error| error.to_string()),
-        };
-        if let Some(detail) = problem {
-            return Ok(Err(configuration(file, detail)));
-        }
-    }
-    Ok(Ok(()))
-}
-
-async fn manifest_of(world: &World, build: &Build) -> Result<(Manifest, Option<String>, Vec<String>), Trouble> {
-    let bytes = world.source.file(build.repository, &build.commit, "app.json").await.map_err(Trouble::retry)?;
-    let Some(bytes) = bytes else { return Ok((Manifest::default(), None, Vec::new())) };
-    let (manifest, warnings) = Manifest::parse(&bytes).map_err(Trouble::bug)?;
-    let sentences = warnings.iter().map(|warning| format!("app.json: {warning}")).collect();
-    Ok((manifest, String::from_utf8(bytes).ok(), sentences))
-}
-
 /// The build process has ended: make its folder a slug, or note why there is none.
 pub(super) async fn collect(world: &World, key: &BuildKey) -> Result<(), Trouble> {
     let Some(build) = world.store.build(key)? else { return Ok(()) };
@@ -259,6 +314,7 @@ pub(super) async fn collect(world: &World, key: &BuildKey) -> Result<(), Trouble
         again.process = format!("build.{}.a{}", again.key.0, again.attempt).parse().map_err(Trouble::bug)?;
         put(world, &again).await?;
         act::discard(world, &build.process).await?;
+        give_cache_back(world, &build, Some(&ended)).await?;
         remove_folder(&build_folder(world, &build)).await?;
         let Some(repository) = world.store.repository(again.repository)? else { return Ok(()) };
         if let Err(failure) = begin(world, &repository, &again).await? {
@@ -267,14 +323,30 @@ pub(super) async fn collect(world: &World, key: &BuildKey) -> Result<(), Trouble
         return Ok(());
     }
     let folder = build_folder(world, &build);
-    let (state, slug) = match outcome(world, &build, &folder, ended).await? {
+    let (state, slug) = match outcome(world, &build, &folder, ended.clone()).await? {
         Ok(slug) => (BuildState::Succeeded { slug: slug.digest.clone(), at: world.now() }, Some(slug)),
         Err(failure) => (BuildState::Failed { failure, at: world.now() }, None),
     };
     finish(world, &build, state, slug).await?;
     act::discard(world, &build.process).await?;
+    give_cache_back(world, &build, Some(&ended)).await?;
     remove_folder(&folder).await?;
     Ok(())
+}
+
+/// Each refusal of the packing as what its author can do about it; `None` where it is not the author's.
+fn packing_failure(error: &ArchiveError) -> Option<Failure> {
+    let detail = error.to_string();
+    match error {
+        ArchiveError::ArchiveTooLarge { .. } | ArchiveError::FolderTooLarge { .. } => {
+            Some(Failure::SlugTooLarge { detail })
+        }
+        ArchiveError::TooMany { .. } | ArchiveError::TooDeep { .. } => Some(Failure::TooManyFiles { detail }),
+        ArchiveError::Expands { .. } => Some(Failure::SlugExpands { detail }),
+        ArchiveError::Link { .. } => Some(Failure::LeadsOutside { detail }),
+        ArchiveError::Unreadable { .. } => Some(Failure::Unreadable { detail }),
+        ArchiveError::Changed { .. } | ArchiveError::WrongDigest { .. } | ArchiveError::Io { .. } => None,
+    }
 }
 
 async fn outcome(world: &World, build: &Build, folder: &Path, ended: Ended) -> Result<Result<Slug, Failure>, Trouble> {
@@ -291,21 +363,35 @@ async fn outcome(world: &World, build: &Build, folder: &Path, ended: Ended) -> R
     }
     let result = match result {
         Ok(result) => result,
-        Err(error) => return Ok(Err(Failure::Source { detail: error.to_string() })),
+        Err(BuildResultError::Procfile(error)) => {
+            return Ok(Err(Failure::Configuration { file: "Procfile".to_owned(), detail: error.to_string() }));
+        }
+        Err(error @ BuildResultError::NotAFile(_)) => {
+            return Ok(Err(Failure::BadResult { detail: error.to_string() }));
+        }
+        Err(error @ BuildResultError::Io { .. }) => return Err(Trouble::retry(error)),
     };
     let (code, archives) = (folder.join("app"), world.folder("archives"));
     outside::point("pack").await;
-    let packed = match tokio::task::spawn_blocking(move || slug::pack(&code, &archives)).await? {
+    let toolchains = world.config.sandbox.toolchains.clone();
+    let limits = ArchiveLimits { archive_bytes: world.config.build.slug_mb * 1_000_000, ..ArchiveLimits::default() };
+    let packing =
+        tokio::task::spawn_blocking(move || slug::pack_with_toolchains(&code, &archives, &toolchains, limits));
+    let packed = match packing.await? {
         Ok(packed) => packed,
-        Err(error) if error.who() == Blame::User => {
-            return Ok(Err(Failure::SlugTooLarge { detail: error.to_string() }));
-        }
-        Err(error) => return Err(Trouble::retry(error)),
+        Err(error) => match packing_failure(&error) {
+            Some(failure) => return Ok(Err(failure)),
+            None => return Err(Trouble::retry(error)),
+        },
     };
     outside::point("packed").await;
-    let (_, manifest, mut warnings) = manifest_of(world, build).await?;
-    let settings = world.source.file(build.repository, &build.commit, SETTINGS_FILE).await.map_err(Trouble::retry)?;
+    let (_, manifest, mut warnings) = manifest_of(world, build.repository, &build.commit).await?;
+    let (_, settings) = settings_of(world, build.repository, &build.commit).await?;
     warnings.extend(result.procfile_warnings.iter().map(|warning| format!("Procfile: {warning}")));
+    // Written by us at the check-out; a folder that was made before there was such a file has none.
+    let written = tokio::fs::read(folder.join("warnings.json")).await.unwrap_or_default();
+    warnings.extend(serde_json::from_slice::<Vec<String>>(&written).unwrap_or_default());
+    warnings.extend(packed.left_out.iter().map(|path| format!("{path}: not in the slug, since it is no file")));
     Ok(Ok(Slug {
         digest: packed.digest,
         repository: build.repository,
@@ -319,7 +405,7 @@ async fn outcome(world: &World, build: &Build, folder: &Path, ended: Ended) -> R
         config_vars: result.config_vars.into_iter().collect(),
         test_command: result.test_command,
         manifest,
-        settings: settings.and_then(|bytes| String::from_utf8(bytes).ok()),
+        settings,
         warnings,
     }))
 }

@@ -8,7 +8,9 @@ use super::{Trouble, World, act};
 use crate::domain::*;
 use crate::platform::State;
 use crate::store::{StoreError, queue};
-use crate::workflow::{Change, Snapshot, decide, promote as decide_promotion, roll_back as decide_rollback};
+use crate::workflow::{
+    Change, PromotionWish, Snapshot, decide, promote as decide_promotion, roll_back as decide_rollback,
+};
 use tracing::info;
 
 /// A deploy that was asked for.
@@ -16,21 +18,27 @@ use tracing::info;
 pub struct Ordered {
     pub app: AppName,
     pub deploy: u64,
+    /// What whoever ordered it must know.
+    pub notes: Vec<Note>,
 }
 
-/// Puts staging's live slug into production.
-pub async fn promote(world: &World, repository: &Repository, by: &str) -> Result<Result<Ordered, Refusal>, Trouble> {
+/// Puts staging's live slug into production. Who may use the machine is not asked for a second person; the audit log
+/// says that it was the operator.
+pub async fn promote(
+    world: &World,
+    repository: &Repository,
+    wish: &PromotionWish<'_>,
+    by: &str,
+) -> Result<Result<Ordered, Refusal>, Trouble> {
     let _alone = world.locks.lock(&format!("repository {}", repository.id)).await;
     let snapshot = snapshot(world, repository)?;
-    match decide_promotion(by, &snapshot) {
-        Ok(change) => order(world, repository, Stage::Production, change).await.map(Ok),
-        Err(refusal) => Ok(Err(refusal)),
-    }
+    let decided = decide_promotion(wish, by, &snapshot);
+    order(world, repository, Stage::Production, OrderKind::Promote, by, decided).await
 }
 
 /// Why a promotion would be refused now, if it would.
 pub fn promotion_refused(world: &World, repository: &Repository) -> Result<Option<Refusal>, Trouble> {
-    Ok(decide_promotion("", &snapshot(world, repository)?).err())
+    Ok(decide_promotion(&PromotionWish::default(), "", &snapshot(world, repository)?).err())
 }
 
 /// Makes an earlier release of an app its newest one; the one before the live one unless named.
@@ -43,14 +51,10 @@ pub async fn roll_back(
     let _alone = world.locks.lock(&format!("repository {}", app.repository)).await;
     let repository = repository_of(world, app.repository)?;
     let snapshot = snapshot(world, &repository)?;
+    let kind = OrderKind::Rollback { app: app.name.clone(), to };
     // Between the page and the click the app may have gone, or been held.
-    if snapshot.app(app.stage).is_none_or(|app| app.wanted != Wanted::Running) {
-        return Ok(Err(Refusal::NoSuchRelease));
-    }
-    match decide_rollback(app.stage, to, by, &snapshot) {
-        Ok(change) => order(world, &repository, app.stage, change).await.map(Ok),
-        Err(refusal) => Ok(Err(refusal)),
-    }
+    let decided = decide_rollback(app.stage, to, by, &snapshot);
+    order(world, &repository, app.stage, kind, by, decided).await
 }
 
 /// Tests a run's commit again, as the Re-run button on GitHub does.
@@ -181,21 +185,62 @@ fn snapshot(world: &World, repository: &Repository) -> Result<Snapshot, Trouble>
         runs: world.store.runs_of(repository.id)?,
         answered: Vec::new(),
         right: None,
+        first_right: None,
+        pipeline: world.store.pipeline(repository.id)?,
     })
 }
 
-async fn order(world: &World, repository: &Repository, stage: Stage, change: Change) -> Result<Ordered, Trouble> {
+/// Writes an order down, for the audit log, together with what it leads to.
+async fn order(
+    world: &World,
+    repository: &Repository,
+    stage: Stage,
+    what: OrderKind,
+    by: &str,
+    decided: Result<(Change, Vec<Note>), Refusal>,
+) -> Result<Result<Ordered, Refusal>, Trouble> {
+    let now = world.now();
+    let mut record = OperatorOrder {
+        number: 0,
+        repository: repository.id,
+        what,
+        by: by.to_owned(),
+        given_at: now,
+        answer: Answer::Done,
+        notes: Vec::new(),
+    };
+    let (change, notes) = match decided {
+        Ok(decided) => decided,
+        Err(reason) => {
+            record.answer = Answer::Refused { reason: reason.clone() };
+            world
+                .commit(move |tx| {
+                    record.number = tx.next_number("order")?;
+                    tx.put_order(&record)
+                })
+                .await?;
+            return Ok(Err(reason));
+        }
+    };
     info!(repository = %repository.full_name(), "asked for by the operator: {}", change.summary());
+    record.notes.clone_from(&notes);
     let changes = vec![change];
-    let (fresh, now, repository) = (fresh_for(world, &changes)?, world.now(), repository.clone());
+    let (fresh, repository) = (fresh_for(world, &changes)?, repository.clone());
     let ordered = world
         .commit(move |tx| {
             apply(tx, &repository, &changes, fresh, now)?;
             let app = tx.app(&repository.app_name(stage))?;
-            Ok(app.and_then(|app| app.newest().map(|deploy| Ordered { app: app.name.clone(), deploy: deploy.number })))
+            let newest = app.and_then(|app| app.newest().map(|deploy| (app.name.clone(), deploy.number)));
+            if let Some((app, deploy)) = &newest {
+                record.number = tx.next_number("order")?;
+                record.answer = Answer::Deploying { app: app.clone(), deploy: *deploy };
+                tx.put_order(&record)?;
+            }
+            Ok(newest)
         })
         .await?
+        .map(|(app, deploy)| Ordered { app, deploy, notes })
         .ok_or_else(|| Trouble::bug("a deploy that was just ordered is not there"))?;
     world.wake.notify_waiters();
-    Ok(ordered)
+    Ok(Ok(ordered))
 }

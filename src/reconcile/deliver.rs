@@ -4,16 +4,15 @@
 //! decided, so deliveries may be late, doubled, out of order or lies of a former administrator of the hook.
 
 use super::apply::{Fresh, apply, enqueue};
-use super::{Next, Trouble, World};
+use super::{Next, Trouble, World, policy};
 use crate::domain::*;
 use crate::github::event::{
     CheckRunAction, CheckSuiteAction, CommentAction, InstallationAction, PullAction, Reference, RepoRef,
     RepositoryAction,
 };
-use crate::github::reads::Level;
 use crate::github::{self, GitHubError, RepoHandle};
 use crate::store::{DeliveryRecord, StoreError, Transaction};
-use crate::workflow::{Change, Right, Snapshot, decide, mentioned_commands, needs_right};
+use crate::workflow::{Change, Snapshot, decide, mentioned_commands, needs_right};
 use std::time::Duration;
 use tracing::info;
 
@@ -215,6 +214,10 @@ pub(super) fn pull_of(repository: RepositoryId, pull: &github::Pull) -> Pull {
         open: pull.open,
         merged: pull.merged,
         html_url: pull.html_url.clone(),
+        draft: pull.draft,
+        labels: pull.labels.clone(),
+        by_bot: pull.author.is_bot,
+        parked: None,
     }
 }
 
@@ -235,6 +238,7 @@ async fn about(
     }
     let repository = known_repository(world, facts).await?;
     let handle = handle_of(&repository);
+    policy::read(world, &repository, &event).await?;
     let event = read_again(world, &handle, event, before, updated_at, attempts).await?;
     let Some(event) = event else {
         return Ok(ignore(world, record, IgnoredBecause::NothingToDo).await?);
@@ -271,7 +275,7 @@ async fn read_again(
             Ok(Some(if truth.open { Event::PullChanged { pull: truth } } else { Event::PullClosed { pull: truth } }))
         }
         Event::BranchPushed { branch, commit } => {
-            if !is_default(world, handle, &branch)? {
+            if !policy::is_followed(world, handle.id, &branch)? {
                 return Ok(None);
             }
             match world.github.branch_head(handle, &branch).await {
@@ -285,10 +289,6 @@ async fn read_again(
         }
         other => Ok(Some(other)),
     }
-}
-
-fn is_default(world: &World, handle: &RepoHandle, branch: &str) -> Result<bool, StoreError> {
-    Ok(world.store.repository(handle.id)?.is_some_and(|repository| repository.default_branch == branch))
 }
 
 async fn snapshot(
@@ -306,21 +306,19 @@ async fn snapshot(
         Some(number) => world.store.pull(repository.id, number)?,
         None => None,
     };
-    let mut right = None;
+    let (mut right, mut first_right) = (None, None);
+    let pipeline = world.store.pipeline(repository.id)?;
     if let Event::Comment { author, body, pull: number, .. } = event {
-        // A comment says nothing about its pull request's state; it may be the first that is heard of it.
-        if pull.is_none() {
-            let fresh = world.github.pull(handle, *number).await;
-            pull = Some(pull_of(repository.id, &fresh.map_err(|error| Trouble::github(&error, world.now()))?));
-        }
+        // A comment says nothing about its pull request's state; the truth is GitHub's, as for every event.
+        let fresh = world.github.pull(handle, *number).await;
+        let fresh = pull_of(repository.id, &fresh.map_err(|error| Trouble::github(&error, world.now()))?);
+        let parked = pull.filter(|known| known.open).and_then(|known| known.parked);
+        pull = Some(Pull { parked: parked.filter(|_| fresh.open), ..fresh });
         if needs_right(&mentioned_commands(body)) {
-            right = match world.github.permission(handle, author).await {
-                Ok(permission) => {
-                    Some(Right { may_write: permission.level >= Level::Write, role: permission.role_name })
-                }
-                Err(GitHubError::NotFound { .. }) => None,
-                Err(error) => return Err(Trouble::github(&error, world.now())),
-            };
+            right = policy::right(world, handle, author, &pipeline.policy).await?;
+            if let Some(first) = &pipeline.promotion {
+                first_right = policy::right(world, handle, &first.by, &pipeline.policy).await?;
+            }
         }
     }
     let apps = world.store.apps_of(repository.id)?;
@@ -334,7 +332,7 @@ async fn snapshot(
         None => Vec::new(),
     };
     let answered = answered.iter().map(|record| (record.comment, record.place)).collect();
-    Ok(Snapshot { now: world.now(), repository, pull, apps, releases, runs, answered, right })
+    Ok(Snapshot { now: world.now(), repository, pull, apps, releases, runs, answered, right, first_right, pipeline })
 }
 
 /// The repository's record, made or brought up to date. What a delivery says of it is believed only where it is known

@@ -6,20 +6,31 @@
 //! either repeatable or written down before it is begun.
 
 mod act;
+mod addons;
+mod answer;
 mod apply;
 mod build;
 pub mod command;
 mod deliver;
+mod expire;
+mod inputs;
 mod observe;
+mod prune;
+mod policy;
 mod publish;
 mod publish_pull;
+mod shipment;
 mod start;
 mod sweep;
 mod trouble;
 
 pub use act::log_file;
+pub use addons::{AddonLine, addon_lines};
 pub use apply::{apply, enqueue};
+pub use expire::{Expired, expire};
 pub use observe::{ended, label};
+pub use prune::{KEPT_RELEASES, tidy};
+pub use shipment::{Contents, contents};
 pub use sweep::{Leftover, leftovers, resync, slow_tick};
 pub use trouble::Trouble;
 
@@ -44,6 +55,8 @@ use tracing::{error, warn};
 
 /// How long a claim holds if its holder says nothing more. A claim of an earlier start of the server is void at once.
 const LEASE: Duration = Duration::from_secs(3600);
+/// Once in so many slow ticks, which is an hour, what is old is let go.
+const PRUNE_EVERY: u64 = 120;
 /// How long one question for knocks stays open.
 const KNOCK_WAIT: Duration = Duration::from_secs(10);
 /// A delivery that failed this often waits for a person.
@@ -61,6 +74,8 @@ pub struct World {
     pub source: Source,
     pub vault: Vault,
     pub texts: Texts,
+    /// Asks providers of add-ons.
+    pub http: reqwest::Client,
     /// The materialised buildpacks, and a digest of their content.
     pub buildpacks: PathBuf,
     /// The port of the router that visitors use.
@@ -356,9 +371,14 @@ async fn follow_knocks(world: Arc<World>) {
 
 /// The slow tick over all subjects: events are for speed, this is for truth.
 async fn tick(world: Arc<World>) {
-    loop {
+    for count in 0_u64.. {
         if let Err(error) = slow_tick(&world).await {
             warn!("the slow tick failed: {error}");
+        }
+        if count % PRUNE_EVERY == 0
+            && let Err(error) = expire(&world).await
+        {
+            warn!("what is old could not be let go: {error}");
         }
         tokio::time::sleep(Duration::from_secs(30)).await;
     }

@@ -5,7 +5,7 @@ use super::{Trouble, World};
 use crate::domain::*;
 use crate::platform::{self, Exit, ProcessStatus, State};
 use crate::router;
-use crate::workflow::{AppView, ProcessState, ProcessView, RunView, TargetView, Use};
+use crate::workflow::{AddonsView, AppView, ProcessState, ProcessView, RunView, TargetView, Use};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -21,6 +21,8 @@ pub mod label {
     pub const RUN: &str = "run";
     /// A build's key.
     pub const BUILD: &str = "build";
+    /// A server that Landfall runs for add-ons: `postgres`, or the id of the one add-on that it is.
+    pub const ADDON: &str = "addon";
 }
 
 pub(super) async fn app(world: &World, name: &AppName) -> Result<Option<(App, AppView)>, Trouble> {
@@ -44,6 +46,10 @@ pub(super) async fn app(world: &World, name: &AppName) -> Result<Option<(App, Ap
         Some(number) => world.store.release(name, number)?,
         None => None,
     };
+    let addons = AddonsView {
+        wanted: wanted_addons(world, &app, build.as_ref())?,
+        have: world.store.addons_of(&AddonOwner::of(&app))?,
+    };
     let stored = world.store.route(name)?;
     // A route counts only once the router has said that it took that table or a later one.
     let confirmed =
@@ -60,6 +66,7 @@ pub(super) async fn app(world: &World, name: &AppName) -> Result<Option<(App, Ap
         gate,
         build,
         build_process_over,
+        addons,
         next,
         live,
         web,
@@ -80,6 +87,20 @@ pub(super) async fn app(world: &World, name: &AppName) -> Result<Option<(App, Ap
         drain_limit: Duration::from_secs(world.config.apps.drain_seconds),
     };
     Ok(Some((app, view)))
+}
+
+/// What the code of the newest deploy asks for, once it is known.
+pub(super) fn wanted_addons(world: &World, app: &App, build: Option<&Build>) -> Result<Vec<AddonRequest>, Trouble> {
+    let slug = match (app.newest().map(|deploy| &deploy.cause), build.map(|build| &build.state)) {
+        (Some(Cause::Promotion { slug, .. }), _) | (_, Some(BuildState::Succeeded { slug, .. })) => slug,
+        _ => return Ok(Vec::new()),
+    };
+    let environment = match app.stage {
+        Stage::Review(_) => Environment::Review,
+        Stage::Staging | Stage::Production => Environment::Plain,
+    };
+    let slug = world.store.slug(slug)?;
+    Ok(slug.map(|slug| slug.manifest().for_environment(environment).addons).unwrap_or_default())
 }
 
 pub(super) async fn run(world: &World, number: RunNumber) -> Result<Option<(TestRun, RunView)>, Trouble> {
@@ -117,6 +138,7 @@ pub(super) async fn run(world: &World, number: RunNumber) -> Result<Option<(Test
         slug,
         same_tree_passed,
         processes: all.iter().filter(|status| status.labels.get(label::RUN) == Some(&own)).map(process_view).collect(),
+        addons: world.store.addons_of_run(number)?,
         free_slots: world.config.tests.slots.saturating_sub(busy),
     };
     Ok(Some((run, view)))

@@ -6,8 +6,8 @@
 //! from after the staleness bound does not show it.
 
 use super::deliver::{CHECK_NAME, external_id, handle_of};
-use super::publish_pull::{self, MARKER};
-use super::{Trouble, World};
+use super::publish_pull;
+use super::{Trouble, World, shipment};
 use crate::domain::*;
 use crate::github::writes::{
     CheckAction, CheckRun, CheckStatus, Conclusion, DeploymentState as Sent, NewDeployment, NewDeploymentStatus,
@@ -47,17 +47,26 @@ pub(super) fn reportable(world: &World, id: RepositoryId) -> Result<Option<Repos
 async fn app(world: &World, app: &App) -> Result<(), Trouble> {
     let Some(repository) = reportable(world, app.repository)? else { return Ok(()) };
     let handle = handle_of(&repository);
-    let (deployments, status) = workflow::app_reports(app);
+    let (deployments, statuses) = workflow::app_reports(app);
     let mut first_trouble = None;
     // A commit has one status, also where it is the head of two pull requests: that of the lower number.
-    let elsewhere = |other: &App| {
-        other.stage < app.stage
-            && other.wanted == Wanted::Running
-            && status.as_ref().is_some_and(|status| other.newest().is_some_and(|deploy| deploy.commit == status.commit))
+    let siblings = world.store.apps_of(app.repository)?;
+    let elsewhere = |commit: &Sha| {
+        siblings.iter().any(|other| {
+            other.name != app.name
+                && (other.stage < app.stage || app.wanted != Wanted::Running)
+                && other.pull().is_some()
+                && other.wanted == Wanted::Running
+                && other.newest().is_some_and(|deploy| deploy.commit == *commit)
+        })
     };
-    if let Some(status) = &status
-        && !world.store.apps_of(app.repository)?.iter().any(elsewhere)
-        && let Err(trouble) = commit_status(world, &handle, app, status).await
+    for status in statuses.iter().filter(|status| !elsewhere(&status.commit)) {
+        if let Err(trouble) = commit_status(world, &handle, app, status).await {
+            first_trouble.get_or_insert(trouble);
+        }
+    }
+    if app.stage == Stage::Production
+        && let Err(trouble) = shipment::note(world, &repository, app).await
     {
         first_trouble.get_or_insert(trouble);
     }
@@ -121,16 +130,26 @@ async fn deployment(world: &World, repo: &RepoHandle, app: &App, report: &Deploy
 }
 
 async fn commit_status(world: &World, repo: &RepoHandle, app: &App, report: &StatusReport) -> Result<(), Trouble> {
-    let text = world.texts.line("status.txt", json!({ "phase": report.phase, "failure": report.failure }));
+    let text = world
+        .texts
+        .line("status.txt", json!({ "phase": report.phase, "failure": report.failure, "state": report.state }));
     let target = match report.state {
         StatusState::Success => world.app_url(&app.name),
-        StatusState::Pending | StatusState::Failure => world.config.page(&format!("/apps/{}", app.name)),
+        StatusState::Pending | StatusState::Failure | StatusState::Error => {
+            world.config.page(&format!("/apps/{}", app.name))
+        }
     };
     let state = match report.state {
         StatusState::Pending => SentStatus::Pending,
         StatusState::Success => SentStatus::Success,
         StatusState::Failure => SentStatus::Failure,
+        StatusState::Error => SentStatus::Error,
     };
+    // Old commits are spoken of only where something is left to be put right.
+    let key = format!("status/{}/{}/{STATUS_CONTEXT}", repo.id, report.commit);
+    if !report.make && (report.state != StatusState::Error || world.store.reported(&key)?.is_none()) {
+        return Ok(());
+    }
     set_status(world, repo, &report.commit, STATUS_CONTEXT, state, &target, &text).await
 }
 
@@ -266,7 +285,7 @@ async fn put(world: &World, key: &str, reported: Reported) -> Result<(), StoreEr
 
 /// Something of ours that exists once on GitHub.
 pub(super) enum Thing<'a> {
-    Comment { pull: PullNumber, body: &'a str },
+    Comment { pull: PullNumber, marker: &'a str, body: &'a str },
     Check(&'a CheckRun),
     Deployment(&'a NewDeployment),
 }
@@ -275,10 +294,10 @@ impl Thing<'_> {
     /// Looks for it among what GitHub lists: by our own id in it, and for comments by their author too.
     async fn find(&self, world: &World, repo: &RepoHandle) -> Result<Option<u64>, GitHubError> {
         match self {
-            Thing::Comment { pull, .. } => {
+            Thing::Comment { pull, marker, .. } => {
                 let identity = world.github.app().await?;
                 let all = world.github.list_comments(repo, *pull).await?;
-                let ours = |seen: &&Comment| identity.wrote(seen) && seen.body.trim_start().starts_with(MARKER);
+                let ours = |seen: &&Comment| identity.wrote(seen) && seen.body.trim_start().starts_with(marker);
                 Ok(all.iter().find(ours).map(|seen| seen.id))
             }
             Thing::Check(wish) => {
@@ -295,7 +314,7 @@ impl Thing<'_> {
 
     async fn create(&self, world: &World, repo: &RepoHandle) -> Result<u64, GitHubError> {
         match self {
-            Thing::Comment { pull, body } => world.github.create_comment(repo, *pull, body).await.map(|id| id.0),
+            Thing::Comment { pull, body, .. } => world.github.create_comment(repo, *pull, body).await.map(|id| id.0),
             Thing::Check(wish) => world.github.create_check_run(repo, wish).await,
             Thing::Deployment(wish) => world.github.create_deployment(repo, wish).await,
         }

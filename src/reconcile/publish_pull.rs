@@ -2,7 +2,7 @@
 
 use super::deliver::handle_of;
 use super::publish::{Thing, accepted, fingerprint, is_told, make_once, refused, reportable};
-use super::{Trouble, World};
+use super::{Trouble, World, answer, shipment};
 use crate::domain::*;
 use crate::github::writes::{CommentId, Reaction as Sent};
 use crate::github::{GitHubError, RepoHandle};
@@ -31,6 +31,9 @@ pub(super) async fn pull(world: &World, id: RepositoryId, number: PullNumber) ->
     {
         first_trouble.get_or_insert(trouble);
     }
+    if let Err(trouble) = answer::threads(world, &repository, &handle, &view).await {
+        first_trouble.get_or_insert(trouble);
+    }
     first_trouble.map_or(Ok(()), Err)
 }
 
@@ -54,6 +57,11 @@ fn view(world: &World, repository: &Repository, number: PullNumber) -> Result<Op
         review: app(Stage::Review(number))?,
         staging: app(Stage::Staging)?,
         production: app(Stage::Production)?,
+        state: world.store.pipeline(repository.id)?,
+        now: world.now(),
+        other_apps: workflow::other_review_apps(&world.store.apps_of(repository.id)?, number),
+        shipment: shipment::of_pull(world, repository, number)?,
+        serving: shipment::serving(world, repository)?,
         pull,
         run,
         commands,
@@ -85,7 +93,7 @@ async fn comment(world: &World, repo: &RepoHandle, number: PullNumber, wanted: &
         return Ok(());
     }
     let known_id = known.as_ref().and_then(|known| known.github_id);
-    let wish = Thing::Comment { pull: number, body: &body };
+    let wish = Thing::Comment { pull: number, marker: MARKER, body: &body };
     let Some(id) = make_once(world, repo, &key, &wish, &print).await? else { return Ok(()) };
     // What was just made says all this already; what was known or found may say something older.
     if known_id.is_some() || known.is_some() {

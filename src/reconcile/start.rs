@@ -3,7 +3,8 @@
 
 use super::apply::put_app;
 use super::observe::label;
-use super::{Trouble, World, act, build};
+use super::{Trouble, World, act, addons, build};
+use crate::clock::Timestamp;
 use crate::domain::*;
 use crate::outside;
 use crate::platform::{Code, Limits, Spec};
@@ -100,6 +101,10 @@ fn earlier(world: &World, app: &App, number: ReleaseNumber) -> Result<Result<Par
     let Some(release) = world.store.release(&app.name, number)? else {
         return Ok(Err(Failure::Internal { detail: format!("{number} of {} is not kept any more", app.name) }));
     };
+    if !build::archive(world, &release.slug).exists() {
+        let detail = format!("the slug of {number} of {} is not kept any more", app.name);
+        return Ok(Err(Failure::Internal { detail }));
+    }
     Ok(Ok(Parts {
         slug: release.slug,
         config: release.config,
@@ -119,6 +124,7 @@ fn of_slug(world: &World, app: &App, digest: &SlugDigest) -> Result<Result<Parts
         Stage::Staging | Stage::Production => Environment::Plain,
     });
     let mut config = slug.config_vars.clone();
+    config.extend(addons::config_vars(world, &AddonOwner::of(app))?);
     let mut generated = BTreeMap::new();
     let mut missing = Vec::new();
     for (name, declared) in &environment.env {
@@ -131,7 +137,7 @@ fn of_slug(world: &World, app: &App, digest: &SlugDigest) -> Result<Result<Parts
             config.insert(name.clone(), value);
         } else if let Some(value) = &declared.value {
             config.insert(name.clone(), value.clone());
-        } else if declared.required {
+        } else if declared.required && !config.contains_key(name) {
             missing.push(name.clone());
         }
     }
@@ -225,6 +231,7 @@ pub(super) async fn process(
         time_limit: (kind == "release").then_some(RELEASE_LIMIT),
         grace: Duration::from_secs(settings.grace_seconds),
         binds: Vec::new(),
+        services: addons::services(world, &AddonOwner::of(app), release.created_at)?,
     };
     start(world, &spec).await?;
     info!(app = %app.name, release = %number, process = %id, "started {id}");
@@ -276,6 +283,8 @@ pub(super) async fn node(world: &World, run: &TestRun, node: u16, attempt: u32) 
     publish(world, &slug.digest).await?;
     let environment = slug.manifest().for_environment(Environment::Test);
     let mut variables = slug.config_vars.clone();
+    let owner = AddonOwner::Node { run: run.number, node };
+    variables.extend(addons::config_vars(world, &owner)?);
     for (name, declared) in &environment.env {
         if declared.generator.is_some() {
             variables.insert(name.clone(), world.vault.random_hex(32)?);
@@ -325,6 +334,7 @@ pub(super) async fn node(world: &World, run: &TestRun, node: u16, attempt: u32) 
         time_limit: Some(Duration::from_secs(settings.minutes * 60)),
         grace: Duration::from_secs(5),
         binds: Vec::new(),
+        services: addons::services(world, &owner, Timestamp(i64::MAX))?,
     };
     start(world, &spec).await?;
     info!(run = %run.number, node, "started node {node} of test run {}", run.number);
@@ -337,6 +347,12 @@ fn node_command(setup: Option<&str>, test: &str) -> String {
         None => test.to_owned(),
         Some(setup) => format!("(\n{setup}\n) || exit {SETUP_FAILED}\n{test}"),
     }
+}
+
+/// What each node of a run is given.
+pub(super) fn node_addons(world: &World, run: &TestRun) -> Result<Vec<AddonRequest>, Trouble> {
+    let slug = slug_of(world, run)?;
+    Ok(slug.map(|slug| slug.manifest().for_environment(Environment::Test).addons).unwrap_or_default())
 }
 
 fn slug_of(world: &World, run: &TestRun) -> Result<Option<Slug>, Trouble> {

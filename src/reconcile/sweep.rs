@@ -4,7 +4,7 @@
 use super::apply::{Fresh, apply};
 use super::deliver::{fresh_for, handle_of, pull_of, read_repository};
 use super::observe::{self, label};
-use super::{Trouble, World, act, build};
+use super::{Trouble, World, act, addons, build, policy, prune};
 use crate::domain::*;
 use crate::platform::{self, ProcessStatus};
 use crate::store::queue;
@@ -57,8 +57,11 @@ pub async fn slow_tick(world: &World) -> Result<(), Trouble> {
             subjects.push(Subject::Pull(repository.id, pull.number));
         }
     }
+    addons::look_after(world).await?;
+    policy::look(world).await?;
     sweep_processes(world).await?;
     sweep_build_folders(world).await?;
+    prune::tidy_when_due(world).await?;
     let now = world.now();
     world
         .store
@@ -118,6 +121,9 @@ fn has_owner(world: &World, status: &ProcessStatus) -> Result<bool, Trouble> {
     if let Some(key) = status.labels.get(label::BUILD) {
         let build = world.store.build(&BuildKey(key.clone()))?;
         return Ok(build.is_some_and(|build| build.process == status.id && build.state == BuildState::Running));
+    }
+    if let Some(name) = status.labels.get(label::ADDON) {
+        return addons::needs_server(world, name);
     }
     match subject_of(status) {
         Some(Subject::App(app)) => Ok(world.store.app(&app)?.is_some()),
@@ -195,12 +201,18 @@ pub(super) async fn repository(world: &World, id: RepositoryId) -> Result<(), Tr
     }
     // A staging app that never was is made by the first push, not by looking.
     if world.store.app(&repository.app_name(Stage::Staging))?.is_some() {
-        let head = world.github.branch_head(&handle, &repository.default_branch).await;
-        if let Some(commit) = head.map_err(|error| github(&error))? {
-            events.push(Event::BranchPushed { branch: repository.default_branch.clone(), commit });
+        // The policy comes with the default branch, staging's commit perhaps with another.
+        let followed = world.store.pipeline(repository.id)?.policy.staging.branch;
+        let followed = followed.filter(|branch| *branch != repository.default_branch);
+        for branch in [Some(repository.default_branch.clone()), followed].into_iter().flatten() {
+            let head = world.github.branch_head(&handle, &branch).await;
+            if let Some(commit) = head.map_err(|error| github(&error))? {
+                events.push(Event::BranchPushed { branch, commit });
+            }
         }
     }
     for event in events {
+        policy::read(world, repository, &event).await?;
         let number = match &event {
             Event::PullChanged { pull } | Event::PullClosed { pull } => Some(pull.number),
             _ => None,
@@ -217,6 +229,8 @@ pub(super) async fn repository(world: &World, id: RepositoryId) -> Result<(), Tr
             runs: world.store.runs_of(repository.id)?,
             answered: Vec::new(),
             right: None,
+            first_right: None,
+            pipeline: world.store.pipeline(repository.id)?,
         };
         let changes = decide(&event, &snapshot);
         if changes.is_empty() {
@@ -274,6 +288,9 @@ pub async fn leftovers(world: &World) -> Result<Vec<Leftover>, Trouble> {
     }
     for name in stale_build_folders(world).await? {
         found.push(Leftover { kind: "build folder", name });
+    }
+    for name in addons::strays(world).await? {
+        found.push(Leftover { kind: "add-on", name });
     }
     for leftover in world.platform.leftovers().await? {
         found.push(Leftover { kind: "platform", name: format!("{} {}", leftover.kind, leftover.what) });

@@ -72,7 +72,11 @@ fn decide(world: &World, service: &Service, authorization: Option<String>) -> De
         canonical_path: None,
     };
     world.with(|state| {
+        let found = state.find_repository(&service.owner, &service.name).and_then(|id| state.repository(id).ok());
+        let public = found.is_some_and(|record| !record.private);
         let actor = match access::authenticate(state, &request) {
+            // As on GitHub, anybody may fetch what is public.
+            Ok(Actor::Anonymous) if public && !service.writes => Actor::Anonymous,
             Ok(Actor::Anonymous | Actor::App | Actor::Client) => {
                 return Decision::Refused(401, "Authentication required.".into());
             }

@@ -119,14 +119,19 @@ const UNFINISHED: &str = ".packing-";
 
 /// Packs `folder` into `into_dir`; see [`pack_within`]. Blocks: it reads every file.
 pub fn pack(folder: &Path, into_dir: &Path) -> Result<Packed, ArchiveError> {
-    pack_with_toolchains(folder, into_dir, &[])
+    pack_with_toolchains(folder, into_dir, &[], ArchiveLimits::default())
 }
 
 /// As [`pack`], where links may also lead into `toolchains`: folders of the machine that every sandbox shows at their
 /// own place. A virtual environment of Python links to its interpreter.
-pub fn pack_with_toolchains(folder: &Path, into_dir: &Path, toolchains: &[PathBuf]) -> Result<Packed, ArchiveError> {
+pub fn pack_with_toolchains(
+    folder: &Path,
+    into_dir: &Path,
+    toolchains: &[PathBuf],
+    limits: ArchiveLimits,
+) -> Result<Packed, ArchiveError> {
     let threads = std::thread::available_parallelism().map_or(1, |count| count.get().min(8) as u32);
-    pack_within(folder, into_dir, toolchains, ArchiveLimits::default(), threads)
+    pack_within(folder, into_dir, toolchains, limits, threads)
 }
 
 /// Packs `folder`, without its `.git`, into `<into_dir>/<digest>.tar.zst`. When this returns the archive is on disk

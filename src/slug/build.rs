@@ -4,6 +4,7 @@
 //! disk under the digest of their content and mounted read-only. The build runs code of strangers with write access to
 //! its result folder: everything read back from there is opened without following links and cut to a size.
 
+use super::packs::Pack;
 use crate::domain::{
     Procfile, ProcfileError, ProcfileWarning, Sha, is_command, is_process_type, is_reserved_variable, is_variable_name,
 };
@@ -23,17 +24,22 @@ pub const BUILD_BUILDPACKS: &str = "/buildpacks";
 pub const BUILD_CACHE: &str = "/cache";
 pub const BUILD_ENV: &str = "/env";
 pub const BUILD_OUT: &str = "/out";
+/// Buildpacks from git, one folder for each place in the list.
+pub const BUILD_PACKS: &str = "/packs";
 
 /// The exit status of a build whose code no buildpack takes; `refused` then says what was looked for.
 pub const NOTHING_DETECTED: i32 = 2;
 
 /// A build to be started as a process. Its folders: the checked-out tree writable at [`BUILD_APP`], the buildpacks
 /// read-only at [`BUILD_BUILDPACKS`], a cache writable at [`BUILD_CACHE`], config vars read-only at [`BUILD_ENV`] (may be
-/// absent), and an empty folder for the results writable at [`BUILD_OUT`].
+/// absent), buildpacks from git read-only at [`BUILD_PACKS`], and an empty folder for the results writable at
+/// [`BUILD_OUT`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BuildPlan {
-    /// Names of built-in buildpacks in order; empty to let them detect.
-    pub buildpacks: Vec<String>,
+    /// In order; empty to let the built-in ones detect.
+    pub buildpacks: Vec<Pack>,
+    /// Whether what only the tests need is taken away after the build.
+    pub prune: bool,
     /// Such as `heroku-24`.
     pub stack: String,
     pub source_version: Sha,
@@ -46,54 +52,17 @@ impl BuildPlan {
 
     /// The build's environment besides `PATH`; config vars are not in it, but in the files of [`BUILD_ENV`].
     pub fn environment(&self) -> Vec<(String, String)> {
+        let words: Vec<String> = self.buildpacks.iter().enumerate().map(|(number, pack)| pack.word(number)).collect();
         [
             ("HOME", BUILD_APP),
-            ("BUILDPACKS", &self.buildpacks.join(" ")),
+            ("BUILDPACKS", &words.join(" ")),
+            ("LANDFALL_PRUNE", if self.prune { "1" } else { "" }),
             ("STACK", &self.stack),
             ("SOURCE_VERSION", self.source_version.as_str()),
         ]
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .to_vec()
     }
-}
-
-/// A buildpack that `app.json` names and that is not built in.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the buildpack {asked} is not available; these are: {}", .known.join(", "))]
-pub struct UnknownBuildpack {
-    pub asked: String,
-    pub known: Vec<String>,
-}
-
-/// The built-in buildpacks, in the order in which they are asked whether they take a repository.
-pub const BUILT_IN: [&str; 5] = ["bin", "nodejs", "python", "static", "procfile"];
-
-/// Finds the built-in buildpacks for what `app.json` names: `nodejs`, `heroku/nodejs`, `landfall/nodejs`,
-/// `urn:buildpack:heroku/nodejs`, or the address of Heroku's own repository for it.
-pub fn choose_buildpacks(asked: &[String]) -> Result<Vec<String>, UnknownBuildpack> {
-    asked.iter().map(|asked| built_in(asked).map(str::to_owned)).collect()
-}
-
-fn built_in(asked: &str) -> Result<&'static str, UnknownBuildpack> {
-    let text = asked.trim().to_ascii_lowercase();
-    let text = text.split_once('#').map_or(text.as_str(), |(text, _)| text);
-    let text = text.trim_end_matches('/').trim_end_matches(".git").trim_end_matches(".tgz");
-    let hosts = ["https://github.com/", "http://github.com/", "git://github.com/", "git@github.com:", "urn:buildpack:"];
-    let text = hosts.iter().find_map(|host| text.strip_prefix(host)).unwrap_or(text);
-    let text = text.strip_prefix("https://buildpack-registry.s3.amazonaws.com/buildpacks/").unwrap_or(text);
-    let (owner, name) = text.split_once('/').unwrap_or(("landfall", text));
-    let name = name.strip_prefix("heroku-buildpack-").unwrap_or(name);
-    let known = matches!(owner, "landfall" | "heroku" | "heroku-community" | "heroku-buildpacks");
-    let name = match name {
-        "node" | "node.js" => "nodejs",
-        // Heroku's buildpack for "nothing to do here".
-        "null" | "inline" if owner != "landfall" => "procfile",
-        name => name,
-    };
-    BUILT_IN.into_iter().find(|built_in| known && *built_in == name).ok_or_else(|| UnknownBuildpack {
-        asked: asked.chars().take(200).collect(),
-        known: BUILT_IN.iter().map(|name| (*name).to_owned()).collect(),
-    })
 }
 
 struct Embedded {
@@ -124,6 +93,18 @@ const FILES: &[Embedded] = embedded![
     program "bin/bin/test-command",
     file "bin/looks-for",
     program "build.sh",
+    program "go/bin/compile",
+    program "go/bin/detect",
+    program "go/bin/release",
+    program "go/bin/test",
+    program "go/bin/test-command",
+    file "go/looks-for",
+    program "java/bin/compile",
+    program "java/bin/detect",
+    program "java/bin/release",
+    program "java/bin/test",
+    program "java/bin/test-command",
+    file "java/looks-for",
     file "lib/common.sh",
     program "nodejs/bin/compile",
     program "nodejs/bin/detect",
@@ -132,6 +113,14 @@ const FILES: &[Embedded] = embedded![
     program "nodejs/bin/test-command",
     file "nodejs/lib/package.cjs",
     file "nodejs/looks-for",
+    program "php/bin/compile",
+    program "php/bin/detect",
+    program "php/bin/release",
+    program "php/bin/test",
+    program "php/bin/test-command",
+    file "php/lib/composer.php",
+    file "php/lib/serve",
+    file "php/looks-for",
     program "procfile/bin/compile",
     program "procfile/bin/detect",
     program "procfile/bin/release",
@@ -144,6 +133,18 @@ const FILES: &[Embedded] = embedded![
     program "python/bin/test",
     program "python/bin/test-command",
     file "python/looks-for",
+    program "ruby/bin/compile",
+    program "ruby/bin/detect",
+    program "ruby/bin/release",
+    program "ruby/bin/test",
+    program "ruby/bin/test-command",
+    file "ruby/looks-for",
+    program "rust/bin/compile",
+    program "rust/bin/detect",
+    program "rust/bin/release",
+    program "rust/bin/test",
+    program "rust/bin/test-command",
+    file "rust/looks-for",
     program "static/bin/compile",
     program "static/bin/detect",
     program "static/bin/release",

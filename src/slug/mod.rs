@@ -7,13 +7,17 @@
 
 mod archive;
 mod build;
+mod cache;
 mod git;
 mod links;
+mod packs;
 mod source;
 mod tree;
 
 pub use archive::*;
 pub use build::*;
+pub use cache::*;
+pub use packs::*;
 pub use source::*;
 pub use tree::{CheckOut, CheckOutWarning};
 

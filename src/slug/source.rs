@@ -23,7 +23,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 pub use error::{Refusal, SourceError};
-use error::{names_local_damage, remote_error};
+use error::{listing_error, names_local_damage, remote_error};
 
 /// The mirrors of all repositories, and the git that works on them.
 #[derive(Debug, Clone)]
@@ -205,6 +205,41 @@ impl Source {
         }
     }
 
+    /// The same git for other repositories, whose mirrors lie in a folder of their own.
+    pub fn beside(&self, folder: PathBuf) -> Source {
+        Source { folder, turns: Arc::default(), ..self.clone() }
+    }
+
+    /// The commit that a branch, a tag or `HEAD` (when `reference` is `None`) of a repository leads to, `None` when it
+    /// has no such reference. A whole SHA is its own answer.
+    pub async fn resolve(&self, url: &str, reference: Option<&str>) -> Result<Option<Sha>, SourceError> {
+        let origin = self.check_address(url)?;
+        if let Some(commit) = reference.and_then(|reference| reference.parse().ok()) {
+            return Ok(Some(commit));
+        }
+        self.make_folder()?;
+        let wanted: Vec<String> = match reference {
+            None => vec!["HEAD".to_owned()],
+            Some(name) => {
+                vec![format!("refs/heads/{name}"), format!("refs/tags/{name}^{{}}"), format!("refs/tags/{name}")]
+            }
+        };
+        let mut command = git::command(&self.git, &self.folder, None);
+        let scheme = origin.split_once(':').map_or("https", |(scheme, _)| scheme);
+        command.arg("-c").arg(format!("protocol.{scheme}.allow=always"));
+        git::configure(&mut command, &self.settings);
+        command.args(["ls-remote", "--quiet"]);
+        git::operands(&mut command, std::iter::once(url).chain(wanted.iter().map(String::as_str)));
+        let listed = git::run(command, Duration::from_secs(60), 1 << 20).await;
+        let listed = listed.map_err(|error| listing_error(error, Duration::from_secs(60)))?;
+        let listed = String::from_utf8_lossy(&listed);
+        // A pattern also finds references that only end like it.
+        let find = |name: &String| {
+            listed.lines().filter_map(|line| line.split_once('\t')).find(|(_, found)| found == name).map(|(sha, _)| sha)
+        };
+        Ok(wanted.iter().find_map(find).and_then(|sha| sha.parse().ok()))
+    }
+
     /// The commit as the mirror has it, `None` when it isn't there.
     pub async fn commit(&self, repository: RepositoryId, commit: &Sha) -> Result<Option<Commit>, SourceError> {
         let mirror = self.mirror(repository);
@@ -316,7 +351,19 @@ impl Source {
         let mut command = git::command(&self.git, &self.folder, Some(&mirror));
         command.stdin(duplicate(&lock, &mirror)?).args(["gc", "--quiet", "--prune=now"]);
         let left = deadline.saturating_duration_since(Instant::now());
-        git::run(command, left, 1 << 20).await.map(drop).map_err(local)
+        git::run(command, left, 1 << 20).await.map_err(local)?;
+        let path = self.tidied_path(repository);
+        std::fs::write(&path, "").map_err(|source| SourceError::Io { path, source })
+    }
+
+    /// When a mirror was last tidied, or made; `None` when there is none.
+    pub fn tidied_at(&self, repository: RepositoryId) -> Option<std::time::SystemTime> {
+        let time = |path: PathBuf| std::fs::metadata(path).and_then(|found| found.modified()).ok();
+        time(self.tidied_path(repository)).or_else(|| time(self.mirror(repository).join("HEAD")))
+    }
+
+    fn tidied_path(&self, repository: RepositoryId) -> PathBuf {
+        self.folder.join(format!("{repository}.tidied"))
     }
 
     /// Removes all that is kept of a repository.
@@ -328,6 +375,8 @@ impl Source {
         self.remove_mirror(repository)?;
         let path = self.lock_path(repository);
         std::fs::remove_file(&path).map_err(|source| SourceError::Io { path, source })?;
+        // Only there once it was tidied.
+        let _ = std::fs::remove_file(self.tidied_path(repository));
         drop(lock);
         self.turns.lock().unwrap_or_else(PoisonError::into_inner).remove(&repository);
         Ok(())

@@ -15,11 +15,19 @@ const BUILDS: Table = Table("build");
 const SLUGS: Table = Table("slug");
 const TREES: Table = Table("tree");
 const RUNS: Table = Table("run");
+/// Repository and number of each run, so that one repository's runs are found without reading everybody's.
+const RUNS_OF: Table = Table("run_of");
 const DELIVERIES: Table = Table("delivery");
 const DELIVERY_TIMES: Table = Table("delivery_time");
 const COMMANDS: Table = Table("command");
+const ORDERS: Table = Table("order");
+const PIPELINES: Table = Table("pipeline");
+const SHIPMENTS: Table = Table("shipment");
 const REPORTED: Table = Table("reported");
 const ROUTES: Table = Table("route");
+const ADDONS: Table = Table("addon");
+const ADDON_SERVERS: Table = Table("addon_server");
+const ADDON_TAGS: Table = Table("addon_tag");
 /// The last release number of an app that is gone, so that an app of the same name goes on counting from there: process
 /// ids, logs and links of the two are never the same.
 const LAST_RELEASES: Table = Table("last_release");
@@ -71,6 +79,8 @@ macro_rules! both {
 both! {
     fn repository(&self, id: RepositoryId) -> Option<Repository> { REPOSITORIES, number_key(id.0) }
     fn pull(&self, repository: RepositoryId, number: PullNumber) -> Option<Pull> { PULLS, pull_key(repository, number) }
+    fn stored_pipeline(&self, id: RepositoryId) -> Option<PipelineState> { PIPELINES, number_key(id.0) }
+    fn shipment(&self, app: &AppName, number: ReleaseNumber) -> Option<Shipment> { SHIPMENTS, release_key(app, number) }
     fn app(&self, name: &AppName) -> Option<App> { APPS, name.as_str() }
     fn release(&self, app: &AppName, number: ReleaseNumber) -> Option<Release> { RELEASES, release_key(app, number) }
     fn build(&self, key: &BuildKey) -> Option<Build> { BUILDS, key.0 }
@@ -79,6 +89,8 @@ both! {
     fn delivery(&self, id: &str) -> Option<DeliveryRecord> { DELIVERIES, id }
     fn reported(&self, key: &str) -> Option<Reported> { REPORTED, key }
     fn route(&self, app: &AppName) -> Option<StoredRoute> { ROUTES, app.as_str() }
+    /// The password of a server that Landfall runs itself.
+    fn addon_server(&self, name: &str) -> Option<Sealed> { ADDON_SERVERS, name }
     /// Which repository's apps begin with this label.
     fn label_owner(&self, label: &str) -> Option<RepositoryId> { LABELS, label }
     /// The build of a repository's tree, once one was begun.
@@ -120,8 +132,33 @@ impl Store {
         values(self.scan(RUNS, b"")?)
     }
 
+    /// Oldest first.
     pub fn runs_of(&self, repository: RepositoryId) -> Result<Vec<TestRun>, StoreError> {
-        Ok(self.runs()?.into_iter().filter(|run| run.repository == repository).collect())
+        let mut runs = Vec::new();
+        for (_, number) in self.scan::<RunNumber>(RUNS_OF, &number_key(repository.0))? {
+            runs.extend(self.run(number)?);
+        }
+        Ok(runs)
+    }
+
+    /// The state of a repository's pipeline; that of one without a policy where none was read.
+    pub fn pipeline(&self, id: RepositoryId) -> Result<PipelineState, StoreError> {
+        Ok(self.stored_pipeline(id)?.unwrap_or_else(|| PipelineState::new(id)))
+    }
+
+    /// What went to an app, oldest first.
+    pub fn shipments(&self, app: &AppName) -> Result<Vec<Shipment>, StoreError> {
+        values(self.scan(SHIPMENTS, release_prefix(app).as_bytes())?)
+    }
+
+    /// All commands that were given in comments of a repository.
+    pub fn commands_of(&self, repository: RepositoryId) -> Result<Vec<CommandRecord>, StoreError> {
+        values(self.scan(COMMANDS, &number_key(repository.0))?)
+    }
+
+    /// What was ordered on pages and in terminals, oldest first.
+    pub fn orders(&self) -> Result<Vec<OperatorOrder>, StoreError> {
+        values(self.scan(ORDERS, b"")?)
     }
 
     pub fn commands(&self, repository: RepositoryId, pull: PullNumber) -> Result<Vec<CommandRecord>, StoreError> {
@@ -141,6 +178,24 @@ impl Store {
             found.extend(self.delivery(&id)?.map(|record| record.delivery));
         }
         Ok(found)
+    }
+
+    pub fn addons(&self) -> Result<Vec<Addon>, StoreError> {
+        values(self.scan(ADDONS, b"")?)
+    }
+
+    pub fn addons_of(&self, owner: &AddonOwner) -> Result<Vec<Addon>, StoreError> {
+        values(self.scan(ADDONS, owner.key().as_bytes())?)
+    }
+
+    /// Those of all its nodes, node by node.
+    pub fn addons_of_run(&self, run: RunNumber) -> Result<Vec<Addon>, StoreError> {
+        values(self.scan(ADDONS, AddonOwner::key_of_run(run).as_bytes())?)
+    }
+
+    /// What this data folder's names at shared providers begin with.
+    pub fn addon_tag(&self) -> Result<Option<String>, StoreError> {
+        self.get(ADDON_TAGS, b"tag")
     }
 
     pub fn routes(&self) -> Result<Vec<(AppName, StoredRoute)>, StoreError> {
@@ -171,6 +226,30 @@ impl Transaction<'_> {
 
     pub fn put_pull(&mut self, pull: &Pull) -> Result<(), StoreError> {
         self.put(PULLS, &pull_key(pull.repository, pull.number), pull)
+    }
+
+    pub fn pulls(&self, repository: RepositoryId) -> Result<Vec<Pull>, StoreError> {
+        values(self.scan(PULLS, &number_key(repository.0))?)
+    }
+
+    pub fn put_pipeline(&mut self, state: &PipelineState) -> Result<(), StoreError> {
+        self.put(PIPELINES, &number_key(state.repository.0), state)
+    }
+
+    pub fn put_shipment(&mut self, shipment: &Shipment) -> Result<(), StoreError> {
+        self.put(SHIPMENTS, release_key(&shipment.app, shipment.release).as_bytes(), shipment)
+    }
+
+    pub fn shipments(&self, app: &AppName) -> Result<Vec<Shipment>, StoreError> {
+        values(self.scan(SHIPMENTS, release_prefix(app).as_bytes())?)
+    }
+
+    pub fn put_order(&mut self, order: &OperatorOrder) -> Result<(), StoreError> {
+        self.put(ORDERS, &number_key(order.number), order)
+    }
+
+    pub fn commands_of(&self, repository: RepositoryId) -> Result<Vec<CommandRecord>, StoreError> {
+        values(self.scan(COMMANDS, &number_key(repository.0))?)
     }
 
     pub fn put_app(&mut self, app: &App) -> Result<(), StoreError> {
@@ -213,12 +292,32 @@ impl Transaction<'_> {
     }
 
     pub fn put_run(&mut self, run: &TestRun) -> Result<(), StoreError> {
+        self.put(RUNS_OF, &run_of_key(run.repository, run.number), &run.number)?;
         self.put(RUNS, &number_key(run.number.0), run)
     }
 
+    /// The run, and that it was reported; its check stays on GitHub as it is.
+    pub fn delete_run(&mut self, repository: RepositoryId, number: RunNumber) -> Result<(), StoreError> {
+        self.delete(REPORTED, format!("check/{number}").as_bytes())?;
+        self.delete(RUNS_OF, &run_of_key(repository, number))?;
+        self.delete(RUNS, &number_key(number.0))
+    }
+
+    /// Oldest first.
     pub fn runs_of(&self, repository: RepositoryId) -> Result<Vec<TestRun>, StoreError> {
-        let all: Vec<TestRun> = values(self.scan(RUNS, b"")?)?;
-        Ok(all.into_iter().filter(|run| run.repository == repository).collect())
+        let mut runs = Vec::new();
+        for (_, number) in self.scan::<RunNumber>(RUNS_OF, &number_key(repository.0))? {
+            runs.extend(self.run(number)?);
+        }
+        Ok(runs)
+    }
+
+    /// Forgets a delivery. Its id counts as new from then on; GitHub itself sends none again after three days.
+    pub fn delete_delivery(&mut self, id: &str) -> Result<(), StoreError> {
+        if let Some(record) = self.delivery(id)? {
+            self.delete(DELIVERY_TIMES, &delivery_time_key(&record.delivery))?;
+        }
+        self.delete(DELIVERIES, id.as_bytes())
     }
 
     /// Writes a new delivery, or what became of a known one.
@@ -246,6 +345,26 @@ impl Transaction<'_> {
         self.put(REPORTED, key.as_bytes(), reported)
     }
 
+    pub fn put_addon(&mut self, addon: &Addon) -> Result<(), StoreError> {
+        self.put(ADDONS, &addon_key(addon), addon)
+    }
+
+    pub fn delete_addon(&mut self, addon: &Addon) -> Result<(), StoreError> {
+        self.delete(ADDONS, &addon_key(addon))
+    }
+
+    pub fn addon_tag(&self) -> Result<Option<String>, StoreError> {
+        self.get(ADDON_TAGS, b"tag")
+    }
+
+    pub fn put_addon_tag(&mut self, tag: &String) -> Result<(), StoreError> {
+        self.put(ADDON_TAGS, b"tag", tag)
+    }
+
+    pub fn put_addon_server(&mut self, name: &str, password: &Sealed) -> Result<(), StoreError> {
+        self.put(ADDON_SERVERS, name.as_bytes(), password)
+    }
+
     pub fn put_route(&mut self, app: &AppName, route: Option<&StoredRoute>) -> Result<(), StoreError> {
         match route {
             Some(route) => self.put(ROUTES, app.as_str().as_bytes(), route),
@@ -258,7 +377,18 @@ fn values<T>(pairs: Vec<(Vec<u8>, T)>) -> Result<Vec<T>, StoreError> {
     Ok(pairs.into_iter().map(|(_, value)| value).collect())
 }
 
+fn addon_key(addon: &Addon) -> Vec<u8> {
+    format!("{}{}", addon.owner.key(), addon.id).into_bytes()
+}
+
 fn pull_key(repository: RepositoryId, number: PullNumber) -> [u8; 16] {
+    let mut key = [0; 16];
+    key[..8].copy_from_slice(&number_key(repository.0));
+    key[8..].copy_from_slice(&number_key(number.0));
+    key
+}
+
+fn run_of_key(repository: RepositoryId, number: RunNumber) -> [u8; 16] {
     let mut key = [0; 16];
     key[..8].copy_from_slice(&number_key(repository.0));
     key[8..].copy_from_slice(&number_key(number.0));

@@ -33,6 +33,8 @@ pub fn configure(config: &mut web::ServiceConfig) {
         .route("/api/v1/pipelines", web::get().to(pipelines))
         .route("/api/v1/pipelines/{owner}/{name}", web::get().to(pipeline))
         .route("/api/v1/pipelines/{owner}/{name}/promote", web::post().to(promote))
+        .route("/api/v1/pipelines/{owner}/{name}/diff", web::get().to(diff))
+        .route("/api/v1/audit", web::get().to(audit))
         .route("/api/v1/runs", web::get().to(runs))
         .route("/api/v1/runs/{number}", web::get().to(run))
         .route("/api/v1/runs/{number}/nodes/{node}/logs", web::get().to(node_logs))
@@ -160,6 +162,36 @@ async fn pipeline(shared: Data<Shared>, path: Path<(String, String)>) -> HttpRes
     shared.json(view)
 }
 
+async fn diff(shared: Data<Shared>, path: Path<(String, String)>) -> HttpResponse {
+    let view = match views::find_repository(&shared.world, &path.0, &path.1) {
+        Ok(repository) => views::waiting(&shared.world, &repository).await,
+        Err(problem) => Err(problem),
+    };
+    shared.json(view)
+}
+
+#[derive(Debug, Deserialize)]
+struct AuditQuery {
+    repository: Option<String>,
+    limit: Option<usize>,
+}
+
+async fn audit(shared: Data<Shared>, query: Query<AuditQuery>) -> HttpResponse {
+    shared.json(audited(&shared, &query))
+}
+
+fn audited(shared: &Shared, query: &AuditQuery) -> Result<Value, Problem> {
+    let only = match query.repository.as_deref() {
+        Some(named) => {
+            let (owner, name) = named.split_once('/').ok_or_else(|| Problem::not_found("pipeline", named))?;
+            Some(views::find_repository(&shared.world, owner, name)?.id)
+        }
+        None => None,
+    };
+    let most = query.limit.unwrap_or(views::AUDITED).clamp(1, 1000);
+    Ok(json!({ "entries": views::audit(&shared.world, only, most)? }))
+}
+
 #[derive(Debug, Deserialize)]
 struct RunQuery {
     repository: Option<String>,
@@ -285,7 +317,8 @@ async fn roll_back(request: HttpRequest, shared: Data<Shared>, path: Path<String
             Some(other) => return Err(Problem::Malformed { what: "to", detail: format!("{other} is no release") }),
         };
         let ordered = command::roll_back(&shared.world, &app, to, OPERATOR).await?.map_err(refused)?;
-        Done::new(json!({ "app": ordered.app, "deploy": ordered.deploy }), format!("/apps/{}", app.name))
+        let answer = json!({ "app": ordered.app, "deploy": ordered.deploy, "notes": ordered.notes });
+        Done::new(answer, format!("/apps/{}", app.name))
     };
     shared.done(&request, order.await)
 }
@@ -299,12 +332,20 @@ async fn restart(request: HttpRequest, shared: Data<Shared>, path: Path<String>)
     shared.done(&request, order.await)
 }
 
-async fn promote(request: HttpRequest, shared: Data<Shared>, path: Path<(String, String)>) -> HttpResponse {
+async fn promote(
+    request: HttpRequest,
+    shared: Data<Shared>,
+    path: Path<(String, String)>,
+    bytes: Bytes,
+) -> HttpResponse {
     let order = async {
         let repository = views::find_repository(&shared.world, &path.0, &path.1)?;
-        let ordered = command::promote(&shared.world, &repository, OPERATOR).await?.map_err(refused)?;
+        let body = body(&request, &bytes)?;
+        let hotfix = body.get("hotfix").and_then(Value::as_str).filter(|reason| !reason.trim().is_empty());
+        let wish = crate::workflow::PromotionWish { release: None, hotfix };
+        let ordered = command::promote(&shared.world, &repository, &wish, OPERATOR).await?.map_err(refused)?;
         let page = format!("/apps/{}", ordered.app);
-        Done::new(json!({ "app": ordered.app, "deploy": ordered.deploy }), page)
+        Done::new(json!({ "app": ordered.app, "deploy": ordered.deploy, "notes": ordered.notes }), page)
     };
     shared.done(&request, order.await)
 }

@@ -19,10 +19,16 @@ pub fn configure(config: &mut web::ServiceConfig) {
         .route("/runs/{number}", web::get().to(run))
         .route("/runs/{number}/nodes/{node}", web::get().to(node))
         .route("/builds/{key}", web::get().to(build))
+        .route("/audit", web::get().to(audit))
         .route("/deliveries", web::get().to(deliveries))
         .route("/deliveries/{id}", web::get().to(delivery))
         .route("/assets/style.css", web::get().to(style))
         .route("/assets/live.js", web::get().to(script));
+}
+
+async fn audit(shared: Data<Shared>) -> HttpResponse {
+    let lines = views::audit(&shared.world, None, views::AUDITED);
+    shared.page("audit.html", lines.map(|lines| serde_json::json!({ "lines": lines })))
 }
 
 async fn style(shared: Data<Shared>) -> HttpResponse {

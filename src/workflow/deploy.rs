@@ -4,6 +4,7 @@
 //! The rule that it keeps: the live release is not touched before the new one answers healthy, and a process is
 //! stopped only when no request is left on it. If anything fails before the switch, nothing of the live one changed.
 
+use super::addons::{AddonStep, AddonsView, look_again, next_of_addons};
 use super::sleep::{Rest, Use, rest};
 use super::{Action, Plan, ProcessState, ProcessView, TargetView};
 use crate::clock::Timestamp;
@@ -32,6 +33,8 @@ pub struct AppView {
     /// The build of the newest deploy's tree.
     pub build: Option<Build>,
     pub build_process_over: bool,
+    /// What the newest deploy's code asks for, and what the app has.
+    pub addons: AddonsView,
     /// The release of the newest deploy.
     pub next: Option<Release>,
     pub live: Option<Release>,
@@ -128,12 +131,14 @@ fn advance<'a>(deploy: &Deploy, view: &'a AppView, plan: &mut Plan) -> Option<Bo
             }
         }
         match &deploy.cause {
-            Cause::Promotion { .. } | Cause::Rollback { .. } => plan.act(Action::MakeRelease { deploy: deploy.number }),
+            // What it had then is what it has now: nothing of an app's add-ons goes before the app.
+            Cause::Rollback { .. } => plan.act(Action::MakeRelease { deploy: deploy.number }),
+            Cause::Promotion { .. } => after_addons(deploy, view, plan, &fail),
             Cause::Push => match next_of_build(view.build.as_ref(), view.build_process_over, deploy.asked_at) {
                 BuildStep::Ensure => plan.act(Action::EnsureBuild { commit: deploy.commit.clone() }),
                 BuildStep::Collect(key) => plan.act(Action::CollectBuild { key }),
                 BuildStep::Wait => {}
-                BuildStep::Done => plan.act(Action::MakeRelease { deploy: deploy.number }),
+                BuildStep::Done => after_addons(deploy, view, plan, &fail),
                 BuildStep::Failed(failure) => plan.act(fail(failure, None)),
             },
         }
@@ -195,6 +200,23 @@ fn advance<'a>(deploy: &Deploy, view: &'a AppView, plan: &mut Plan) -> Option<Bo
         }
     }
     Some(Boot { deploy: deploy.number, release, ready: healthy })
+}
+
+/// The release has the config vars of the app's add-ons, so they come first.
+fn after_addons(
+    deploy: &Deploy,
+    view: &AppView,
+    plan: &mut Plan,
+    fail: &dyn Fn(Failure, Option<&ProcessView>) -> Action,
+) {
+    match next_of_addons(&view.addons.wanted, view.addons.have.iter(), deploy.asked_at) {
+        AddonStep::Ready => plan.act(Action::MakeRelease { deploy: deploy.number }),
+        AddonStep::Ensure => {
+            plan.act(Action::EnsureAddons { deploy: deploy.number });
+            look_again(plan);
+        }
+        AddonStep::Failed(failure) => plan.act(fail(failure, None)),
+    }
 }
 
 fn release_phase(
@@ -259,6 +281,13 @@ fn keep_running(app: &App, live: &Release, view: &AppView, plan: &mut Plan) {
             plan.look_again_in(WATCH);
             continue;
         };
+        if let (ProcessState::Running { since }, Some(before)) = (&process.state, app.restart_at)
+            && *since <= before
+        {
+            plan.act(Action::Stop { process: process.id.clone() });
+            plan.look_again_in(WATCH);
+            continue;
+        }
         if let ProcessState::Exited { started_at, at, ended } = &process.state {
             let lived = at.since(*started_at);
             let due = due_again(app, process.attempt, ended, *started_at, *at);
@@ -278,6 +307,8 @@ fn due_again(app: &App, attempt: u32, ended: &Ended, started_at: Timestamp, at: 
     let put_to_sleep = app.asleep_since.or(app.woken_at).is_some_and(|slept| slept >= at);
     let backoff = match ended {
         Ended::Lost => Duration::ZERO,
+        // A person wanted it to end.
+        _ if app.restart_at.is_some_and(|before| started_at <= before) => Duration::ZERO,
         _ if put_to_sleep || at.since(started_at) >= STABLE || attempt <= 1 => Duration::ZERO,
         _ => Duration::from_secs(1 << (attempt - 2).min(16)).min(LONGEST_BACKOFF),
     };
@@ -450,7 +481,12 @@ fn retire(view: &AppView, plan: &mut Plan) {
     set_route(view, None, plan);
     stop_all(view, plan);
     if view.processes.is_empty() && view.route.is_none() {
-        plan.act(Action::Forget);
+        if view.addons.have.is_empty() {
+            plan.act(Action::Forget);
+        } else {
+            plan.act(Action::DropAddons);
+            look_again(plan);
+        }
     }
 }
 
@@ -514,12 +550,16 @@ pub(super) mod tests {
             asleep_since: None,
             woken_at: None,
             created_at: Timestamp(0),
+            untrusted: false,
+            restart_at: None,
+            kept_until: None,
         };
         let view = AppView {
             now: Timestamp(now),
             gate: None,
             build: None,
             build_process_over: false,
+            addons: AddonsView::default(),
             next: None,
             live: Some(release),
             processes: vec![ProcessView {

@@ -3,7 +3,7 @@
 //! The event's facts were read again from GitHub before they came here, so a delivery that is late, doubled or out of
 //! order leads to the same wishes as one in time.
 
-use super::{Change, commands};
+use super::{Change, commands, policy};
 use crate::clock::Timestamp;
 use crate::domain::*;
 
@@ -23,6 +23,9 @@ pub struct Snapshot {
     pub answered: Vec<(u64, u16)>,
     /// What the author of a command may do, as GitHub says now; `None` when nobody needed to ask.
     pub right: Option<Right>,
+    /// The same for who asked first for the promotion that waits for a second person.
+    pub first_right: Option<Right>,
+    pub pipeline: PipelineState,
 }
 
 /// A person's permission on a repository.
@@ -30,12 +33,23 @@ pub struct Snapshot {
 pub struct Right {
     /// GitHub's exact name of the role.
     pub role: String,
-    pub may_write: bool,
+    pub access: Access,
+    /// Of the teams that the policy names, those that the person is in.
+    pub teams: Vec<String>,
 }
 
 impl Snapshot {
     pub fn app(&self, stage: Stage) -> Option<&App> {
         self.apps.iter().find(|app| app.stage == stage)
+    }
+
+    pub fn running(&self, stage: Stage) -> Option<&App> {
+        self.app(stage).filter(|app| app.wanted == Wanted::Running)
+    }
+
+    /// The branch that staging follows.
+    pub fn staging_branch(&self) -> &str {
+        self.pipeline.policy.staging.branch.as_deref().unwrap_or(&self.repository.default_branch)
     }
 
     pub fn release(&self, app: &AppName, number: ReleaseNumber) -> Option<&Release> {
@@ -58,35 +72,55 @@ pub fn decide(event: &Event, snapshot: &Snapshot) -> Vec<Change> {
     }
 }
 
-fn pull_changed(pull: &Pull, snapshot: &Snapshot) -> Vec<Change> {
-    let stage = Stage::Review(pull.number);
+fn pull_changed(told: &Pull, snapshot: &Snapshot) -> Vec<Change> {
+    let stage = Stage::Review(told.number);
+    let known = snapshot.pull.as_ref();
+    // What was destroyed stays so until somebody asks for it, or opens the pull request again.
+    let pull =
+        &Pull { parked: known.filter(|known| known.open).and_then(|known| known.parked.clone()), ..told.clone() };
     let mut changes = Vec::new();
-    if snapshot.pull.as_ref() != Some(pull) {
+    if known != Some(pull) {
         changes.push(Change::PutPull(pull.clone()));
     }
+    let wanted = snapshot.running(stage).and_then(App::newest);
     if pull.is_fork() {
-        // A stranger's code: nothing of it is fetched, built or run before somebody approves this very commit.
-        if snapshot.app(stage).is_none_or(|app| app.wanted != Wanted::Held) {
+        // A stranger's code: nothing of it is fetched, built or run before somebody approves this very commit, and an
+        // approval is void with the next push.
+        let approved = wanted.is_some_and(|deploy| deploy.commit == pull.head);
+        if !approved && snapshot.app(stage).is_none_or(|app| app.wanted != Wanted::Held) {
             changes.push(Change::Hold { stage });
+            changes.extend(cancel_all(pull, snapshot, Cancelled::Newer { commit: pull.head.clone() }));
         }
         return changes;
     }
-    let wanted = snapshot.app(stage).filter(|app| app.wanted == Wanted::Running).and_then(App::newest);
-    if wanted.is_none_or(|deploy| deploy.commit != pull.head) {
-        changes.push(Change::Deploy {
-            stage,
-            commit: pull.head.clone(),
-            branch: pull.branch.clone(),
-            cause: Cause::Push,
-            by: None,
-            after_tests: false,
-        });
-    }
+    let label = &snapshot.pipeline.policy.review.label;
+    let unlabelled = snapshot.pipeline.policy.review.apps == ReviewApps::Manual
+        && known.is_some_and(|known| known.labels.contains(label))
+        && !pull.labels.contains(label);
+    let deploys = match wanted {
+        Some(_) if unlabelled => {
+            changes.push(Change::Remove { stage });
+            false
+        }
+        Some(deploy) => deploy.commit != pull.head && snapshot.pipeline.lock(StageKind::Review).is_none(),
+        None => {
+            let others = policy::other_review_apps(&snapshot.apps, pull.number);
+            policy::review_app_refused(pull, &snapshot.pipeline, others).is_none()
+        }
+    };
+    let deploy = deploys.then(|| Change::Deploy {
+        stage,
+        commit: pull.head.clone(),
+        branch: pull.branch.clone(),
+        cause: Cause::Push,
+        by: None,
+        after_tests: snapshot.pipeline.policy.review.wait_for_ci,
+    });
     let tested = snapshot
         .runs
         .iter()
         .any(|run| run.pull == Some(pull.number) && run.commit == pull.head && run.cancelled.is_none());
-    if !tested {
+    if !tested && !pull.is_skipped() {
         changes.push(Change::CancelRuns {
             pull: Some(pull.number),
             branch: pull.branch.clone(),
@@ -99,7 +133,18 @@ fn pull_changed(pull: &Pull, snapshot: &Snapshot) -> Vec<Change> {
             commit: pull.head.clone(),
         });
     }
+    changes.extend(deploy);
     changes
+}
+
+fn cancel_all(pull: &Pull, snapshot: &Snapshot, because: Cancelled) -> Option<Change> {
+    let going_on = |run: &TestRun| run.pull == Some(pull.number) && run.verdict.is_none() && run.cancelled.is_none();
+    snapshot.runs.iter().any(going_on).then(|| Change::CancelRuns {
+        pull: Some(pull.number),
+        branch: pull.branch.clone(),
+        except: None,
+        because,
+    })
 }
 
 fn pull_closed(pull: &Pull, snapshot: &Snapshot) -> Vec<Change> {
@@ -110,29 +155,20 @@ fn pull_closed(pull: &Pull, snapshot: &Snapshot) -> Vec<Change> {
     if snapshot.app(Stage::Review(pull.number)).is_some_and(|app| app.wanted != Wanted::Gone) {
         changes.push(Change::Remove { stage: Stage::Review(pull.number) });
     }
-    let going_on = |run: &TestRun| run.pull == Some(pull.number) && run.verdict.is_none() && run.cancelled.is_none();
-    if snapshot.runs.iter().any(going_on) {
-        changes.push(Change::CancelRuns {
-            pull: Some(pull.number),
-            branch: pull.branch.clone(),
-            except: None,
-            because: Cancelled::Closed,
-        });
-    }
+    changes.extend(cancel_all(pull, snapshot, Cancelled::Closed));
     changes
 }
 
 fn branch_pushed(branch: &str, commit: &Sha, snapshot: &Snapshot) -> Vec<Change> {
-    if branch != snapshot.repository.default_branch {
+    if branch != snapshot.staging_branch() || is_pushed(commit, snapshot) {
         return Vec::new();
     }
-    // The newest push counts, not what a person rolled back to since.
-    let staging = snapshot.app(Stage::Staging).filter(|app| app.wanted == Wanted::Running);
-    let pushed = staging.and_then(|app| app.deploys.iter().rev().find(|deploy| deploy.cause == Cause::Push));
-    if pushed.is_some_and(|deploy| deploy.commit == *commit) {
+    let held = policy::barred(StageKind::Staging, &snapshot.pipeline, snapshot.now).is_some();
+    let tested = |run: &TestRun| run.pull.is_none() && run.commit == *commit && run.cancelled.is_none();
+    if held && snapshot.runs.iter().any(tested) {
         return Vec::new();
     }
-    vec![
+    let mut changes = vec![
         Change::CancelRuns {
             pull: None,
             branch: branch.to_owned(),
@@ -140,15 +176,44 @@ fn branch_pushed(branch: &str, commit: &Sha, snapshot: &Snapshot) -> Vec<Change>
             because: Cancelled::Newer { commit: commit.clone() },
         },
         Change::StartRun { pull: None, branch: branch.to_owned(), commit: commit.clone() },
-        Change::Deploy {
-            stage: Stage::Staging,
-            commit: commit.clone(),
-            branch: branch.to_owned(),
-            cause: Cause::Push,
-            by: None,
-            after_tests: true,
-        },
-    ]
+    ];
+    if !held {
+        changes.push(deploy_to_staging(branch, commit));
+    }
+    changes
+}
+
+/// Whether staging was asked to serve the commit already. The newest push counts, not what a person rolled back to.
+fn is_pushed(commit: &Sha, snapshot: &Snapshot) -> bool {
+    let pushed = snapshot
+        .running(Stage::Staging)
+        .and_then(|app| app.deploys.iter().rev().find(|deploy| deploy.cause == Cause::Push));
+    pushed.is_some_and(|deploy| deploy.commit == *commit)
+}
+
+fn deploy_to_staging(branch: &str, commit: &Sha) -> Change {
+    Change::Deploy {
+        stage: Stage::Staging,
+        commit: commit.clone(),
+        branch: branch.to_owned(),
+        cause: Cause::Push,
+        by: None,
+        after_tests: true,
+    }
+}
+
+/// The newest commit of staging's branch, if it was held back by a lock or a freeze that is over.
+pub fn catch_up_staging(snapshot: &Snapshot) -> Option<Change> {
+    let branch = snapshot.staging_branch();
+    let of_branch = |run: &&TestRun| run.pull.is_none() && run.branch == branch;
+    // An older commit may have been tested again since; when it was tested first says when it was pushed.
+    let first = |run: &&TestRun| {
+        let earlier = |other: &TestRun| other.commit == run.commit && other.pull.is_none() && other.number < run.number;
+        !snapshot.runs.iter().any(earlier)
+    };
+    let newest = snapshot.runs.iter().filter(of_branch).filter(first).max_by_key(|run| run.number)?;
+    let held = policy::barred(StageKind::Staging, &snapshot.pipeline, snapshot.now).is_some();
+    (!held && !is_pushed(&newest.commit, snapshot)).then(|| deploy_to_staging(branch, &newest.commit))
 }
 
 fn rerun(commit: &Sha, number: Option<RunNumber>, by: Option<&str>, snapshot: &Snapshot) -> Vec<Change> {

@@ -4,19 +4,25 @@
 //! Three questions are answered here. `intake`: an event happened, what is wanted now? `deploy`, `test_run`: this
 //! is wanted and that is observed, what must be done next? `report`: this is the state, what should people see?
 
+mod addons;
 mod commands;
 mod deploy;
 mod intake;
+mod parse;
+mod policy;
 mod report;
 mod sleep;
 mod test_run;
 
-pub use commands::{mentioned_commands, needs_right, promote, roll_back};
+pub use addons::{AddonsView, is_as_asked};
+pub use commands::{PromotionWish, needs_right, promote, roll_back};
 pub use deploy::{AppView, plan_app};
-pub use intake::{Right, Snapshot, decide};
+pub use intake::{Right, Snapshot, catch_up_staging, decide};
+pub use parse::mentioned_commands;
+pub use policy::{NoApp, barred, expiry, other_review_apps, review_app_refused, stale};
 pub use report::{
     AppLine, CheckReport, CommandLine, CommentView, DeploymentReport, DeploymentState, PullView, Reaction, RunLine,
-    StatusReport, StatusState, app_reports, comment_view, deployment_key, reactions, run_report,
+    ShippedLine, StatusReport, StatusState, app_line, app_reports, comment_view, deployment_key, reactions, run_report,
 };
 pub use sleep::Use;
 pub use test_run::{RunView, SETUP_FAILED, plan_run, test_script, verdict};
@@ -60,6 +66,17 @@ pub enum Change {
         except: Option<Sha>,
         because: Cancelled,
     },
+    PutPipeline(Box<PipelineState>),
+    /// Start anew what was started before that moment.
+    Restart {
+        stage: Stage,
+        before: Timestamp,
+    },
+    /// The app is not stale before that moment.
+    Keep {
+        stage: Stage,
+        until: Timestamp,
+    },
     Answer(CommandRecord),
     /// As `Answer`, for a command whose effect is the deploy or the run that the same delivery starts.
     AnswerWithNewest(CommandRecord),
@@ -85,6 +102,9 @@ impl Change {
             Change::Remove { stage } => format!("remove {}", stage.environment()),
             Change::StartRun { commit, .. } => format!("test {}", commit.short()),
             Change::CancelRuns { .. } => "cancel older test runs".to_owned(),
+            Change::PutPipeline(_) => "change the pipeline's state".to_owned(),
+            Change::Restart { stage, .. } => format!("restart {}", stage.environment()),
+            Change::Keep { stage, .. } => format!("keep {} longer", stage.environment()),
             Change::Answer(record) | Change::AnswerWithNewest(record) => {
                 format!("answer a command in pull request {}", record.pull)
             }
@@ -120,6 +140,18 @@ pub enum Action {
     /// The build process ended: make a slug of its folder, or note why there is none.
     CollectBuild {
         key: BuildKey,
+    },
+    /// Make the add-ons that the code asks for, before the release that has their config vars.
+    EnsureAddons {
+        deploy: u64,
+    },
+    /// Take all add-ons of an app away that goes.
+    DropAddons,
+    EnsureNodeAddons {
+        node: u16,
+    },
+    DropNodeAddons {
+        node: u16,
     },
     /// Write the release of a deploy: slug, config and formation.
     MakeRelease {

@@ -1,5 +1,7 @@
 //! This is the state: what should people see of it on GitHub? Data only; the sentences stand in `templates/`.
 
+use super::policy::{self, NoApp};
+use crate::clock::Timestamp;
 use crate::domain::*;
 use serde::Serialize;
 
@@ -35,6 +37,8 @@ pub struct StatusReport {
     pub state: StatusState,
     pub phase: Phase,
     pub failure: Option<Failure>,
+    /// Whether it is said if nothing was said before.
+    pub make: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -43,6 +47,8 @@ pub enum StatusState {
     Pending,
     Success,
     Failure,
+    /// It will never serve, and not because of what it is.
+    Error,
 }
 
 /// The identity of a deploy's deployment, unique for ever because the app's is.
@@ -51,7 +57,7 @@ pub fn deployment_key(app: &App, deploy: u64) -> String {
 }
 
 /// Deployments, the newest first, so that a success is told before what it replaced becomes inactive.
-pub fn app_reports(app: &App) -> (Vec<DeploymentReport>, Option<StatusReport>) {
+pub fn app_reports(app: &App) -> (Vec<DeploymentReport>, Vec<StatusReport>) {
     let gone = app.wanted != Wanted::Running;
     let deployments = app.deploys.iter().rev().map(|deploy| {
         let phase = app.phase(deploy);
@@ -80,19 +86,38 @@ pub fn app_reports(app: &App) -> (Vec<DeploymentReport>, Option<StatusReport>) {
             make,
         }
     });
-    let status = match (app.stage, app.newest()) {
-        (Stage::Review(_), Some(deploy)) if app.wanted == Wanted::Running => {
-            let phase = app.phase(deploy);
-            let (state, failure) = match &deploy.outcome {
-                Some(Outcome::Live { .. }) => (StatusState::Success, None),
-                Some(Outcome::Failed { failure, .. }) => (StatusState::Failure, Some(failure.clone())),
-                Some(Outcome::Superseded { .. }) | None => (StatusState::Pending, None),
-            };
-            Some(StatusReport { commit: deploy.commit.clone(), state, phase, failure })
-        }
-        _ => None,
+    let statuses = match app.stage {
+        Stage::Review(_) => statuses(app),
+        Stage::Staging | Stage::Production => Vec::new(),
     };
-    (deployments.collect(), status)
+    (deployments.collect(), statuses)
+}
+
+/// What each commit's status says: the newest deploy of it counts. Of a commit that was overtaken, or whose app is
+/// taken away before it served, no status is left pending.
+fn statuses(app: &App) -> Vec<StatusReport> {
+    let mut reports: Vec<StatusReport> = Vec::new();
+    let running = app.wanted == Wanted::Running;
+    for (place, deploy) in app.deploys.iter().rev().enumerate() {
+        if reports.iter().any(|report| report.commit == deploy.commit) {
+            continue;
+        }
+        let newest = place == 0 && running;
+        let (state, failure) = match &deploy.outcome {
+            Some(Outcome::Live { .. }) => (StatusState::Success, None),
+            Some(Outcome::Failed { failure, .. }) => (StatusState::Failure, Some(failure.clone())),
+            None if newest => (StatusState::Pending, None),
+            Some(Outcome::Superseded { .. }) | None => (StatusState::Error, None),
+        };
+        reports.push(StatusReport {
+            commit: deploy.commit.clone(),
+            state,
+            phase: app.phase(deploy),
+            failure,
+            make: newest,
+        });
+    }
+    reports
 }
 
 /// The check run `landfall/tests` of one run.
@@ -140,6 +165,29 @@ pub struct CommentView {
     pub staging: Option<AppLine>,
     pub production: Option<AppLine>,
     pub commands: Vec<CommandLine>,
+    /// Why there is no review app.
+    pub no_app: Option<NoApp>,
+    pub locks: Vec<Lock>,
+    /// Why nothing goes to production now, other than a lock.
+    pub frozen: Option<Refusal>,
+    /// RFC 3339; until when the review app is kept.
+    pub expires: Option<String>,
+    /// Whether the review app runs a stranger's code.
+    pub untrusted: bool,
+    /// Commands that make sense now, without their slash.
+    pub offers: Vec<String>,
+    pub shipped: Option<ShippedLine>,
+}
+
+/// That the pull request went to production.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ShippedLine {
+    pub app: AppName,
+    pub release: ReleaseNumber,
+    /// RFC 3339
+    pub since: String,
+    /// It was rolled back since.
+    pub taken_back: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -177,6 +225,7 @@ pub struct CommandLine {
     pub run_state: Option<RunState>,
     pub release: Option<ReleaseNumber>,
     pub failure: Option<Failure>,
+    pub notes: Vec<Note>,
 }
 
 /// What is known about a pull request when its comment is written.
@@ -191,6 +240,14 @@ pub struct PullView {
     pub commands: Vec<CommandRecord>,
     /// The runs that the commands led to.
     pub command_runs: Vec<TestRun>,
+    pub state: PipelineState,
+    pub now: Timestamp,
+    /// Review apps of other pull requests that run.
+    pub other_apps: usize,
+    /// The newest one that holds the pull request.
+    pub shipment: Option<Shipment>,
+    /// The release of production whose code serves, whichever way it came back.
+    pub serving: Option<ReleaseNumber>,
 }
 
 /// How many commands a comment shows: the newest ones.
@@ -204,7 +261,8 @@ pub fn comment_view(view: &PullView) -> Option<CommentView> {
     let skipped = view.commands.len().saturating_sub(MOST_COMMANDS);
     let commands: Vec<CommandLine> =
         view.commands.iter().skip(skipped).map(|record| command_line(record, view)).collect();
-    let gave_orders = view.commands.iter().any(|record| matches!(record.answer, Answer::Deploying { .. }));
+    let gave_orders =
+        view.commands.iter().any(|record| matches!(record.answer, Answer::Deploying { .. } | Answer::Waiting { .. }));
     let shows_pipeline = gave_orders || view.pull.merged;
     Some(CommentView {
         open: view.pull.open,
@@ -216,10 +274,81 @@ pub fn comment_view(view: &PullView) -> Option<CommentView> {
         staging: view.staging.as_ref().filter(|_| shows_pipeline).and_then(app_line),
         production: view.production.as_ref().filter(|_| shows_pipeline).and_then(app_line),
         commands,
+        no_app: match &view.review {
+            None if view.pull.open && !view.pull.is_fork() => {
+                policy::review_app_refused(&view.pull, &view.state, view.other_apps)
+            }
+            _ => None,
+        },
+        locks: view.state.locks.clone(),
+        frozen: policy::barred(StageKind::Production, &view.state, view.now)
+            .filter(|refusal| matches!(refusal, Refusal::Frozen { .. })),
+        expires: view
+            .review
+            .as_ref()
+            .filter(|app| app.wanted == Wanted::Running)
+            .and_then(|app| policy::expiry(app, &view.state.policy))
+            .map(Timestamp::rfc3339),
+        untrusted: view.review.as_ref().is_some_and(|app| app.untrusted && app.wanted == Wanted::Running),
+        offers: offers(view),
+        shipped: view.shipment.as_ref().map(|shipment| ShippedLine {
+            app: shipment.app.clone(),
+            release: shipment.release,
+            since: shipment.at.rfc3339(),
+            taken_back: view.serving.is_none_or(|serving| serving < shipment.release),
+        }),
     })
 }
 
-fn app_line(app: &App) -> Option<AppLine> {
+/// The commands that would not be refused now because of the state.
+fn offers(view: &PullView) -> Vec<String> {
+    let mut offers: Vec<String> = Vec::new();
+    let review = view.review.as_ref();
+    let running = review.filter(|app| app.wanted == Wanted::Running);
+    if view.pull.open {
+        match (running, review.map(|app| app.wanted)) {
+            (None, Some(Wanted::Held)) => offers.push(format!("approve {}", view.pull.head)),
+            (None, _) => offers.push("deploy".to_owned()),
+            (Some(app), _) => {
+                let newest = app.newest().and_then(|deploy| deploy.outcome.as_ref());
+                if matches!(newest, Some(Outcome::Failed { .. })) {
+                    offers.push("deploy".to_owned());
+                }
+                offers.extend(["logs", "restart", "destroy"].map(str::to_owned));
+                if policy::expiry(app, &view.state.policy).is_some() {
+                    offers.push("extend 3d".to_owned());
+                }
+            }
+        }
+        match view.run.as_ref() {
+            Some(run) if run.verdict.is_none() && run.cancelled.is_none() => offers.push("cancel".to_owned()),
+            Some(_) => offers.push("retest".to_owned()),
+            None => {}
+        }
+    }
+    if view.pull.merged {
+        let live =
+            |app: &Option<App>| app.as_ref().and_then(|app| app.live_deploy().map(|deploy| deploy.commit.clone()));
+        let staged = live(&view.staging);
+        if staged.is_some() && staged != live(&view.production) {
+            offers.push("promote".to_owned());
+        }
+        if view.production.as_ref().is_some_and(|app| app.last_release > 1) {
+            offers.push("rollback".to_owned());
+        }
+    }
+    for lock in &view.state.locks {
+        offers.push(match lock.stage {
+            StageKind::Review => "unlock review".to_owned(),
+            StageKind::Staging => "unlock staging".to_owned(),
+            StageKind::Production => "unlock".to_owned(),
+        });
+    }
+    offers.extend(["status", "help"].map(str::to_owned));
+    offers
+}
+
+pub fn app_line(app: &App) -> Option<AppLine> {
     let deploy = app.newest()?;
     let live = app.live_deploy();
     Some(AppLine {
@@ -275,6 +404,7 @@ fn command_line(record: &CommandRecord, view: &PullView) -> CommandLine {
         run_state: run.map(TestRun::state),
         release: deploy.and_then(|(_, deploy)| deploy.release),
         failure: deploy.and_then(|(_, deploy)| failure_of(deploy)),
+        notes: record.notes.clone(),
     }
 }
 
@@ -293,9 +423,9 @@ pub fn reactions(view: &PullView) -> Vec<Reaction> {
         let line = command_line(record, view);
         wanted.push(Reaction { comment: record.comment, content: "eyes" });
         let ending = match (&record.answer, line.phase, line.run_state) {
-            (Answer::Refused { reason: Refusal::UnknownCommand }, ..) => Some("confused"),
+            (Answer::Refused { reason: Refusal::UnknownCommand | Refusal::Malformed }, ..) => Some("confused"),
             (Answer::Refused { .. }, ..) => Some("-1"),
-            (Answer::Helped, ..) => Some("+1"),
+            (Answer::Helped | Answer::Done | Answer::Told, ..) => Some("+1"),
             (Answer::Deploying { .. }, Some(Phase::Live | Phase::Replaced), _) => Some("rocket"),
             (Answer::Deploying { .. }, Some(Phase::Failed), _) => Some("-1"),
             (Answer::Testing { .. }, _, Some(RunState::Succeeded)) => Some("+1"),
@@ -307,4 +437,56 @@ pub fn reactions(view: &PullView) -> Vec<Reaction> {
     wanted.sort();
     wanted.dedup();
     wanted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn deploy(number: u64, commit: char, outcome: Option<Outcome>) -> Deploy {
+        Deploy {
+            number,
+            commit: commit.to_string().repeat(40).parse().unwrap(),
+            branch: "change".to_owned(),
+            cause: Cause::Push,
+            by: None,
+            asked_at: Timestamp(0),
+            gate: None,
+            tree: None,
+            release: None,
+            released: false,
+            outcome,
+        }
+    }
+
+    #[test]
+    fn no_status_stays_pending_on_a_commit_that_was_overtaken_or_taken_away() {
+        let mut app = App {
+            name: "hello-pr-1".parse().unwrap(),
+            id: "1".to_owned(),
+            repository: RepositoryId(1),
+            stage: Stage::Review(PullNumber(1)),
+            wanted: Wanted::Running,
+            deploys: vec![deploy(1, 'a', Some(Outcome::Superseded { at: Timestamp(1) })), deploy(2, 'b', None)],
+            live: None,
+            last_release: 0,
+            generated: std::collections::BTreeMap::new(),
+            postdeploy_done: false,
+            created_at: Timestamp(0),
+            asleep_since: None,
+            woken_at: None,
+            untrusted: false,
+            restart_at: None,
+            kept_until: None,
+        };
+        let said = |app: &App| -> Vec<(String, StatusState, bool)> {
+            let (_, statuses) = app_reports(app);
+            statuses.iter().map(|status| (status.commit.as_str()[..1].to_owned(), status.state, status.make)).collect()
+        };
+        let b = |state, make| ("b".to_owned(), state, make);
+        let a = ("a".to_owned(), StatusState::Error, false);
+        assert_eq!(said(&app), [b(StatusState::Pending, true), a.clone()]);
+        app.wanted = Wanted::Gone;
+        assert_eq!(said(&app), [b(StatusState::Error, false), a]);
+    }
 }

@@ -3,6 +3,7 @@
 //! Green needs every planned node to have ended with 0 and reported no failed test; a node that was lost under its
 //! tests is started again, and one that is missing is never counted as green.
 
+use super::addons::{AddonStep, drop_of_nodes, look_again, next_of_addons};
 use super::deploy::{BuildStep, next_of_build};
 use super::{Action, Plan, ProcessState, ProcessView};
 use crate::clock::Timestamp;
@@ -23,6 +24,8 @@ pub struct RunView {
     /// A run of the same tree that passed.
     pub same_tree_passed: Option<RunNumber>,
     pub processes: Vec<ProcessView>,
+    /// Of all its nodes.
+    pub addons: Vec<Addon>,
     /// Nodes of all runs that could start now.
     pub free_slots: usize,
 }
@@ -48,6 +51,9 @@ pub fn plan_run(run: &TestRun, view: &RunView) -> Plan {
     let mut plan = Plan::default();
     if run.verdict.is_some() {
         clear_away(view, &mut plan);
+        if drop_of_nodes(&view.addons, &view.processes, |_| true, &mut plan) {
+            look_again(&mut plan);
+        }
         return plan;
     }
     if run.cancelled.is_some() {
@@ -83,6 +89,10 @@ pub fn plan_run(run: &TestRun, view: &RunView) -> Plan {
 
 fn drive_nodes(run: &TestRun, view: &RunView, plan: &mut Plan) {
     let mut free = view.free_slots;
+    let wanted =
+        view.slug.as_ref().map(|slug| slug.manifest().for_environment(Environment::Test).addons).unwrap_or_default();
+    // A node's database goes with the node.
+    drop_of_nodes(&view.addons, &view.processes, |node| run.results.contains_key(&node), plan);
     for node in 0..run.nodes {
         let newest =
             view.processes.iter().filter(|process| process.ordinal == node).max_by_key(|process| process.attempt);
@@ -108,7 +118,19 @@ fn drive_nodes(run: &TestRun, view: &RunView, plan: &mut Plan) {
             continue;
         }
         free -= 1;
-        plan.act(Action::StartNode { node, attempt });
+        let own =
+            view.addons.iter().filter(|addon| matches!(addon.owner, AddonOwner::Node { node: of, .. } if of == node));
+        match next_of_addons(&wanted, own, run.created_at) {
+            AddonStep::Ready => plan.act(Action::StartNode { node, attempt }),
+            AddonStep::Ensure => {
+                plan.act(Action::EnsureNodeAddons { node });
+                look_again(plan);
+            }
+            AddonStep::Failed(failure) => {
+                plan.act(Action::Conclude { verdict: Verdict::Errored { failure } });
+                return;
+            }
+        }
     }
     if run.results.len() == usize::from(run.nodes) {
         plan.act(Action::Conclude { verdict: verdict(run) });

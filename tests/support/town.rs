@@ -5,7 +5,7 @@ use landfall::clock::Clock;
 use landfall::config::Config;
 use landfall::domain::{AppName, SlugDigest};
 use landfall::outside::Outside;
-use landfall::platform::{Code, Memory, Outcome, Platform, Spec};
+use landfall::platform::{Code, Exit, Memory, Outcome, Platform, Spec};
 use landfall::reconcile::{self, Step, World};
 use landfall::router::{MemoryRouter, Router};
 use landfall::server::{self, Parts};
@@ -29,6 +29,11 @@ pub const UNHEALTHY: &str = "never answers";
 pub const UNBUILDABLE: &str = "does not build";
 pub const FAILING_MIGRATION: &str = "bad migration";
 
+pub const ENDLESS_MIGRATION: &str = "endless migration";
+/// What a build does that the platform has to end.
+pub const CUTS: &[(&str, Exit)] =
+    &[("hangs", Exit::TimeLimit), ("fills the disk", Exit::DiskLimit), ("only talks", Exit::OutputLimit)];
+
 pub struct Town {
     pub sim: Sim,
     pub client: reqwest::Client,
@@ -37,8 +42,12 @@ pub struct Town {
     folder: tempfile::TempDir,
     intake: SocketAddr,
     api_url: String,
+    settings: Settings,
     server: Option<Server>,
 }
+
+/// What a test wants otherwise in the configuration.
+type Settings = Box<dyn Fn(&mut Config)>;
 
 struct Server {
     world: Arc<World>,
@@ -71,10 +80,23 @@ impl Town {
         Town::start_behind(|url| async move { url }, Some(outside)).await
     }
 
+    /// As `start`, with another configuration and perhaps a kill armed.
+    pub async fn start_with(outside: Option<Arc<Outside>>, settings: impl Fn(&mut Config) + 'static) -> Town {
+        Town::start_all(|url| async move { url }, outside, Box::new(settings)).await
+    }
+
     /// As `start`, with something between us and GitHub: `between` gets GitHub's address and gives the one to use.
     pub async fn start_behind<F: Future<Output = String>>(
         between: impl FnOnce(String) -> F,
         outside: Option<Arc<Outside>>,
+    ) -> Town {
+        Town::start_all(between, outside, Box::new(|_| {})).await
+    }
+
+    async fn start_all<F: Future<Output = String>>(
+        between: impl FnOnce(String) -> F,
+        outside: Option<Arc<Outside>>,
+        settings: Settings,
     ) -> Town {
         landfall::github::install_crypto_provider();
         if landfall::config::log_filter().is_some() {
@@ -108,6 +130,7 @@ impl Town {
             folder,
             intake,
             api_url,
+            settings,
             server: None,
         };
         town.boot(outside).await;
@@ -116,6 +139,11 @@ impl Town {
 
     /// Starts the control plane on the same folder, as after a restart.
     pub async fn boot(&mut self, outside: Option<Arc<Outside>>) {
+        self.boot_with(outside, |_| {}).await;
+    }
+
+    /// As `boot`, with a change to the configuration.
+    pub async fn boot_with(&mut self, outside: Option<Arc<Outside>>, change: impl FnOnce(&mut Config)) {
         let mut config = Config { data_dir: self.folder.path().join("data"), ..Config::default() };
         config.server.listen = self.intake;
         config.server.public_url = "http://landfall.test".to_owned();
@@ -126,6 +154,8 @@ impl Town {
         config.github.write_interval_ms = 0;
         config.github.staleness_seconds = 1;
         config.apps.boot_seconds = 2;
+        (self.settings)(&mut config);
+        change(&mut config);
         let world = Arc::new(self.open(&config, outside).await);
         let secrets =
             landfall::github::WebhookSecrets::new(vec![landfall::domain::Secret::new(SECRET)]).expect("secrets");
@@ -433,7 +463,14 @@ fn script(spec: &Spec) -> Outcome {
             if page.contains(UNBUILDABLE) {
                 return exits(1, &["-----> Building", "       syntax error"]);
             }
-            let out = spec.binds.iter().find(|bind| bind.inside.ends_with("out")).expect("a build has its results");
+            for (word, why) in CUTS {
+                if page.contains(word) {
+                    return Outcome::Cut(why.clone());
+                }
+            }
+            let at = |name: &str| spec.binds.iter().find(|bind| bind.inside.ends_with(name)).expect("a bound folder");
+            std::fs::write(at("cache").host.join("page.txt"), &page).expect("write into the cache");
+            let out = at("out");
             for (name, text) in build_results(&page) {
                 std::fs::write(out.host.join(name), text).expect("write a result");
             }
@@ -450,6 +487,9 @@ fn script(spec: &Spec) -> Outcome {
             Some("release") if spec.environment.get("FAILING").is_some_and(|failing| failing == "migration") => {
                 exits(1, &["no such column"])
             }
+            Some("release") if spec.environment.get("FAILING").is_some_and(|failing| failing == "end") => {
+                Outcome::Cut(Exit::TimeLimit)
+            }
             Some("release") => exits(0, &["migrated"]),
             _ => Outcome::Runs { healthy: spec.environment.get("FAILING").is_none_or(|failing| failing != "web") },
         },
@@ -464,6 +504,8 @@ fn build_results(page: &str) -> BTreeMap<&'static str, String> {
         "web"
     } else if page.contains(FAILING_MIGRATION) {
         "migration"
+    } else if page.contains(ENDLESS_MIGRATION) {
+        "end"
     } else {
         "nothing"
     };

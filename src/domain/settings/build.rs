@@ -4,4 +4,24 @@ use serde::Deserialize;
 
 #[derive(Debug, Clone, PartialEq, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct BuildSettings {}
+pub struct BuildSettings {
+    /// Names, addresses or paths, in order; they stand in the place of those of `app.json`.
+    pub buildpacks: Option<Vec<String>>,
+    /// Takes away what only the tests need once the build is done. The tests run from the same slug, so this is for
+    /// repositories whose tests do without.
+    pub prune: bool,
+}
+
+#[cfg(test)]
+mod build_settings_tests {
+    use crate::domain::RepositorySettings;
+
+    #[test]
+    fn buildpacks_are_listed_in_order_and_a_wrong_shape_names_its_line() {
+        let settings = RepositorySettings::parse(b"[build]\nbuildpacks = [\"nodejs\", \"./own\"]\nprune = true\n");
+        let build = settings.unwrap().build;
+        assert_eq!((build.buildpacks.unwrap(), build.prune), (vec!["nodejs".to_owned(), "./own".to_owned()], true));
+        let error = RepositorySettings::parse(b"[build]\nbuildpacks = 3\n").unwrap_err().to_string();
+        assert!(error.contains("line 2"), "{error}");
+    }
+}

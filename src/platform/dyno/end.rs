@@ -14,6 +14,10 @@ impl Supervisor {
     pub(super) fn finish(&mut self) {
         let killed = self.stopping.as_ref().is_some_and(|stopping| stopping.killed);
         self.dialler.factory = Factory::None;
+        if let Some(forwarder) = self.forwarder.take() {
+            // Not waited for yet, so its number is still its own.
+            let _ = nix::sys::signal::kill(forwarder, Signal::SIGKILL);
+        }
         self.disk.cancel();
         // The monitor's end was told after all others in its pid namespace were gone. What is waited for here are the
         // supervisor's own small children, and for the control groups to know it too.

@@ -35,6 +35,8 @@ pub struct Pipes<'a> {
     /// bubblewrap's standard error until the walls stand.
     pub setup: BorrowedFd<'a>,
     pub status: BorrowedFd<'a>,
+    /// Closed or written to once its services are there.
+    pub gate: BorrowedFd<'a>,
 }
 
 /// Descriptors of bubblewrap; the app gets 0 to 2 only (3 is closed by the first line that runs inside).
@@ -118,16 +120,25 @@ fn prepare_and_exec(
     }
     let arguments = memory_file(&arguments)?;
 
-    let from: Vec<OwnedFd> =
-        [null.as_fd(), pipes.output, pipes.setup, pipes.errors, arguments.as_fd(), pipes.status, seccomp.as_fd()]
-            .into_iter()
-            .map(system::above)
-            .collect::<Result<_, _>>()
-            .map_err(saying("copying descriptors"))?;
-    for (number, fd) in [0, 1, 2, ERRORS, ARGUMENTS, STATUS, SECCOMP].into_iter().zip(&from) {
+    let from: Vec<OwnedFd> = [
+        null.as_fd(),
+        pipes.output,
+        pipes.setup,
+        pipes.errors,
+        arguments.as_fd(),
+        pipes.status,
+        seccomp.as_fd(),
+        pipes.gate,
+    ]
+    .into_iter()
+    .map(system::above)
+    .collect::<Result<_, _>>()
+    .map_err(saying("copying descriptors"))?;
+    for (number, fd) in [0, 1, 2, ERRORS, ARGUMENTS, STATUS, SECCOMP, sandbox::GATE].into_iter().zip(&from) {
         system::put(fd.as_fd(), number).map_err(saying("placing descriptors"))?;
     }
-    system::close_from(SECCOMP + 1);
+    // Nobody waits at the gate who has no services, so nobody shall hold it either.
+    system::close_from(if sandbox::waits_for_services(spec) { sandbox::GATE + 1 } else { sandbox::GATE });
 
     let program = c_string(launch.sandbox.bubblewrap.as_os_str())?;
     let mut words = vec!["bwrap".to_owned(), "--args".to_owned(), ARGUMENTS.to_string(), "--".to_owned()];

@@ -6,6 +6,7 @@
 
 pub mod dial;
 mod end;
+mod forward;
 mod launch;
 mod system;
 mod tree;
@@ -121,6 +122,8 @@ struct Child {
     setup: Option<OwnedFd>,
     status: Option<OwnedFd>,
     _life: Option<OwnedFd>,
+    /// Held until the services are there.
+    gate: Option<OwnedFd>,
 }
 
 struct Control {
@@ -146,6 +149,8 @@ struct Supervisor {
     controls: Vec<Control>,
     dial: Option<UnixListener>,
     dialler: Dialler,
+    /// Passes connections to services on.
+    forwarder: Option<Pid>,
     child: Option<Child>,
     setup_text: Vec<u8>,
     status_text: Vec<u8>,
@@ -191,6 +196,7 @@ impl Supervisor {
             controls: Vec::new(),
             dial,
             dialler,
+            forwarder: None,
             child: None,
             setup_text: Vec::new(),
             status_text: Vec::new(),
@@ -232,7 +238,8 @@ impl Supervisor {
         let (setup, setup_end) = pipe()?;
         let (status, status_end) = pipe()?;
         let (life, life_end) = pipe()?;
-        let mut life_end = Some(life_end);
+        let (gate, gate_end) = pipe()?;
+        let (mut life_end, mut gate_end) = (Some(life_end), Some(gate_end));
         for end in [&output, &errors, &setup, &status] {
             nonblocking(end).map_err(|error| format!("preparing a pipe: {error}"))?;
         }
@@ -240,12 +247,14 @@ impl Supervisor {
         let monitor = system::fork_into(launch::namespaces(), || {
             // The child's copy: while the supervisor holds the only one, its death is a hang-up.
             drop(life_end.take());
+            drop(gate_end.take());
             let pipes = launch::Pipes {
                 life: life.as_fd(),
                 output: output_end.as_fd(),
                 errors: errors_end.as_fd(),
                 setup: setup_end.as_fd(),
                 status: status_end.as_fd(),
+                gate: gate.as_fd(),
             };
             let failure = launch::become_sandbox(&self.launch, user, &pipes);
             let _ = nix::unistd::write(&setup_end, failure.as_bytes());
@@ -259,6 +268,7 @@ impl Supervisor {
             setup: Some(setup),
             status: Some(status),
             _life: life_end,
+            gate: gate_end,
         });
         Ok(())
     }
@@ -337,6 +347,12 @@ impl Supervisor {
                     self.system_line("the network namespace can't be entered: the app can't be reached");
                 }
             }
+            if self.forwarder == Some(pid) {
+                self.forwarder = None;
+                if self.monitor_status.is_none() {
+                    self.system_line("the services on its loopback have ended");
+                }
+            }
         }
     }
 
@@ -380,14 +396,23 @@ impl Supervisor {
 
     /// Once the walls stand and the first process is known, in either order.
     fn enter_network(&mut self) {
-        if self.entered || !self.started || self.launch.spec.network == Network::Host || self.dial.is_none() {
+        if self.entered || !self.started || self.launch.spec.network == Network::Host {
             return;
         }
-        let Some(sandbox) = &self.record.sandbox else { return };
+        let Some(sandbox) = self.record.sandbox.as_ref().map(|sandbox| sandbox.pid) else { return };
         self.entered = true;
-        match Factory::enter(sandbox.pid) {
-            Ok(factory) => self.dialler.factory = factory,
-            Err(error) => self.system_line(&format!("the app can't be reached: {error}")),
+        if self.dial.is_some() {
+            match Factory::enter(sandbox) {
+                Ok(factory) => self.dialler.factory = factory,
+                Err(error) => self.system_line(&format!("the app can't be reached: {error}")),
+            }
+        }
+        let gate = self.child.as_mut().and_then(|child| child.gate.take());
+        if let (Some(gate), false) = (gate, self.launch.spec.services.is_empty()) {
+            match forward::start(sandbox, &self.launch.spec.services, gate) {
+                Ok(pid) => self.forwarder = Some(pid),
+                Err(error) => self.system_line(&format!("its services can't be reached: {error}")),
+            }
         }
     }
 

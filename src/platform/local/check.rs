@@ -120,6 +120,7 @@ async fn probe(local: &Local) -> Result<String, (String, String)> {
         time_limit: Some(PATIENCE),
         grace: Duration::from_secs(1),
         binds: Vec::new(),
+        services: Vec::new(),
     };
     local.start(&spec).await.map_err(failed)?;
     let began = Instant::now();

@@ -176,3 +176,37 @@ async fn an_honest_archive_keeps_its_links_and_modes_but_no_setuid_bit() {
     assert_eq!(world.output(&process).await, ["755", "644", "755", "755", "/usr/bin/python3", "tool", "toolw"]);
     world.end().await;
 }
+
+/// Bytes that a folder takes on the disk.
+fn disk_of(folder: &std::path::Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
+    let size = |entry: std::fs::DirEntry| match entry.metadata() {
+        Ok(found) if found.is_dir() => found.blocks() * 512 + disk_of(&entry.path()),
+        Ok(found) => found.blocks() * 512,
+        Err(_) => 0,
+    };
+    entries.flatten().map(size).sum()
+}
+
+#[tokio::test]
+async fn ten_processes_of_a_slug_take_the_disk_of_one() {
+    let world = World::new();
+    let large = "a large file\n".repeat(1_500_000);
+    let digest = world.publish(&[("large.txt", &large)]).await;
+    let published = disk_of(&world.data_dir());
+    assert!(published > large.len() as u64, "it is on the disk once: {published}");
+    for number in 1..=10 {
+        let mut reader = spec(&format!("ten.web.{number}.a1"), "sed -n 1p large.txt; sleep 1000");
+        reader.code = Code::Slug(digest.clone());
+        reader.limits.disk_bytes = 64 << 20;
+        world.platform.start(&reader).await.expect("it starts");
+    }
+    for number in 1..=10 {
+        let id = format!("ten.web.{number}.a1").parse().expect("a process id");
+        world.says(&id, "a large file").await;
+    }
+    let running = disk_of(&world.data_dir());
+    assert!(running < published + large.len() as u64 / 4, "{published} bytes, with ten processes {running}");
+    world.end().await;
+}

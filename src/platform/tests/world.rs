@@ -287,6 +287,7 @@ pub fn spec(name: &str, command: &str) -> Spec {
         time_limit: None,
         grace: Duration::from_secs(30),
         binds: Vec::new(),
+        services: Vec::new(),
     }
 }
 

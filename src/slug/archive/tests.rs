@@ -208,10 +208,10 @@ fn links_into_the_machine_s_toolchains_are_kept() {
     fs::create_dir(&root).unwrap();
     symlink("/toolchains/python/bin/python3", root.join("python")).unwrap();
     let toolchains = [PathBuf::from("/toolchains/python")];
-    assert_eq!(pack_with_toolchains(&root, folder.path(), &toolchains).unwrap().files, 1);
+    assert_eq!(pack_with_toolchains(&root, folder.path(), &toolchains, ArchiveLimits::default()).unwrap().files, 1);
     assert!(pack(&root, folder.path()).is_err());
     symlink("/toolchains/pythonic", root.join("other")).unwrap();
-    assert!(pack_with_toolchains(&root, folder.path(), &toolchains).is_err());
+    assert!(pack_with_toolchains(&root, folder.path(), &toolchains, ArchiveLimits::default()).is_err());
 }
 
 #[test]

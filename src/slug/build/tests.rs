@@ -56,40 +56,6 @@ fn the_buildpacks_are_written_once_and_mended_when_harmed() {
 }
 
 #[test]
-fn app_json_s_names_for_buildpacks_are_understood() {
-    for (asked, expected) in [
-        ("heroku/nodejs", Some("nodejs")),
-        ("heroku/python", Some("python")),
-        ("heroku/static", Some("static")),
-        ("heroku-community/static", Some("static")),
-        ("nodejs", Some("nodejs")),
-        ("landfall/bin", Some("bin")),
-        ("urn:buildpack:heroku/nodejs", Some("nodejs")),
-        ("https://github.com/heroku/heroku-buildpack-nodejs", Some("nodejs")),
-        ("https://github.com/heroku/heroku-buildpack-nodejs.git#v200", Some("nodejs")),
-        ("https://github.com/Heroku/heroku-buildpack-python/", Some("python")),
-        ("git@github.com:heroku/heroku-buildpack-static.git", Some("static")),
-        ("https://buildpack-registry.s3.amazonaws.com/buildpacks/heroku/nodejs.tgz", Some("nodejs")),
-        ("heroku/ruby", None),
-        ("https://github.com/evil/heroku-buildpack-nodejs", None),
-        ("evil/nodejs", None),
-        ("../nodejs", None),
-        ("/etc", None),
-        ("", None),
-    ] {
-        let chosen = choose_buildpacks(&[asked.to_owned()]).ok().map(|names| names.join(" "));
-        assert_eq!(chosen.as_deref(), expected, "{asked}");
-    }
-    let both = choose_buildpacks(&["heroku/nodejs".to_owned(), "heroku/python".to_owned()]);
-    assert_eq!(both.unwrap(), ["nodejs", "python"]);
-    let error = choose_buildpacks(&["heroku/ruby".to_owned()]).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "the buildpack heroku/ruby is not available; these are: bin, nodejs, python, static, procfile"
-    );
-}
-
-#[test]
 fn what_bin_release_prints_is_read() {
     let release = parse_release(
         "---\n# comment\naddons: []\nconfig_vars:\n  LANG: en_US.UTF-8\n  EMPTY: \"\"\n  PORT: 80\n  a-b: x\n\

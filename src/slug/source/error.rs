@@ -103,6 +103,18 @@ pub(super) fn names_local_damage(detail: &str) -> bool {
         .any(|sign| detail.contains(sign))
 }
 
+/// As [`remote_error`], where no commit was asked for yet.
+pub(super) fn listing_error(error: GitError, limit: Duration) -> SourceError {
+    const NONE: &str = "0000000000000000000000000000000000000000";
+    match NONE.parse() {
+        Ok(none) => match remote_error(&none, error, limit) {
+            SourceError::NotYetThere { detail, .. } => SourceError::Unauthorized { detail },
+            other => other,
+        },
+        Err(_) => SourceError::local("list references", error),
+    }
+}
+
 /// What git prints when a server refuses, by the messages of git 2.39 to 2.47 in the C locale.
 pub(super) fn remote_error(commit: &Sha, error: GitError, limit: Duration) -> SourceError {
     let detail = match error {

@@ -117,6 +117,7 @@ impl House {
                     tx.put_build(&Build { key: BuildKey(format!("{place:016x}")), ..build })?;
                 }
                 tx.put_slug(&slug())?;
+                tx.put_pipeline(&pipeline_state())?;
                 for (place, command) in commands().into_iter().enumerate() {
                     tx.put_command(&CommandRecord { comment: place as u64, ..command })?;
                 }
@@ -162,6 +163,7 @@ impl House {
             time_limit: None,
             grace: Duration::from_secs(1),
             binds: Vec::new(),
+            services: Vec::new(),
         };
         let platform = Platform::Memory(memory.clone());
         futures_util::FutureExt::now_or_never(platform.start(&spec))
@@ -199,6 +201,10 @@ fn pull(number: u64) -> Pull {
         open: true,
         merged: false,
         html_url: format!("https://github.com/{HOSTILE}"),
+        draft: false,
+        labels: vec![HOSTILE.to_owned()],
+        by_bot: false,
+        parked: None,
     }
 }
 
@@ -255,6 +261,9 @@ pub fn app(name: &str, stage: Stage, deploys: Vec<Deploy>, live: Option<u32>) ->
         asleep_since: None,
         woken_at: None,
         created_at: START,
+        untrusted: true,
+        restart_at: None,
+        kept_until: None,
     }
 }
 
@@ -297,6 +306,12 @@ fn failures() -> Vec<Failure> {
         Failure::Configuration { file: detail(), detail: detail() },
         Failure::NotBuildable { looked_for: tail() },
         Failure::SlugTooLarge { detail: detail() },
+        Failure::TooManyFiles { detail: detail() },
+        Failure::SlugExpands { detail: detail() },
+        Failure::LeadsOutside { detail: detail() },
+        Failure::Unreadable { detail: detail() },
+        Failure::BadResult { detail: detail() },
+        Failure::Buildpack { detail: detail() },
         Failure::MissingConfig { names: tail() },
         Failure::NothingToRun,
         Failure::NotHealthy { process: detail(), seconds: 60, seen: detail(), tail: tail() },
@@ -327,6 +342,7 @@ pub fn run(verdict: Option<Verdict>) -> TestRun {
         cancelled: None,
         verdict,
         finished_at: None,
+        untrusted: true,
     }
 }
 
@@ -349,7 +365,8 @@ fn run_states() -> Vec<TestRun> {
         tail: vec![HOSTILE.to_owned()],
         setup_failed: false,
     };
-    let failure_of_test = || TestFailure { name: HOSTILE.to_owned(), message: format!("{HOSTILE}\n{HOSTILE}") };
+    let failure_of_test =
+        || TestFailure { name: HOSTILE.to_owned(), message: format!("{HOSTILE}\n{HOSTILE}"), ..TestFailure::default() };
     let mut all = vec![run(None), TestRun { tree: Some(sha('b')), ..run(None) }, started(None)];
     for ended in ends() {
         let mut failed = started(Some(Verdict::Failed));
@@ -386,6 +403,8 @@ fn builds() -> Vec<Build> {
         process: "build.0.a1".parse().unwrap(),
         started_at: START,
         state,
+        cache_of: None,
+        buildpacks: Vec::new(),
     };
     let mut all = vec![build(BuildState::Running), build(BuildState::Succeeded { slug: digest(), at: START })];
     all.extend(failures().into_iter().map(|failure| build(BuildState::Failed { failure, at: START })));
@@ -421,23 +440,78 @@ fn commands() -> Vec<CommandRecord> {
         by: HOSTILE.to_owned(),
         given_at: START,
         answer,
+        notes: notes(),
     };
-    let refusals = [
-        Refusal::NoRight { role: HOSTILE.to_owned() },
-        Refusal::NothingOnStaging,
-        Refusal::StagingBusy,
-        Refusal::AlreadyThere { app: "hello-production".parse().unwrap(), release: ReleaseNumber(1) },
-        Refusal::NoSuchRelease,
-        Refusal::NothingToTest,
-    ];
+    let promote = || Command::Promote { release: None, to: Some(HOSTILE.to_owned()), hotfix: None, canary: None };
     let mut all: Vec<CommandRecord> =
-        refusals.into_iter().map(|reason| record(Command::Promote, Answer::Refused { reason })).collect();
+        refusals().into_iter().map(|reason| record(promote(), Answer::Refused { reason })).collect();
     let unknown = Command::Unknown { word: HOSTILE.to_owned(), nearest: Some(HOSTILE.to_owned()) };
     all.push(record(unknown, Answer::Refused { reason: Refusal::UnknownCommand }));
-    all.push(record(Command::Promote, Answer::Deploying { app: "hello-production".parse().unwrap(), deploy: 1 }));
-    all.push(record(Command::Retest, Answer::Testing { run: RunNumber(1) }));
+    all.push(record(promote(), Answer::Deploying { app: "hello-production".parse().unwrap(), deploy: 1 }));
+    all.push(record(Command::Retest { failed: true }, Answer::Testing { run: RunNumber(1) }));
     all.push(record(Command::Help, Answer::Helped));
+    all.push(record(Command::Status, Answer::Told));
+    all.push(record(Command::Cancel, Answer::Done));
+    let waiting = Answer::Waiting { app: "hello-production".parse().unwrap(), release: ReleaseNumber(2) };
+    all.push(record(promote(), waiting));
     all
+}
+
+fn pipeline_state() -> PipelineState {
+    PipelineState {
+        read_at: Some(sha('a')),
+        error: Some(HOSTILE.to_owned()),
+        locks: vec![Lock {
+            stage: StageKind::Production,
+            reason: HOSTILE.to_owned(),
+            by: HOSTILE.to_owned(),
+            at: START,
+        }],
+        freeze: Some(Freeze {
+            until: START + Duration::from_secs(1_000_000_000),
+            reason: HOSTILE.to_owned(),
+            by: HOSTILE.to_owned(),
+        }),
+        ..PipelineState::new(RepositoryId(1))
+    }
+}
+
+fn notes() -> Vec<Note> {
+    vec![
+        Note::Hotfix { reason: HOSTILE.to_owned(), over: refusals().into_iter().nth(9) },
+        Note::NotUndone { releases: vec![ReleaseNumber(1)] },
+        Note::Approved { by: HOSTILE.to_owned() },
+    ]
+}
+
+fn refusals() -> Vec<Refusal> {
+    let (text, release, stage) = (|| HOSTILE.to_owned(), ReleaseNumber(1), StageKind::Production);
+    vec![
+        Refusal::NoRight { role: text(), needed: Some(Access::Maintain), teams: vec![text()] },
+        Refusal::NothingOnStaging,
+        Refusal::StagingBusy,
+        Refusal::AlreadyThere { app: "hello-production".parse().unwrap(), release },
+        Refusal::NoSuchRelease,
+        Refusal::NothingToTest,
+        Refusal::NotTested { commit: sha('a') },
+        Refusal::NotOnStaging { release, live: ReleaseNumber(2) },
+        Refusal::Locked { stage, by: text(), reason: text() },
+        Refusal::Frozen { stage, until: text(), by: Some(text()), reason: text() },
+        Refusal::SecondPerson,
+        Refusal::FirstLostRight { login: text() },
+        Refusal::Closed,
+        Refusal::NeedsApproval { commit: sha('a') },
+        Refusal::NotTheHead { head: sha('a') },
+        Refusal::Full { limit: 3 },
+        Refusal::NoApp,
+        Refusal::NothingToCancel,
+        Refusal::NothingFailed,
+        Refusal::NotLocked { stage },
+        Refusal::NothingExpires,
+        Refusal::NoSuchTarget { to: text() },
+        Refusal::Malformed,
+        Refusal::NotOffered,
+    ]
 }
 
 fn delivery_states() -> Vec<DeliveryState> {

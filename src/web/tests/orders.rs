@@ -25,7 +25,7 @@ async fn house() -> House {
         for number in 1..=2 {
             tx.put_release(&release("hello-staging", number, Cause::Push))?;
         }
-        for verdict in [Some(Verdict::Failed), None] {
+        for verdict in [Some(Verdict::Passed), None] {
             let number = RunNumber(tx.next_number("run")?);
             tx.put_run(&TestRun { number, ..run(verdict) })?;
         }
@@ -44,7 +44,7 @@ async fn orders_are_decided_as_commands_are() {
 
     assert_eq!(
         post(&service, promote, json!({})).await,
-        (StatusCode::OK, json!({ "app": "hello-production", "deploy": 1 }))
+        (StatusCode::OK, json!({ "app": "hello-production", "deploy": 1, "notes": [] }))
     );
     let production = store.app(&"hello-production".parse().unwrap()).unwrap().expect("production");
     let newest = production.newest().expect("a deploy");
@@ -69,6 +69,10 @@ async fn orders_are_decided_as_commands_are() {
         (status, answer["error"].as_str()),
         (StatusCode::CONFLICT, Some("A deploy to staging is under way: ask again when it serves."))
     );
+
+    let audited: Vec<bool> =
+        store.orders().unwrap().iter().map(|order| matches!(order.answer, Answer::Refused { .. })).collect();
+    assert_eq!(audited, [false, true, true, true, false, true], "an order is missing in the audit log");
 
     assert_eq!(post(&service, "/api/v1/runs/1/rerun", json!({})).await, (StatusCode::OK, json!({ "run": 3 })));
     assert_eq!(store.run(RunNumber(3)).unwrap().map(|run| run.commit), Some(sha('a')));

@@ -43,7 +43,7 @@ pub async fn get(service: &impl AsyncFn(TestRequest) -> Answered, path: &str) ->
 /// Every page that a hostile world has.
 fn all_pages(house: &House) -> Vec<String> {
     let store = &house.world().store;
-    let mut paths: Vec<String> = ["/", "/pipelines/acme/hello", "/deliveries", "/deliveries?only=decided"]
+    let mut paths: Vec<String> = ["/", "/pipelines/acme/hello", "/audit", "/deliveries", "/deliveries?only=decided"]
         .into_iter()
         .chain(["/deliveries?only=open", "/deliveries?after=delivery-3"])
         .map(str::to_owned)

@@ -1,7 +1,7 @@
 //! Is everything as it should be? What the machine lacks, what outlived its record, what waits for a person.
 
 use crate::platform::Finding;
-use crate::reconcile::{Leftover, World, command, leftovers};
+use crate::reconcile::{AddonLine, Leftover, World, addon_lines, command, leftovers};
 use crate::store::Health;
 use serde::Serialize;
 
@@ -18,6 +18,8 @@ pub struct Doctor {
     /// Why the leftovers could not be looked for.
     pub leftovers_unknown: Option<String>,
     pub parked: Vec<ParkedLine>,
+    /// Each with its owner.
+    pub addons: Vec<AddonLine>,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -76,5 +78,6 @@ pub async fn doctor(world: &World) -> Doctor {
         leftovers: found,
         leftovers_unknown,
         parked,
+        addons: addon_lines(world).unwrap_or_default(),
     }
 }

@@ -2,12 +2,14 @@
 //! Pages fill templates with them, the API sends them as JSON.
 
 mod app;
+mod audit;
 mod delivery;
 mod doctor;
 mod pipeline;
 mod run;
 
 pub use app::*;
+pub use audit::*;
 pub use delivery::*;
 pub use doctor::*;
 pub use pipeline::*;

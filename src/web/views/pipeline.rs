@@ -1,6 +1,6 @@
 //! A repository with its stages, and what would happen on a promotion.
 
-use super::{AppCard, PullLine, RunCard, When, card, run_card, safe_url};
+use super::{AppCard, PullLine, RunCard, card, run_card, safe_url};
 use crate::domain::*;
 use crate::reconcile::{World, command};
 use crate::store::StoreError;
@@ -25,6 +25,19 @@ pub struct Pipeline {
     /// The newest first.
     pub runs: Vec<RunCard>,
     pub promotion: Promotion,
+    pub rules: Rules,
+}
+
+/// What holds for the stages now.
+#[derive(Debug, Clone, Serialize)]
+pub struct Rules {
+    /// Why the newest `.github/landfall.toml` is refused, so that an earlier one's rules hold.
+    pub error: Option<String>,
+    pub read_at: Option<Sha>,
+    pub locks: Vec<Lock>,
+    /// Why nothing goes to production now, other than a lock.
+    pub frozen: Option<Refusal>,
+    pub policy: PipelineSettings,
 }
 
 /// What staging has that production has not, and whether it could go there now.
@@ -50,19 +63,7 @@ pub struct PipelineDetail {
     #[serde(flatten)]
     pub pipeline: Pipeline,
     pub pulls: Vec<PullLine>,
-    pub commands: Vec<CommandEntry>,
-}
-
-/// A line of the audit log.
-#[derive(Debug, Clone, Serialize)]
-pub struct CommandEntry {
-    pub pull: PullNumber,
-    pub command: Command,
-    pub by: String,
-    pub given: When,
-    pub answer: Answer,
-    /// Of the deploy that it led to.
-    pub phase: Option<Phase>,
+    pub commands: Vec<super::AuditLine>,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -107,6 +108,7 @@ pub fn pipeline(world: &World, repository: &Repository) -> Result<Pipeline, Prob
         production: None,
         runs: recent_runs(world, repository.id, RECENT)?,
         promotion: promotion(world, repository, &apps)?,
+        rules: rules(world, repository)?,
     };
     for app in &apps {
         let card = card(world, app, Some(repository))?;
@@ -117,6 +119,13 @@ pub fn pipeline(world: &World, repository: &Repository) -> Result<Pipeline, Prob
         }
     }
     Ok(pipeline)
+}
+
+fn rules(world: &World, repository: &Repository) -> Result<Rules, StoreError> {
+    let state = world.store.pipeline(repository.id)?;
+    let frozen = crate::workflow::barred(StageKind::Production, &state, world.now())
+        .filter(|refusal| matches!(refusal, Refusal::Frozen { .. }));
+    Ok(Rules { error: state.error, read_at: state.read_at, locks: state.locks, frozen, policy: state.policy })
 }
 
 pub fn recent_runs(world: &World, repository: RepositoryId, most: usize) -> Result<Vec<RunCard>, StoreError> {
@@ -143,36 +152,13 @@ fn promotion(world: &World, repository: &Repository, apps: &[App]) -> Result<Pro
 }
 
 pub fn pipeline_detail(world: &World, repository: &Repository) -> Result<PipelineDetail, Problem> {
-    let now = world.now();
     let pulls = world.store.pulls(repository.id)?;
-    let mut records = Vec::new();
-    for pull in &pulls {
-        records.extend(world.store.commands(repository.id, pull.number)?);
-    }
-    records.sort_by_key(|record| Reverse(record.given_at));
-    let apps = world.store.apps_of(repository.id)?;
-    let commands = records.into_iter().take(RECENT).map(|record| {
-        let phase = match &record.answer {
-            Answer::Deploying { app, deploy } => apps
-                .iter()
-                .find(|candidate| candidate.name == *app)
-                .and_then(|app| app.deploy(*deploy).map(|deploy| app.phase(deploy))),
-            _ => None,
-        };
-        CommandEntry {
-            pull: record.pull,
-            command: record.command,
-            by: record.by,
-            given: When::new(record.given_at, now),
-            answer: record.answer,
-            phase,
-        }
-    });
+    let commands = super::audit(world, Some(repository.id), RECENT)?;
     let mut open: Vec<&Pull> = pulls.iter().filter(|pull| pull.open).collect();
     open.sort_by_key(|pull| Reverse(pull.number));
     Ok(PipelineDetail {
         pipeline: pipeline(world, repository)?,
         pulls: open.into_iter().map(PullLine::new).collect(),
-        commands: commands.collect(),
+        commands,
     })
 }

@@ -1,8 +1,11 @@
 //! The buildpacks as they are, run by a real bash on real folders; only the sandbox is missing.
 
+mod foreign;
+mod languages;
 mod sites;
 
 use super::super::*;
+use crate::slug::BUILT_IN;
 use std::io::{BufRead, BufReader};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
@@ -43,7 +46,15 @@ impl Place {
         self.build_with(buildpacks, &[], "/usr/bin:/bin")
     }
 
+    fn build_pruned(&self, buildpacks: &str) -> Built {
+        self.build_somehow(buildpacks, &[], "/usr/bin:/bin", "1")
+    }
+
     fn build_with(&self, buildpacks: &str, config: &[(&str, &str)], path: &str) -> Built {
+        self.build_somehow(buildpacks, config, path, "")
+    }
+
+    fn build_somehow(&self, buildpacks: &str, config: &[(&str, &str)], path: &str, prune: &str) -> Built {
         let at = |name: &str| self.folder.path().join(name);
         let packs = buildpacks_folder(&at("packs")).unwrap();
         // There is one from the second build on.
@@ -54,6 +65,7 @@ impl Place {
             .env_clear()
             .env("PATH", path)
             .env("BUILDPACKS", buildpacks)
+            .env("LANDFALL_PRUNE", prune)
             .env("BUILD_DIR", at("app"))
             .env("CACHE_DIR", at("cache"))
             .env("ENV_DIR", at("env"))
@@ -62,6 +74,7 @@ impl Place {
             // No test needs a network, and none may find one.
             .env("http_proxy", "http://127.0.0.1:1")
             .env("https_proxy", "http://127.0.0.1:1")
+            .env("no_proxy", "127.0.0.1")
             .stdin(Stdio::null())
             .output()
             .unwrap();
@@ -171,14 +184,14 @@ fn a_repository_that_nobody_takes_is_refused_with_what_was_looked_for() {
     assert_eq!(built.status, NOTHING_DETECTED);
     let looked_for = built.result.refused.unwrap();
     assert_eq!(looked_for.len(), BUILT_IN.len());
-    assert_eq!(looked_for[..2], ["an executable bin/build", "package.json"]);
+    assert_eq!(looked_for[..3], ["an executable bin/build", "Gemfile", "package.json"]);
     assert!(built.log.contains(" !     No buildpack takes this repository."), "{}", built.log);
 
     let built = place.build("nodejs");
     assert_eq!((built.status, built.result.refused), (NOTHING_DETECTED, Some(vec!["package.json".to_owned()])));
-    let built = place.build("ruby");
+    let built = place.build("cobol");
     assert_eq!(built.status, NOTHING_DETECTED);
-    assert_eq!(built.result.refused.unwrap(), ["a buildpack named ruby"]);
+    assert_eq!(built.result.refused.unwrap(), ["a buildpack named cobol"]);
 }
 
 #[test]
@@ -298,6 +311,12 @@ fn python_requirements_are_installed_into_the_slug() {
     assert_eq!(place.output(&built.result.process_types[0].1, &[]), "hello from a package\n");
     assert!(!place.app().join(".landfall/python/bin/pip").exists(), "pip is no part of the slug");
 
+    // With one hash in the file, pip wants all of them to be right.
+    let wrong = format!("./greeting-1-py3-none-any.whl --hash=sha256:{}\n", "0".repeat(64));
+    fs::write(place.app().join("requirements.txt"), wrong).unwrap();
+    let built = place.build("");
+    assert!(built.status == 1 && built.log.contains("DO NOT MATCH THE HASHES"), "{}", built.log);
+
     fs::write(place.app().join("requirements.txt"), "./nothing-1-py3-none-any.whl\n").unwrap();
     let built = place.build("");
     assert_eq!(built.status, 1);
@@ -353,30 +372,6 @@ fn several_buildpacks_run_in_order_and_the_last_is_the_main_one() {
     assert_eq!(built.result.test_command.as_deref(), Some("python -m unittest discover"));
     let path = place.output("echo $PATH", &[]);
     assert!(path.contains(".landfall/python/bin") && path.contains("node_modules/.bin"), "{path}");
-}
-
-#[test]
-fn a_foreign_buildpack_with_the_classic_interface_runs() {
-    let place = Place::new(&[("x.foreign", "")]);
-    let pack = place.folder.path().join("pack/bin");
-    fs::create_dir_all(&pack).unwrap();
-    for (name, text) in [
-        ("detect", "#!/bin/sh\n[ -f \"$1/x.foreign\" ] && echo Foreign\n"),
-        ("compile", "#!/bin/sh\necho \"$STACK $(cat \"$3/A\")\" >\"$1/compiled\"; echo '-----> done'\n"),
-        (
-            "release",
-            "#!/bin/sh\nprintf -- '---\\ndefault_process_types:\\n  web: ./foreign\\nconfig_vars:\\n  X: y\\n'\n",
-        ),
-    ] {
-        fs::write(pack.join(name), text).unwrap();
-        fs::set_permissions(pack.join(name), Permissions::from_mode(0o755)).unwrap();
-    }
-    let name = place.folder.path().join("pack").display().to_string();
-    let built = place.build_with(&name, &[("A", "a")], "/usr/bin:/bin");
-    assert_eq!(built.status, 0, "{}", built.log);
-    assert_eq!(built.result.process_types, super::texts(&[("web", "./foreign")]));
-    assert_eq!(built.result.config_vars, super::texts(&[("X", "y")]));
-    assert_eq!(fs::read_to_string(place.app().join("compiled")).unwrap(), "heroku-24 a\n");
 }
 
 #[test]

@@ -1,0 +1,134 @@
+//! What a run is to do: one item for each file, or for a part of a file that alone would outlast the others.
+
+use super::predict::Predictions;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What is dealt, run and counted as one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Item {
+    /// As the runner takes it: a path, or a package where the runner has no files.
+    pub path: String,
+    /// The ids of test cases, where only these of the file are meant; none means all of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cases: Vec<String>,
+    pub predicted_ms: u64,
+    /// Whether an earlier run measured it.
+    pub seen: bool,
+    /// How many cases it had before, 0 where that is not known: a file that had some and shows none is missing.
+    #[serde(default)]
+    pub expected_cases: u32,
+}
+
+/// A test case that the runner can be told to run alone, and how long it took; 0 where that is not known.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CaseTime {
+    pub id: String,
+    pub wall_ms: u64,
+}
+
+/// Items for `files` (each once, sorted by path). A file predicted above half of total/`nodes` is cut by its `cases`,
+/// where the runner can name them.
+///
+/// A part runs with the same setup of its file as the whole, so parts are not made smaller than needed: as many as make
+/// each at most a third of total/`nodes`.
+pub fn plan(
+    files: &BTreeSet<String>,
+    predictions: &Predictions,
+    nodes: u16,
+    cases: &BTreeMap<String, Vec<CaseTime>>,
+) -> Vec<Item> {
+    let whole = |path: &String| {
+        let known = predictions.files.get(path);
+        Item {
+            path: path.clone(),
+            cases: Vec::new(),
+            predicted_ms: known.map_or(predictions.unseen_ms, |known| known.wall_ms),
+            seen: known.is_some(),
+            expected_cases: known.map_or(0, |known| known.cases),
+        }
+    };
+    let items: Vec<Item> = files.iter().map(whole).collect();
+    let total: u64 = items.iter().map(|item| item.predicted_ms).fold(0, u64::saturating_add);
+    let share = total / u64::from(nodes.max(1));
+    items
+        .into_iter()
+        .flat_map(|item| match cases.get(&item.path) {
+            Some(cases) if nodes > 1 && item.predicted_ms > share / 2 && cases.len() > 1 => cut(item, cases, share),
+            _ => vec![item],
+        })
+        .collect()
+}
+
+/// Longest case first, each into the part that is the shortest so far.
+fn cut(item: Item, cases: &[CaseTime], share: u64) -> Vec<Item> {
+    let wanted = item.predicted_ms.div_ceil((share / 3).max(1));
+    let parts = usize::try_from(wanted).unwrap_or(usize::MAX).clamp(2, cases.len());
+    let known: u64 = cases.iter().map(|case| case.wall_ms).fold(0, u64::saturating_add);
+    let each = item.predicted_ms / cases.len() as u64;
+    // Times of cases are stretched to the file's: what a file needs besides its cases is shared by them.
+    let stretched = |case: &CaseTime| match (known, case.wall_ms) {
+        (0, _) => each.max(1),
+        (known, own) => {
+            let scaled = u128::from(own) * u128::from(item.predicted_ms) / u128::from(known);
+            u64::try_from(scaled).unwrap_or(u64::MAX).max(1)
+        }
+    };
+    let mut ordered: Vec<(&CaseTime, u64)> = cases.iter().map(|case| (case, stretched(case))).collect();
+    ordered.sort_by(|(one, length), (other, longer)| longer.cmp(length).then_with(|| one.id.cmp(&other.id)));
+    ordered.dedup_by(|(one, _), (other, _)| one.id == other.id);
+    let mut made: Vec<Item> = (0..parts.min(ordered.len()))
+        .map(|_| Item { cases: Vec::new(), predicted_ms: 0, expected_cases: 0, ..item.clone() })
+        .collect();
+    for (case, length) in ordered {
+        if let Some(shortest) = made.iter_mut().min_by_key(|part| part.predicted_ms) {
+            shortest.predicted_ms = shortest.predicted_ms.saturating_add(length);
+            shortest.cases.push(case.id.clone());
+            shortest.expected_cases += 1;
+        }
+    }
+    made.retain(|part| !part.cases.is_empty());
+    made
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::predict::{Measured, predict};
+    use super::*;
+
+    #[test]
+    fn a_file_that_would_outlast_the_others_is_cut_by_its_cases() {
+        let walls = [("big", 60_000), ("b", 10_000), ("c", 10_000), ("d", 10_000)];
+        let run = walls
+            .iter()
+            .map(|(path, wall)| Measured { path: (*path).into(), wall_ms: *wall, passed: true, cases: 12 })
+            .collect();
+        let files: BTreeSet<String> = ["big", "b", "c", "d", "new"].map(String::from).into();
+        let cases: Vec<CaseTime> =
+            (0..12u64).map(|at| CaseTime { id: format!("big::test_{at}"), wall_ms: 1_000 * (at + 1) }).collect();
+        let items = plan(&files, &predict(&[run]), 4, &BTreeMap::from([("big".to_owned(), cases.clone())]));
+        let parts: Vec<&Item> = items.iter().filter(|item| item.path == "big").collect();
+        assert!(parts.len() >= 2, "{parts:?}");
+        let mut ids: Vec<&String> = parts.iter().flat_map(|part| &part.cases).collect();
+        ids.sort();
+        ids.dedup();
+        assert_eq!(ids.len(), 12, "each case is in one part");
+        assert_eq!(parts.iter().map(|part| part.cases.len()).sum::<usize>(), 12);
+        let share = items.iter().map(|item| item.predicted_ms).sum::<u64>() / 4;
+        assert!(parts.iter().all(|part| part.predicted_ms <= share / 2 + 12_000), "{parts:?}");
+        let unseen: Vec<&Item> = items.iter().filter(|item| !item.seen).collect();
+        assert_eq!(unseen.len(), 1);
+        assert_eq!(unseen[0].predicted_ms, 22_500);
+    }
+
+    #[test]
+    fn without_ids_or_with_one_node_a_file_stays_whole() {
+        let run = vec![Measured { path: "big".into(), wall_ms: 60_000, passed: true, cases: 2 }];
+        let files: BTreeSet<String> = ["big", "b"].map(String::from).into();
+        let cases = vec![CaseTime { id: "1".into(), wall_ms: 0 }, CaseTime { id: "2".into(), wall_ms: 0 }];
+        let predictions = predict(&[run]);
+        assert_eq!(plan(&files, &predictions, 8, &BTreeMap::new()).len(), 2);
+        assert_eq!(plan(&files, &predictions, 1, &BTreeMap::from([("big".to_owned(), cases.clone())])).len(), 2);
+        assert_eq!(plan(&files, &predictions, 8, &BTreeMap::from([("big".to_owned(), cases)])).len(), 3);
+    }
+}

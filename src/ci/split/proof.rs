@@ -1,0 +1,79 @@
+//! The proof that a run did what was planned: each item exactly once, counted two ways.
+
+use super::board::{Board, Outcome};
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Proof {
+    pub planned: u64,
+    pub passed: u64,
+    pub empty: u64,
+    /// Of those passed, how many failed before.
+    pub flaky: u64,
+    pub red: u64,
+    /// Why it is no proof; none in a complete run.
+    pub gaps: Vec<Gap>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Gap {
+    NothingPlanned,
+    Unsettled {
+        item: u32,
+    },
+    /// The leases count it another number of times than once.
+    Counted {
+        item: u32,
+        times: u64,
+    },
+    /// The board and its leases tell different stories.
+    Differs {
+        item: u32,
+    },
+}
+
+impl Proof {
+    /// Every planned item ran, once, and nothing of it is red.
+    pub fn is_green(&self) -> bool {
+        self.gaps.is_empty() && self.red == 0 && self.planned > 0 && self.planned == self.passed + self.empty
+    }
+}
+
+impl Board {
+    /// Counts from the settled items and, apart from that, from what each lease holds as counted.
+    pub fn proof(&self) -> Proof {
+        let mut proof = Proof { planned: self.items().len() as u64, ..Proof::default() };
+        if self.items().is_empty() {
+            proof.gaps.push(Gap::NothingPlanned);
+        }
+        let mut times = vec![0u64; self.items().len()];
+        for (id, lease) in self.leases() {
+            for item in &lease.counted {
+                match times.get_mut(*item as usize) {
+                    Some(count) => *count += 1,
+                    None => proof.gaps.push(Gap::Differs { item: *item }),
+                }
+                if self.settled(*item).is_none_or(|settled| settled.lease != Some(id)) {
+                    proof.gaps.push(Gap::Differs { item: *item });
+                }
+            }
+        }
+        for (item, times) in (0u32..).zip(times) {
+            let Some(settled) = self.settled(item) else {
+                proof.gaps.push(Gap::Unsettled { item });
+                continue;
+            };
+            match settled.outcome {
+                Outcome::Passed => proof.passed += 1,
+                Outcome::Empty => proof.empty += 1,
+                Outcome::Failed | Outcome::Missing | Outcome::Crashed | Outcome::TimedOut => proof.red += 1,
+            }
+            proof.flaky += u64::from(settled.flaky);
+            if times != u64::from(settled.lease.is_some()) || (settled.outcome.is_green() && settled.lease.is_none()) {
+                proof.gaps.push(Gap::Counted { item, times });
+            }
+        }
+        proof
+    }
+}

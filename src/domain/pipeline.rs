@@ -1,0 +1,106 @@
+//! What holds for a repository's stages at this moment: the policy of its default branch, and what people said in
+//! between: locks, a freeze, a promotion that waits for a second person.
+
+use super::{AppName, PipelineSettings, PullNumber, ReleaseNumber, RepositoryId, Sha};
+use crate::clock::Timestamp;
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PipelineState {
+    pub repository: RepositoryId,
+    /// The last one that could be read.
+    pub policy: PipelineSettings,
+    /// The commit whose file was looked at last.
+    #[serde(default)]
+    pub read_at: Option<Sha>,
+    /// Why that commit's file is refused: then an earlier one's policy holds.
+    #[serde(default)]
+    pub error: Option<String>,
+    #[serde(default)]
+    pub locks: Vec<Lock>,
+    #[serde(default)]
+    pub freeze: Option<Freeze>,
+    #[serde(default)]
+    pub promotion: Option<PendingPromotion>,
+}
+
+impl PipelineState {
+    pub fn new(repository: RepositoryId) -> PipelineState {
+        PipelineState {
+            repository,
+            policy: PipelineSettings::default(),
+            read_at: None,
+            error: None,
+            locks: Vec::new(),
+            freeze: None,
+            promotion: None,
+        }
+    }
+
+    pub fn lock(&self, stage: StageKind) -> Option<&Lock> {
+        self.locks.iter().find(|lock| lock.stage == stage)
+    }
+}
+
+/// A stage as people name it, without the pull request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StageKind {
+    Review,
+    Staging,
+    Production,
+}
+
+/// Nothing is deployed to the stage until somebody unlocks it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lock {
+    pub stage: StageKind,
+    pub reason: String,
+    pub by: String,
+    pub at: Timestamp,
+}
+
+/// Nothing is promoted until then.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Freeze {
+    pub until: Timestamp,
+    pub reason: String,
+    pub by: String,
+}
+
+/// A promotion that was asked for and needs a second person.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PendingPromotion {
+    pub from: AppName,
+    pub release: ReleaseNumber,
+    pub by: String,
+    pub pull: PullNumber,
+    pub comment: u64,
+    pub place: u16,
+    pub at: Timestamp,
+}
+
+/// What went to production with one deploy, as GitHub told it: the commits after those of the deploy before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shipment {
+    pub app: AppName,
+    pub release: ReleaseNumber,
+    /// What served before; `None` for the first.
+    pub from: Option<Sha>,
+    pub to: Sha,
+    pub at: Timestamp,
+    pub commits: u64,
+    pub pulls: Vec<ShippedPull>,
+    /// Logins, each once.
+    pub authors: Vec<String>,
+    /// Whether GitHub listed less than there is.
+    pub cut: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShippedPull {
+    pub number: PullNumber,
+    pub title: String,
+    pub author: String,
+    pub merged_at: Option<Timestamp>,
+}

@@ -1,0 +1,147 @@
+//! The policy of a repository, read from its default branch only, and what time alone changes because of it.
+//!
+//! A file that cannot be read leaves the last good policy in force; why is shown on the pipeline's page and as a
+//! status of the commit that brought it.
+
+use super::apply::apply;
+use super::deliver::{fresh_for, handle_of};
+use super::{Trouble, World};
+use crate::domain::*;
+use crate::github::reads::Level;
+use crate::github::writes::StatusState;
+use crate::github::{GitHubError, RepoHandle};
+use crate::workflow::{Change, Right, Snapshot, catch_up_staging, stale};
+use tracing::{info, warn};
+
+/// The commit status by which a file is refused.
+const STATUS_CONTEXT: &str = "landfall/settings";
+
+/// Reads the policy again if the event may have changed it, or if it was never read.
+pub(super) async fn read(world: &World, repository: &Repository, event: &Event) -> Result<(), Trouble> {
+    let known = world.store.pipeline(repository.id)?;
+    let pushed = match event {
+        Event::BranchPushed { branch, .. } => *branch == repository.default_branch,
+        Event::PullChanged { .. } | Event::Comment { .. } => known.read_at.is_none(),
+        _ => false,
+    };
+    if !pushed {
+        return Ok(());
+    }
+    let handle = handle_of(repository);
+    let github = |error: &GitHubError| Trouble::github(error, world.now());
+    // Pushes arrive in any order; the head is the truth.
+    let head = world.github.branch_head(&handle, &repository.default_branch).await;
+    let Some(head) = head.map_err(|error| github(&error))? else { return Ok(()) };
+    if known.read_at.as_ref() == Some(&head) {
+        return Ok(());
+    }
+    let read = match world.github.file(&handle, SETTINGS_FILE, &head).await {
+        Ok(None) => Ok(PipelineSettings::default()),
+        Ok(Some(bytes)) => RepositorySettings::parse(&bytes).map(|settings| settings.pipeline),
+        Err(GitHubError::TooLarge { .. }) => Err(SettingsError::TooLarge),
+        Err(error) => return Err(github(&error)),
+    };
+    let mut state = PipelineState { read_at: Some(head.clone()), error: None, ..known.clone() };
+    match read {
+        Ok(policy) => state.policy = policy,
+        Err(error) => {
+            warn!(repository = %repository.full_name(), commit = head.short(), "the policy is refused: {error}");
+            state.error = Some(error.to_string());
+            let text = world.texts.line("status.txt", serde_json::json!({ "settings": "refused" }));
+            let page = world.config.page(&format!("/pipelines/{}", repository.full_name()));
+            let said =
+                world.github.set_status(&handle, &head, STATUS_CONTEXT, StatusState::Failure, Some(&page), &text);
+            // The page says it too, so what GitHub does not take holds nothing up.
+            if let Err(error) = said.await {
+                warn!(repository = %repository.full_name(), "the refusal could not be told: {error}");
+            }
+        }
+    }
+    if state.policy != known.policy {
+        info!(repository = %repository.full_name(), commit = head.short(), "the pipeline's policy changed");
+    }
+    let id = repository.id;
+    world
+        .commit(move |tx| {
+            // Locks may have been set meanwhile.
+            let current = tx.stored_pipeline(id)?.unwrap_or_else(|| PipelineState::new(id));
+            let PipelineState { policy, read_at, error, .. } = state;
+            tx.put_pipeline(&PipelineState { policy, read_at, error, ..current })
+        })
+        .await?;
+    Ok(())
+}
+
+/// Whether pushes to the branch concern the pipeline: it holds the policy, or staging follows it.
+pub(super) fn is_followed(world: &World, id: RepositoryId, branch: &str) -> Result<bool, Trouble> {
+    let is_default = world.store.repository(id)?.is_some_and(|repository| repository.default_branch == branch);
+    Ok(is_default || world.store.pipeline(id)?.policy.staging.branch.as_deref() == Some(branch))
+}
+
+/// What a person may do now, as GitHub says. An error is no answer, and no answer is no right.
+pub(super) async fn right(
+    world: &World,
+    repo: &RepoHandle,
+    login: &str,
+    policy: &PipelineSettings,
+) -> Result<Option<Right>, Trouble> {
+    let permission = match world.github.permission(repo, login).await {
+        Ok(permission) => permission,
+        Err(GitHubError::NotFound { .. }) => return Ok(None),
+        Err(error) => return Err(Trouble::github(&error, world.now())),
+    };
+    let mut teams = Vec::new();
+    for team in policy.teams() {
+        let Some((organisation, slug)) = team.split_once('/') else { continue };
+        match world.github.is_team_member(repo, organisation, slug, login).await {
+            Ok(true) => teams.push(team.to_owned()),
+            // The app may lack the permission to see members: then nobody is one.
+            Ok(false) | Err(GitHubError::Forbidden { .. }) => {}
+            Err(error) => return Err(Trouble::github(&error, world.now())),
+        }
+    }
+    teams.dedup();
+    let access = match permission.level {
+        Level::None => Access::None,
+        Level::Read => Access::Read,
+        Level::Triage => Access::Triage,
+        Level::Write => Access::Write,
+        Level::Maintain => Access::Maintain,
+        Level::Admin => Access::Admin,
+    };
+    Ok(Some(Right { role: permission.role_name, access, teams }))
+}
+
+/// What became due by time alone: stale review apps, and what a freeze of staging held back.
+pub(super) async fn look(world: &World) -> Result<(), Trouble> {
+    for repository in world.store.repositories()?.into_iter().filter(|repository| repository.granted) {
+        let _alone = world.locks.lock(&format!("repository {}", repository.id)).await;
+        let snapshot = Snapshot {
+            now: world.now(),
+            repository: repository.clone(),
+            pull: None,
+            apps: world.store.apps_of(repository.id)?,
+            releases: Vec::new(),
+            runs: world.store.runs_of(repository.id)?,
+            answered: Vec::new(),
+            right: None,
+            first_right: None,
+            pipeline: world.store.pipeline(repository.id)?,
+        };
+        let pulls = world.store.pulls(repository.id)?;
+        let mut changes = stale(&snapshot.apps, &pulls, &snapshot.pipeline, snapshot.now);
+        // Without an app on staging there is nothing that was held back.
+        if snapshot.running(Stage::Staging).is_some() {
+            changes.extend(catch_up_staging(&snapshot));
+        }
+        if changes.is_empty() {
+            continue;
+        }
+        for change in &changes {
+            info!(repository = %repository.full_name(), "it became time: {}", Change::summary(change));
+        }
+        let (fresh, now) = (fresh_for(world, &changes)?, world.now());
+        world.commit(move |tx| apply(tx, &repository, &changes, fresh, now)).await?;
+    }
+    Ok(())
+}

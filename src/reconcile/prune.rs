@@ -1,0 +1,177 @@
+//! What is kept on disk and for how long: archives of slugs, build caches, mirrors.
+//!
+//! The rule: nothing goes that a record needs. An archive is looked at twice, the second time under its repository's
+//! build lock, and one that was made or found useful within the last hour stays whatever the records say, since the
+//! record that needs it may be on its way. Cut off anywhere, the next round finds the rest.
+
+use super::build::{archive, cache_limits, system_time};
+use super::observe::{self, label};
+use super::{Trouble, World};
+use crate::domain::*;
+use crate::outside;
+use crate::slug;
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+use tracing::{info, warn};
+
+/// An app can be rolled back to any of so many of its newest releases.
+pub const KEPT_RELEASES: usize = 20;
+/// A build's result is kept for so long although nothing needs it: a merge often has the tree of its pull request.
+const RECENT: Duration = Duration::from_secs(24 * 3600);
+const FRESH: Duration = Duration::from_secs(3600);
+const EVERY: Duration = Duration::from_secs(3600);
+const MIRROR_EVERY: Duration = Duration::from_secs(24 * 3600);
+
+/// Tidies up once an hour; in between it costs one look at a file's time.
+pub(super) async fn tidy_when_due(world: &World) -> Result<(), Trouble> {
+    let marker = world.folder("archives").join(".tidied");
+    let now = system_time(world.now());
+    let last = std::fs::metadata(&marker).and_then(|found| found.modified()).ok();
+    if last.is_some_and(|last| now.duration_since(last).is_ok_and(|age| age < EVERY)) {
+        return Ok(());
+    }
+    tidy(world).await?;
+    let file = std::fs::File::create(&marker)?;
+    Ok(file.set_modified(now)?)
+}
+
+/// Removes archives, caches and old commits that nothing needs.
+pub async fn tidy(world: &World) -> Result<(), Trouble> {
+    archives(world).await?;
+    let (all, limits, now) = (world.folder("cache"), cache_limits(world), system_time(world.now()));
+    outside::point("prune caches").await;
+    for name in tokio::task::spawn_blocking(move || slug::prune_caches(&all, limits, now)).await? {
+        info!("removed the build cache {name}");
+    }
+    mirrors(world).await
+}
+
+async fn archives(world: &World) -> Result<(), Trouble> {
+    let mut needed = needed(world).await?;
+    let mut folder = tokio::fs::read_dir(world.folder("archives")).await?;
+    while let Some(entry) = folder.next_entry().await? {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let digest = name.strip_suffix(".tar.zst").and_then(|digest| digest.parse::<SlugDigest>().ok());
+        let Some(digest) = digest.filter(|digest| !needed.contains(digest)) else { continue };
+        if is_fresh(world, &entry.path()) {
+            continue;
+        }
+        let repository = world.store.slug(&digest)?.map(|slug| slug.repository);
+        let _alone = match repository {
+            Some(repository) => Some(world.locks.lock(&format!("build {repository}")).await),
+            None => None,
+        };
+        needed = self::needed(world).await?;
+        if needed.contains(&digest) || is_fresh(world, &entry.path()) {
+            continue;
+        }
+        outside::point("prune archive").await;
+        world.platform.unpublish(&digest).await?;
+        tokio::fs::remove_file(entry.path()).await?;
+        info!(slug = %digest, "removed slug {digest}, which nothing needs");
+    }
+    for digest in world.platform.published().await? {
+        if !needed.contains(&digest) && !archive(world, &digest).exists() {
+            outside::point("prune slug").await;
+            world.platform.unpublish(&digest).await?;
+        }
+    }
+    Ok(())
+}
+
+fn is_fresh(world: &World, path: &Path) -> bool {
+    let written = std::fs::metadata(path).and_then(|found| found.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
+    // A time in the future is fresh too.
+    system_time(world.now()).duration_since(written).map_or(true, |age| age < FRESH)
+}
+
+/// The slugs that a kept release, a deploy or test run under way, a process that still runs or a recent build needs.
+async fn needed(world: &World) -> Result<BTreeSet<SlugDigest>, Trouble> {
+    let store = &world.store;
+    let mut needed = BTreeSet::new();
+    let of_tree = |repository: RepositoryId, tree: &Sha| -> Result<Option<SlugDigest>, Trouble> {
+        let Some(key) = store.build_of_tree(repository, tree)? else { return Ok(None) };
+        Ok(match store.build(&key)?.map(|build| build.state) {
+            Some(BuildState::Succeeded { slug, .. }) => Some(slug),
+            _ => None,
+        })
+    };
+    for app in store.apps()? {
+        let mut releases = store.releases(&app.name)?;
+        releases.sort_by_key(|release| std::cmp::Reverse(release.number));
+        let kept = releases.into_iter().enumerate();
+        let kept = kept.filter(|(place, release)| *place < KEPT_RELEASES || app.live == Some(release.number));
+        needed.extend(kept.map(|(_, release)| release.slug));
+        for deploy in app.deploys.iter().filter(|deploy| deploy.outcome.is_none()) {
+            if let Cause::Promotion { slug, .. } = &deploy.cause {
+                needed.insert(slug.clone());
+            }
+            if let Some(tree) = &deploy.tree {
+                needed.extend(of_tree(app.repository, tree)?);
+            }
+        }
+    }
+    for run in store.runs()?.into_iter().filter(|run| run.verdict.is_none()) {
+        if let Some(tree) = &run.tree {
+            needed.extend(of_tree(run.repository, tree)?);
+        }
+    }
+    for build in store.builds()? {
+        if let BuildState::Succeeded { slug, at } = build.state
+            && world.now().since(at) < RECENT
+        {
+            needed.insert(slug);
+        }
+    }
+    for status in observe::list(world).await? {
+        let text = |name: &str| status.labels.get(name);
+        if let (Some(app), Some(number)) = (text(label::APP), text(label::RELEASE))
+            && let (Ok(app), Ok(number)) = (app.parse::<AppName>(), number.parse::<ReleaseNumber>())
+        {
+            needed.extend(store.release(&app, number)?.map(|release| release.slug));
+        }
+        if let Some(number) = text(label::RUN).and_then(|number| number.parse().ok())
+            && let Some(run) = store.run(RunNumber(number))?
+            && let Some(tree) = &run.tree
+        {
+            needed.extend(of_tree(run.repository, tree)?);
+        }
+    }
+    Ok(needed)
+}
+
+/// Packs one mirror anew, the one that waited for the longest time, and drops commits that nothing needs.
+async fn mirrors(world: &World) -> Result<(), Trouble> {
+    let now = system_time(world.now());
+    let due = |repository: &Repository| {
+        let last = world.source.tidied_at(repository.id).unwrap_or(SystemTime::UNIX_EPOCH);
+        now.duration_since(last).is_ok_and(|age| age >= MIRROR_EVERY).then_some(last)
+    };
+    let with_mirror = world.source.repositories();
+    let repositories = world.store.repositories()?;
+    let known = repositories.into_iter().filter(|repository| with_mirror.contains(&repository.id));
+    let next = known.filter_map(|repository| Some((due(&repository)?, repository))).min_by_key(|(last, _)| *last);
+    let Some((_, repository)) = next else { return Ok(()) };
+    let _alone = world.locks.lock(&format!("build {}", repository.id)).await;
+    let builds = world.store.builds()?;
+    let own: Vec<&Build> = builds.iter().filter(|build| build.repository == repository.id).collect();
+    if own.iter().any(|build| build.state == BuildState::Running) {
+        return Ok(());
+    }
+    let mut keep: BTreeSet<Sha> = BTreeSet::new();
+    for app in world.store.apps_of(repository.id)? {
+        keep.extend(app.deploys.into_iter().map(|deploy| deploy.commit));
+    }
+    let pulls = world.store.pulls(repository.id)?;
+    keep.extend(pulls.into_iter().filter(|pull| pull.open).map(|pull| pull.head));
+    let runs = world.store.runs_of(repository.id)?;
+    keep.extend(runs.into_iter().filter(|run| run.verdict.is_none()).map(|run| run.commit));
+    outside::point("git gc").await;
+    let keep: Vec<Sha> = keep.into_iter().collect();
+    if let Err(error) = world.source.tidy(repository.id, &keep).await {
+        // What it would have dropped only takes room; it is tried again in an hour.
+        warn!(repository = %repository.full_name(), "the mirror could not be packed anew: {error}");
+    }
+    Ok(())
+}

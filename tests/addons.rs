@@ -1,0 +1,409 @@
+//! Add-ons: real servers, real sandboxes, a real kill. What an app is given is its own, works from inside its walls, and
+//! goes with it.
+
+use crate::support::machine::Machine;
+use crate::support::servers::{Partner, Postgres, Redis};
+use crate::support::town::{Pull, Settled, Town};
+use landfall::config::Config;
+use landfall::domain::Secret;
+use landfall::outside::Outside;
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+fn visits(addons: &str) -> BTreeMap<String, String> {
+    let migrate = "psql=$(ls -d /usr/lib/postgresql/*/bin/psql | tail -n 1); \
+                   $psql \"$DATABASE_URL\" -qc 'CREATE TABLE IF NOT EXISTS visits (id serial)'";
+    BTreeMap::from([
+        ("Procfile".to_owned(), format!("release: {migrate}\nweb: python3 server.py\n")),
+        ("app.json".to_owned(), format!("{{\"addons\": {addons}}}")),
+        ("server.py".to_owned(), include_str!("support/visits/server.py").to_owned()),
+    ])
+}
+
+fn encoded(text: &str) -> String {
+    text.bytes().map(|byte| format!("%{byte:02X}")).collect()
+}
+
+/// What an app answers to a question that it passes on.
+async fn asked(machine: &Machine, app: &str, path: &str) -> String {
+    machine.visit(app, path).await.expect("the app answers").body
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_review_app_has_a_database_and_a_cache_of_its_own_until_it_is_closed() {
+    let mut machine = Machine::start().await;
+    let files = visits(r#"["heroku-postgresql:mini", "heroku-redis:mini"]"#);
+    let repository = machine.make_repository("visits", &files).await;
+    machine.serves("visits-staging", "visits: 1, hits: :1").await;
+    let note = BTreeMap::from([("note.txt".to_owned(), "one".to_owned())]);
+    machine.push(&repository, "one", &note, "Add a note").await;
+    let pull = machine.open_pull(&repository, "one", "Add a note").await;
+    machine.serves("visits-pr-1", "visits: 1, hits: :1").await;
+    machine.serves("visits-pr-1", "visits: 2, hits: :2").await;
+
+    // Nobody gets into a neighbour's database, not even with its name.
+    let of = async |app: &str| {
+        let environment: serde_json::Value = serde_json::from_str(&asked(&machine, app, "/env").await).expect("JSON");
+        environment["DATABASE_URL"].as_str().expect("a database").to_owned()
+    };
+    let (ours, theirs) = (of("visits-pr-1").await, of("visits-staging").await);
+    assert_ne!(ours, theirs);
+    assert!(ours.contains("@127.0.0.1:5432/"), "{ours}");
+    let name = |url: &str| url.rsplit('/').next().expect("a name").to_owned();
+    let trespass = ours.replace(&format!("/{}", name(&ours)), &format!("/{}", name(&theirs)));
+    for url in
+        [&trespass, &trespass.replace(&name(&theirs), "postgres"), &trespass.replace(&name(&theirs), "template1")]
+    {
+        let path = format!("/sql?q={}&url={}", encoded("SELECT 1"), encoded(url));
+        let said = asked(&machine, "visits-pr-1", &path).await;
+        assert!(said.contains("permission denied for database"), "{url}: {said}");
+    }
+    for statement in ["CREATE ROLE intruder", "CREATE DATABASE more", "COPY (SELECT 1) TO PROGRAM 'id'"] {
+        let said = asked(&machine, "visits-pr-1", &format!("/sql?q={}", encoded(statement))).await;
+        assert!(said.starts_with("error:") && said.contains("permission denied"), "{statement}: {said}");
+    }
+    for order in ["CONFIG SET dir /tmp", "MODULE LIST", "SHUTDOWN", "ACL LIST"] {
+        let said = asked(&machine, "visits-pr-1", &format!("/redis?q={}", encoded(order))).await;
+        assert!(said.starts_with("-NOPERM"), "{order}: {said}");
+    }
+
+    // Neither the control plane's death nor the server's takes anything away.
+    machine.kill_serve();
+    machine.serves("visits-pr-1", "visits: 3, hits: :3").await;
+    machine.serve().await;
+    let postgres = machine.processes("addons.postgres");
+    assert_eq!(postgres.len(), 1, "{postgres:#?}");
+    for pid in postgres.values().flatten() {
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(*pid), nix::sys::signal::Signal::SIGKILL).expect("kill it");
+    }
+    let comes_back = async || {
+        let said = asked(&machine, "visits-pr-1", &format!("/sql?q={}", encoded("SELECT count(*) FROM visits"))).await;
+        anyhow::ensure!(said == "3", "it says {said}");
+        Ok(())
+    };
+    machine.expect("the server to be started again with its data", comes_back).await;
+
+    let doctor = machine.api("/api/v1/doctor").await.expect("the API answers");
+    assert_eq!(doctor["leftovers"], json!([]), "{doctor}");
+    let lines = doctor["addons"].as_array().expect("a list");
+    let mut owners: Vec<String> = lines
+        .iter()
+        .map(|line| format!("{} {} {}", line["owner"], line["plan"], line["state"]).replace('"', ""))
+        .collect();
+    owners.sort();
+    let expected = ["visits-pr-1", "visits-staging"].iter().flat_map(|app| {
+        ["heroku-postgresql:mini", "heroku-redis:mini"].map(|plan| format!("{app} {plan} provisioned"))
+    });
+    assert_eq!(owners, expected.collect::<Vec<_>>());
+    assert!(machine.says(&["doctor"]).await.contains("heroku-postgresql:mini"), "the command line lists them");
+
+    let path = format!("/repos/{repository}/pulls/{pull}");
+    machine.github(reqwest::Method::PATCH, &path, Some(json!({ "state": "closed" }))).await;
+    let gone = async || {
+        let doctor = machine.api("/api/v1/doctor").await?;
+        let left = doctor["addons"].to_string();
+        anyhow::ensure!(!left.contains("visits-pr-1"), "{left}");
+        anyhow::ensure!(doctor["leftovers"] == json!([]), "{doctor}");
+        Ok(())
+    };
+    machine.expect("its add-ons to go with it", gone).await;
+    let names =
+        asked(&machine, "visits-staging", &format!("/sql?q={}", encoded("SELECT datname FROM pg_database"))).await;
+    assert!(names.contains(&name(&theirs)) && !names.contains(&name(&ours)), "{names}");
+    machine.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_add_on_fails_the_deploy_with_a_sentence() {
+    let machine = Machine::start().await;
+    let repository = machine.make_repository("visits", &visits(r#"["acme-search:small"]"#)).await;
+    let note = BTreeMap::from([("note.txt".to_owned(), "one".to_owned())]);
+    machine.push(&repository, "one", &note, "Add a note").await;
+    let pull = machine.open_pull(&repository, "one", "Add a note").await;
+    let said = machine.comment_says(&repository, pull, "acme-search:small").await;
+    assert!(said.contains("no provider named acme-search is known here"), "{said}");
+    machine.leave().await;
+}
+
+async fn push(town: &Town, repository: &str, branch: &str, addons: &str, page: &str) -> String {
+    let files = json!({
+        "Procfile": "web: serve\nrelease: migrate\n",
+        "app.json": format!(r#"{{"addons": {addons}}}"#),
+        "page.txt": page,
+    });
+    town.push_files(repository, branch, files).await
+}
+
+/// A town whose apps get their databases from this server.
+async fn town_with(postgres: &Postgres, outside: Option<Arc<Outside>>) -> Town {
+    let url = postgres.url();
+    Town::start_with(outside, move |config: &mut Config| config.addons.postgres.url = Some(Secret::new(url.clone())))
+        .await
+}
+
+/// Opens, looks at and closes a pull request with a database, with a kill at the `n`-th crossing (0: none).
+async fn play(n: u64) -> (Vec<String>, Vec<&'static str>) {
+    let postgres = Postgres::start().await;
+    let outside = Outside::stopping_at(n);
+    let mut town = town_with(&postgres, Some(outside.clone())).await;
+    let addons = r#"["heroku-postgresql:mini"]"#;
+    let repository = town.make_repository("hello", "one").await;
+    push(&town, &repository, "change", addons, "two").await;
+    let pull = town.open_pull(&repository, "change", "Say two").await;
+    settle_through_a_kill(&mut town, &outside).await;
+    let mut seen = Vec::new();
+    assert_eq!(town.served("hello-pr-1").as_deref(), Some("two"));
+    let made = postgres.made().await;
+    assert_eq!(made.len(), 2, "one database and one role: {made:?}");
+    let spec =
+        town.memory.history().into_iter().rev().find(|spec| spec.name == "web.1" && spec.labels["app"] == "hello-pr-1");
+    let url = spec.expect("it was started").environment["DATABASE_URL"].clone();
+    let (login, name) = url.trim_start_matches("postgres://").rsplit_once('/').expect("a name");
+    let (user, password) = login.split('@').next().and_then(|login| login.split_once(':')).expect("a login");
+    let app = postgres.connect(user, password, name).await.expect("the app gets in");
+    app.batch_execute("CREATE TABLE t (x int); INSERT INTO t VALUES (1)").await.expect("the app owns its database");
+    seen.push(format!("the app writes; {} things", made.len()));
+    town.close(&pull).await;
+    settle_through_a_kill(&mut town, &outside).await;
+    seen.push(format!("{:?}", postgres.made().await));
+    town.leave().await;
+    (seen, outside.names())
+}
+
+async fn settle_through_a_kill(town: &mut Town, outside: &Arc<Outside>) {
+    if town.settle().await == Settled::Stopped {
+        town.kill().await;
+        town.boot(None).await;
+        landfall::reconcile::resync(town.world()).await.expect("GitHub can be asked");
+        assert_eq!(town.settle().await, Settled::Quiet);
+    }
+    assert!(outside.crossed() > 0);
+}
+
+#[actix_web::test]
+async fn a_kill_at_any_step_of_an_add_on_leaves_one_database_and_then_none() {
+    let (expected, names) = play(0).await;
+    assert_eq!(expected, ["the app writes; 2 things", "[]"]);
+    for needed in ["postgres role", "postgres database", "postgres walls", "postgres open", "postgres drop database"] {
+        assert!(names.contains(&needed), "{needed} is not crossed: {names:?}");
+    }
+    let mine: Vec<u64> = (1..)
+        .zip(&names)
+        .filter(|(_, name)| name.starts_with("postgres ") || name.starts_with("addon "))
+        .map(|(number, _)| number)
+        .collect();
+    for chunk in mine.chunks(4) {
+        let rounds = chunk.iter().map(|n| async move { (*n, play(*n).await.0) });
+        for (n, seen) in futures_util::future::join_all(rounds).await {
+            assert_eq!(seen, expected, "killed at {n}, {}", names[usize::try_from(n).expect("small") - 1]);
+        }
+    }
+}
+
+#[actix_web::test]
+async fn a_review_app_begins_with_a_copy_of_the_template() {
+    let postgres = Postgres::start().await;
+    let operator = postgres.operator("postgres").await;
+    operator.batch_execute("CREATE DATABASE scrubbed").await.expect("a template");
+    let template = postgres.operator("scrubbed").await;
+    template
+        .batch_execute(
+            "CREATE SCHEMA shop; CREATE TYPE shop.colour AS ENUM ('red'); CREATE TABLE shop.items (id serial PRIMARY KEY, \
+             colour shop.colour); INSERT INTO shop.items (colour) VALUES ('red'); CREATE VIEW shop.red AS SELECT * FROM \
+             shop.items; CREATE FUNCTION shop.one() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+        )
+        .await
+        .expect("data");
+    drop(template);
+    let url = postgres.url();
+    let town = Town::start_with(None, move |config: &mut Config| {
+        config.addons.postgres.url = Some(Secret::new(url.clone()));
+        config.addons.postgres.template = Some("scrubbed".to_owned());
+    })
+    .await;
+    let repository = town.make_repository("hello", "one").await;
+    push(&town, &repository, "change", r#"["heroku-postgresql"]"#, "two").await;
+    let pull = town.open_pull(&repository, "change", "Say two").await;
+    town.settle().await;
+    let (user, password, name) = database_of(&town, "hello-pr-1");
+    let app = postgres.connect(&user, &password, &name).await.expect("the app gets in");
+    app.batch_execute(
+        "INSERT INTO shop.items (colour) VALUES ('red'); ALTER TABLE shop.items ADD note text; DROP VIEW shop.red; \
+         ALTER TYPE shop.colour ADD VALUE 'blue'; DROP FUNCTION shop.one(); CREATE TABLE own (x int)",
+    )
+    .await
+    .expect("what was copied is the app's own");
+    let count: i64 = app.query_one("SELECT count(*) FROM shop.items", &[]).await.expect("rows").get(0);
+    assert_eq!(count, 2);
+    let untouched: i64 = postgres
+        .operator("scrubbed")
+        .await
+        .query_one("SELECT count(*) FROM shop.items", &[])
+        .await
+        .expect("the template is as it was")
+        .get(0);
+    assert_eq!(untouched, 1);
+    assert!(postgres.connect(&user, &password, "scrubbed").await.is_ok_and(|_| true), "the operator left it open");
+    town.close(&pull).await;
+    town.settle().await;
+    assert_eq!(postgres.made().await, Vec::<String>::new());
+    town.leave().await;
+}
+
+fn database_of(town: &Town, app: &str) -> (String, String, String) {
+    let history = town.memory.history();
+    let spec = history.iter().rev().find(|spec| spec.name == "web.1" && spec.labels["app"] == app).expect("it started");
+    let url = &spec.environment["DATABASE_URL"];
+    let (login, name) = url.trim_start_matches("postgres://").rsplit_once('/').expect("a name");
+    let (user, password) = login.split('@').next().and_then(|login| login.split_once(':')).expect("a login");
+    (user.to_owned(), password.to_owned(), name.to_owned())
+}
+
+#[actix_web::test]
+async fn a_version_that_the_server_does_not_have_is_refused_with_a_sentence() {
+    let postgres = Postgres::start().await;
+    let town = town_with(&postgres, None).await;
+    let repository = town.make_repository("hello", "one").await;
+    let addons = r#"[{"plan": "heroku-postgresql", "options": {"version": "99"}}]"#;
+    push(&town, &repository, "change", addons, "two").await;
+    let pull = town.open_pull(&repository, "change", "Say two").await;
+    town.settle().await;
+    let comment = town.comment(&pull).await;
+    assert!(comment.contains("version 99 was asked for, and the server has version"), "{comment}");
+    assert_eq!(postgres.made().await, Vec::<String>::new());
+    town.close(&pull).await;
+    town.settle().await;
+    town.leave().await;
+}
+
+#[actix_web::test]
+async fn each_test_node_has_its_own_database_until_it_is_done() {
+    let postgres = Postgres::start().await;
+    let town = town_with(&postgres, None).await;
+    let repository = town.make_repository("hello", "one").await;
+    let files = json!({
+        "Procfile": "web: serve\n",
+        "app.json": r#"{"environments": {"test": {"addons": ["heroku-postgresql:in-dyno"],
+            "formation": {"test": {"quantity": 2}}, "scripts": {"test": "check"}}}}"#,
+        "page.txt": "two",
+    });
+    let commit = town.push_files(&repository, "change", files).await;
+    let pull: Pull = town.open_pull(&repository, "change", "Say two").await;
+    town.settle().await;
+    let checks = town.checks(&repository, &commit).await;
+    assert_eq!(checks[0].0, "success", "{checks:?}");
+    let mut urls: Vec<String> = town
+        .memory
+        .history()
+        .iter()
+        .filter(|spec| spec.name.starts_with("test."))
+        .filter_map(|spec| spec.environment.get("DATABASE_URL").cloned())
+        .collect();
+    urls.sort();
+    urls.dedup();
+    assert_eq!(urls.len(), 2, "two nodes, two databases: {urls:?}");
+    assert_eq!(postgres.made().await, Vec::<String>::new(), "they go with their nodes");
+    town.close(&pull).await;
+    town.settle().await;
+    town.leave().await;
+}
+
+#[actix_web::test]
+async fn an_operator_s_redis_gives_each_app_its_own_keys() {
+    let redis = Redis::start().await;
+    let url = redis.url();
+    let town =
+        Town::start_with(None, move |config: &mut Config| config.addons.redis.url = Some(Secret::new(url.clone())))
+            .await;
+    let repository = town.make_repository("hello", "one").await;
+    push(&town, &repository, "main", r#"["heroku-redis"]"#, "two").await;
+    push(&town, &repository, "change", r#"["heroku-redis"]"#, "three").await;
+    let pull = town.open_pull(&repository, "change", "Say three").await;
+    town.settle().await;
+    let of = |app: &str| {
+        let history = town.memory.history();
+        let found = history.iter().rev().find(|spec| spec.name == "web.1" && spec.labels["app"] == app);
+        let environment = found.expect("it started").environment.clone();
+        (environment["REDIS_URL"].clone(), environment["REDIS_PREFIX"].clone())
+    };
+    let ((ours, prefix), (_, theirs)) = (of("hello-pr-1"), of("hello-staging"));
+    let login = ours.trim_start_matches("redis://").split('@').next().expect("a login").to_owned();
+    let (user, password) = login.split_once(':').expect("user and password");
+    let port = redis.url().rsplit(':').next().and_then(|port| port.parse::<u16>().ok()).expect("a port");
+    let said = |words: &'static str| {
+        let (user, password, prefix, theirs) = (user.to_owned(), password.to_owned(), prefix.clone(), theirs.clone());
+        async move {
+            let line = words.replace("OURS", &prefix).replace("THEIRS", &theirs);
+            talk(port, &[&format!("AUTH {user} {password}"), &line]).await.pop().expect("an answer")
+        }
+    };
+    assert_eq!(said("SET OURSx 1").await, "+OK");
+    assert!(said("GET THEIRSx").await.starts_with("-NOPERM"));
+    assert!(said("FLUSHALL").await.starts_with("-NOPERM"));
+    town.close(&pull).await;
+    town.settle().await;
+    assert!(said("PING").await.starts_with("-WRONGPASS") || said("PING").await.starts_with("-NOAUTH"));
+    let left = talk(port, &["AUTH default pw", "DBSIZE"]).await;
+    assert_eq!(left.last().map(String::as_str), Some(":0"), "its keys went with it");
+    town.leave().await;
+}
+
+/// Redis' inline protocol: a line, and the first line of the answer.
+async fn talk(port: u16, lines: &[&str]) -> Vec<String> {
+    use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufStream};
+    let mut stream = BufStream::new(tokio::net::TcpStream::connect(("127.0.0.1", port)).await.expect("it listens"));
+    let mut answers = Vec::new();
+    for line in lines {
+        stream.write_all(format!("{line}\r\n").as_bytes()).await.expect("it reads");
+        stream.flush().await.expect("it reads");
+        let mut answer = String::new();
+        stream.read_line(&mut answer).await.expect("it answers");
+        answers.push(answer.trim().to_owned());
+    }
+    answers
+}
+
+#[actix_web::test]
+async fn a_partner_is_asked_once_for_each_add_on_whatever_it_answers() {
+    let partner = Partner::start();
+    {
+        let mut kept = partner.kept.lock().unwrap();
+        kept.slow = 2;
+        kept.broken = 1;
+    }
+    let url = partner.url.clone();
+    let town = Town::start_with(None, move |config: &mut Config| {
+        let declared = landfall::config::PartnerAddons {
+            base_url: url.clone(),
+            username: "acme".to_owned(),
+            password: Secret::new("pw"),
+            region: "here".to_owned(),
+        };
+        config.addons.partner.insert("acme".to_owned(), declared);
+    })
+    .await;
+    let repository = town.make_repository("hello", "one").await;
+    push(&town, &repository, "change", r#"["acme:small"]"#, "two").await;
+    let pull = town.open_pull(&repository, "change", "Say two").await;
+    town.settle().await;
+    let resources = partner.resources();
+    assert_eq!(resources.values().map(String::as_str).collect::<Vec<_>>(), ["small"], "{:?}", partner.calls());
+    let (uuid, _) = resources.first_key_value().expect("one resource");
+    let history = town.memory.history();
+    let web = history.iter().rev().find(|spec| spec.name == "web.1" && spec.labels["app"] == "hello-pr-1");
+    assert_eq!(web.expect("it started").environment["ACME_URL"], format!("https://acme.test/{uuid}"));
+
+    push(&town, &repository, "change", r#"["acme:large"]"#, "three").await;
+    town.settle().await;
+    assert_eq!(partner.resources().values().map(String::as_str).collect::<Vec<_>>(), ["large"]);
+    push(&town, &repository, "change", r#"["acme:large", {"plan": "acme:unheard-of", "as": "SECOND"}]"#, "four").await;
+    town.settle().await;
+    let comment = town.comment(&pull).await;
+    assert!(comment.contains("acme:unheard-of") && comment.contains("no such plan"), "{comment}");
+    town.close(&pull).await;
+    town.settle().await;
+    assert!(partner.resources().is_empty(), "{:?}", partner.calls());
+    town.leave().await;
+    partner.stop().await;
+}

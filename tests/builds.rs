@@ -1,0 +1,214 @@
+//! Builds: what they are made from, what they may not do, and what is kept of them.
+
+use crate::support::machine::{Machine, hello};
+use crate::support::town::{CUTS, ENDLESS_MIGRATION, Town};
+use landfall::domain::{BuildState, SlugDigest};
+use landfall::reconcile;
+use reqwest::Method;
+use serde_json::json;
+use std::time::SystemTime;
+
+fn entries(folder: &std::path::Path) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+    entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect()
+}
+
+#[actix_web::test]
+async fn what_has_to_be_ended_says_so_in_the_pull_request_and_leaves_nothing() {
+    let town = Town::start().await;
+    let repository = town.make_repository("hello", "one").await;
+    town.push(&repository, "change", "two").await;
+    let pull = town.open_pull(&repository, "change", "Say two").await;
+    town.settle().await;
+    let expected = [
+        "The build took longer than it may and was ended.",
+        "The build wrote more to the disk than it may and was ended.",
+        "The build wrote more output than it may and was ended.",
+    ];
+    let ended = "The release phase took longer than it may and was ended, so nothing of what serves was touched.";
+    let pages = CUTS.iter().map(|(page, _)| *page).zip(expected).chain([(ENDLESS_MIGRATION, ended)]);
+    for (page, expected) in pages {
+        town.push(&repository, "change", page).await;
+        town.settle().await;
+        let comment = town.comment(&pull).await;
+        assert!(comment.contains(expected), "{page}: {comment}");
+        assert_eq!(town.served("hello-pr-1").as_deref(), Some("two"), "after {page}");
+        let world = town.world();
+        assert_eq!(entries(&world.folder("builds")), Vec::<String>::new(), "after {page}");
+    }
+    let id = town.world().store.repositories().unwrap()[0].id;
+    assert_eq!(entries(&town.world().folder("cache").join(id.to_string())).len(), 2, "a cache for each branch");
+    town.leave().await;
+}
+
+#[actix_web::test]
+async fn files_that_break_their_rules_are_named_with_their_line() {
+    let town = Town::start().await;
+    let repository = town.make_repository("hello", "one").await;
+    town.push(&repository, "change", "two").await;
+    let pull = town.open_pull(&repository, "change", "Say two").await;
+    town.settle().await;
+    let packs = |url: &str| format!("{{\"buildpacks\": [{{\"url\": \"{url}\"}}]}}");
+    let missing = format!("{}/{repository}.git#none", town.sim.url());
+    for (file, text, expected) in [
+        ("app.json", "{\n  \"name\": ,\n}".to_owned(), vec!["The file app.json breaks its rules.", "line 2"]),
+        (
+            "app.json",
+            packs("cobol"),
+            vec!["A buildpack that this repository asks for cannot be had.", "cobol", "nodejs"],
+        ),
+        ("app.json", packs("http://169.254.169.254/x"), vec!["169.254.169.254 is not among build.buildpack_hosts"]),
+        ("app.json", packs(&missing), vec!["there is no such branch, tag or commit"]),
+        (
+            ".github/landfall.toml",
+            "[build]\nbuildpack = 1\n".to_owned(),
+            vec!["The file .github/landfall.toml", "line 2"],
+        ),
+    ] {
+        town.push_files(&repository, "change", json!({ file: text, "page.txt": text })).await;
+        town.settle().await;
+        let comment = town.comment(&pull).await;
+        for expected in expected {
+            assert!(comment.contains(expected), "{expected}: {comment}");
+        }
+        town.push_files(&repository, "change", json!({ file: "{}", "page.txt": file })).await;
+        town.push_files(&repository, "change", json!({ ".github/landfall.toml": "" })).await;
+        town.settle().await;
+    }
+    town.leave().await;
+}
+
+#[actix_web::test]
+async fn a_buildpack_from_git_is_pinned_and_one_that_moved_is_built_anew() {
+    let town = Town::start().await;
+    let pack = town.make_repository("pack", "first").await;
+    let repository = town.make_repository("hello", "one").await;
+    let url = format!("{}/{pack}.git", town.sim.url());
+    let files = json!({ "app.json": format!("{{\"buildpacks\": [{{\"url\": \"{url}#main\"}}]}}"), "page.txt": "two" });
+    town.push_files(&repository, "main", files.clone()).await;
+    town.settle().await;
+    let head = town.head(&pack, "main").await;
+    let pinned = |town: &Town| -> Vec<String> {
+        let builds = town.world().store.builds().unwrap();
+        builds.into_iter().flat_map(|build| build.buildpacks).collect()
+    };
+    assert_eq!(pinned(&town), [format!("{url}#{head}")]);
+    assert_eq!(town.served("hello-staging").as_deref(), Some("two"));
+    let spec = town.memory.history().into_iter().find(|spec| spec.environment.contains_key("BUILDPACKS"));
+    assert!(spec.is_some());
+
+    town.push(&pack, "main", "second").await;
+    town.settle().await;
+    // The same files again, on another branch, are the same tree.
+    town.push_files(&repository, "again", files).await;
+    town.open_pull(&repository, "again", "Again").await;
+    town.settle().await;
+    let moved = town.head(&pack, "main").await;
+    let mut both = vec![format!("{url}#{head}"), format!("{url}#{moved}")];
+    let mut found = pinned(&town);
+    both.sort();
+    found.sort();
+    assert_eq!(found, both, "one build for each commit of the buildpack");
+    town.leave().await;
+}
+
+#[actix_web::test]
+async fn slugs_that_nothing_needs_are_removed_and_built_again_when_they_are_wanted() {
+    let town = Town::start().await;
+    let repository = town.make_repository("hello", "one").await;
+    town.settle().await;
+    town.push(&repository, "change", "two").await;
+    let pull = town.open_pull(&repository, "change", "Say two").await;
+    town.settle().await;
+    town.close(&pull).await;
+    town.settle().await;
+    let world = town.world().clone();
+    let archives = || {
+        let mut names = entries(&world.folder("archives"));
+        names.retain(|name| name.ends_with(".tar.zst"));
+        names
+    };
+    assert_eq!(archives().len(), 2);
+    reconcile::tidy(&world).await.expect("it tidies up");
+    assert_eq!(archives().len(), 2, "what was just built is kept");
+    for mut build in world.store.builds().unwrap() {
+        if let BuildState::Succeeded { at, .. } = &mut build.state {
+            at.0 = 0;
+        }
+        world.commit(move |tx| tx.put_build(&build)).await.unwrap();
+    }
+    reconcile::tidy(&world).await.expect("it tidies up");
+    assert_eq!(archives().len(), 2, "what was just written is kept");
+    let age = || {
+        for name in archives() {
+            let file = std::fs::File::options().write(true).open(world.folder("archives").join(name)).unwrap();
+            file.set_modified(SystemTime::UNIX_EPOCH).unwrap();
+        }
+    };
+    age();
+    reconcile::tidy(&world).await.expect("it tidies up");
+    let staging = world.store.releases(&"hello-staging".parse().unwrap()).unwrap().remove(0).slug;
+    assert_eq!(archives(), [format!("{staging}.tar.zst")]);
+    let published: Vec<SlugDigest> =
+        landfall::platform::Platform::Memory(town.memory.clone()).published().await.unwrap();
+    assert_eq!(published, [staging]);
+
+    town.reopen(&pull).await;
+    town.settle().await;
+    assert_eq!(town.served("hello-pr-1").as_deref(), Some("two"), "it was built again");
+    assert_eq!(archives().len(), 2);
+    town.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_buildpack_from_git_builds_in_the_sandbox_and_its_excesses_are_named() {
+    let machine = Machine::with("[build]\ndisk_mb = 64\nslug_mb = 1\n").await;
+    machine.make_repository("pack", &[("README.md".to_owned(), "A buildpack.\n".to_owned())].into()).await;
+    let program = |text: &str| {
+        use base64::Engine;
+        let bytes = base64::engine::general_purpose::STANDARD.encode(format!("#!/bin/bash\n{text}\n"));
+        json!({ "base64": bytes, "executable": true })
+    };
+    let compile = "echo 'web: python3 server.py' >\"$1/Procfile\"; cat \"$3/TONE\"; touch \"$2/kept\"\n\
+                   case $(cat \"$1/mode\" 2>/dev/null) in\n\
+                   large) head -c 3000000 /dev/urandom >\"$1/large\" ;;\n\
+                   fill) for i in $(seq 200); do head -c 1M /dev/zero >\"$1/$i\"; done; sleep 1000 ;;\n\
+                   link) ln -s ../../etc/hostname \"$1/link\" ;;\n\
+                   esac";
+    let files = json!({ "bin/compile": program(compile), "bin/test": program("echo 1..1; echo ok 1 of a buildpack") });
+    let push =
+        json!({ "repo": "olivia/pack", "branch": "main", "files": files, "message": "Write it", "user": "olivia" });
+    let pack = machine.github(Method::POST, "/_/push", Some(push)).await;
+    let commit = pack["sha"].as_str().expect("a commit").to_owned();
+
+    let mut app = hello();
+    app.remove("Procfile");
+    let url = format!("http://{}/olivia/pack.git#{commit}", machine.github);
+    let manifest = json!({ "buildpacks": [{ "url": url }], "env": { "TONE": "warm" } });
+    app.insert("app.json".to_owned(), manifest.to_string());
+    let repository = machine.make_repository("hello", &app).await;
+    machine.serves("hello-staging", "Hello, world!").await;
+
+    for (number, (mode, expected)) in [
+        ("large", "The built code is larger than a slug may be"),
+        ("link", "A link in the built code leads out of it"),
+        ("fill", "The build wrote more to the disk than it may and was ended."),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let files = [("mode".to_owned(), mode.to_owned())].into();
+        machine.push(&repository, "change", &files, "Be excessive").await;
+        if number == 0 {
+            machine.open_pull(&repository, "change", "Be excessive").await;
+        }
+        machine.comment_says(&repository, 1, expected).await;
+    }
+    let nothing_left = async || {
+        let left = entries(&machine.path("data/builds"));
+        anyhow::ensure!(left.is_empty(), "{left:?}");
+        Ok(())
+    };
+    machine.expect("the builds' folders to go", nothing_left).await;
+    machine.leave().await;
+}
