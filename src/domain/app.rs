@@ -1,6 +1,8 @@
 //! An app: what it should run (its newest deploy), and what it runs (its live release).
 
-use super::{AppName, Failure, ProcessId, PullNumber, ReleaseNumber, RepositoryId, RunNumber, Sha, SlugDigest, Stage};
+use super::{
+    AppName, Failure, ProcessId, PullNumber, ReleaseNumber, RepositoryId, RunNumber, Sha, SlugDigest, Stage, Watch,
+};
 use crate::clock::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -38,6 +40,9 @@ pub struct App {
     /// It is not stale before this.
     #[serde(default)]
     pub kept_until: Option<Timestamp>,
+    /// The newest watch over a release; over when its time is, or when something else serves.
+    #[serde(default)]
+    pub watch: Option<Watch>,
 }
 
 /// How many deploys an app remembers.
@@ -87,9 +92,21 @@ pub enum Cause {
     /// Built from the commit (or found built, where the tree is the same).
     Push,
     /// Another app's slug as it is, with this app's own config.
-    Promotion { from: AppName, release: ReleaseNumber, slug: SlugDigest },
+    Promotion {
+        from: AppName,
+        release: ReleaseNumber,
+        slug: SlugDigest,
+        /// Percent of the requests at first, and for how many seconds.
+        #[serde(default)]
+        canary: Option<(u8, u64)>,
+    },
     /// An earlier release's slug and config.
-    Rollback { to: ReleaseNumber },
+    Rollback {
+        to: ReleaseNumber,
+        /// The release that was found worse than the one before it; `None` where a person wanted it.
+        #[serde(default)]
+        guard: Option<ReleaseNumber>,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

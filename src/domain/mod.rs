@@ -4,6 +4,7 @@
 mod ids;
 mod secret;
 mod failure;
+mod guard;
 mod repository;
 mod pipeline;
 mod app;
@@ -25,6 +26,7 @@ pub use command::*;
 pub use delivery::*;
 pub use event::*;
 pub use failure::*;
+pub use guard::*;
 pub use ids::*;
 pub use manifest::*;
 pub use pipeline::*;

@@ -23,6 +23,7 @@ mod shipment;
 mod start;
 mod sweep;
 mod trouble;
+mod watch;
 
 pub use act::log_file;
 pub use addons::{AddonLine, addon_lines};

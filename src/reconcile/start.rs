@@ -24,7 +24,7 @@ pub(super) async fn make_release(world: &World, app: &App, number: u64) -> Resul
         return Ok(());
     };
     let made = match &deploy.cause {
-        Cause::Rollback { to } => earlier(world, app, *to)?,
+        Cause::Rollback { to, .. } => earlier(world, app, *to)?,
         Cause::Promotion { slug, .. } => of_slug(world, app, slug)?,
         Cause::Push => {
             let Some(slug) = built(world, app, deploy)? else { return Ok(()) };
@@ -187,6 +187,7 @@ pub(super) async fn process(
     kind: &str,
     ordinal: u16,
     attempt: u32,
+    crashes: u32,
 ) -> Result<(), Trouble> {
     let Some(release) = world.store.release(&app.name, number)? else {
         return Err(Trouble::bug(format!("{number} of {} has no record", app.name)));
@@ -212,6 +213,7 @@ pub(super) async fn process(
             (label::TYPE, kind.to_owned()),
             (label::ORDINAL, ordinal.to_string()),
             (label::ATTEMPT, attempt.to_string()),
+            (label::CRASHES, crashes.to_string()),
         ]
         .map(|(name, value)| (name.to_owned(), value))
         .into(),

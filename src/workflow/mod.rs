@@ -7,12 +7,14 @@
 mod addons;
 mod commands;
 mod deploy;
+mod guard;
 mod intake;
 mod parse;
 mod policy;
 mod report;
 mod sleep;
 mod test_run;
+mod watch;
 
 pub use addons::{AddonsView, is_as_asked};
 pub use commands::{PromotionWish, needs_right, promote, roll_back};
@@ -26,6 +28,7 @@ pub use report::{
 };
 pub use sleep::Use;
 pub use test_run::{RunView, SETUP_FAILED, plan_run, test_script, verdict};
+pub use watch::WatchView;
 
 use crate::clock::Timestamp;
 use crate::domain::*;
@@ -162,6 +165,8 @@ pub enum Action {
         kind: String,
         ordinal: u16,
         attempt: u32,
+        /// How many times in a row it has crashed.
+        crashes: u32,
     },
     StartNode {
         node: u16,
@@ -193,6 +198,15 @@ pub enum Action {
     GoLive {
         deploy: u64,
     },
+    /// The deploy's release gets a share of the requests from now on: note what there is to compare it with.
+    Watch {
+        deploy: u64,
+    },
+    /// The live release is worse than the one before it: say so, and want that one again.
+    GoBack {
+        deploy: u64,
+        failure: Failure,
+    },
     PlanNodes {
         nodes: u16,
     },
@@ -214,6 +228,8 @@ pub struct ProcessView {
     pub kind: String,
     pub ordinal: u16,
     pub attempt: u32,
+    /// How many times in a row it had crashed before this start.
+    pub crashes: u32,
     pub state: ProcessState,
 }
 
