@@ -3,6 +3,7 @@
 
 use crate::domain::Secret;
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -127,10 +128,39 @@ pub struct Apps {
     pub drain_seconds: u64,
     /// as on Heroku, SIGKILL comes 30 s after SIGTERM.
     pub grace_seconds: u64,
+    /// Dyno sizes besides Heroku's, or instead of them: `[apps.sizes.standard-2x]`.
+    pub sizes: BTreeMap<String, Size>,
+    /// Processes that one app may have at a time, all types together.
+    pub max_processes_per_app: u16,
+    /// Processes that all apps may be scaled to, together.
+    pub max_processes: u32,
+    /// One-off processes that one app may have at a time.
+    pub max_one_offs: usize,
     /// Review apps that nobody used for so long are put to sleep, unless their `[web] sleep_after` says otherwise; 0
     /// lets them run.
     pub sleep_minutes: u64,
 }
+
+/// What a process of one dyno size may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Size {
+    pub memory_mb: u64,
+    /// Thousandths of a core.
+    pub cpu_millis: u64,
+}
+
+/// Heroku's sizes above the smallest ones, with the memory that its table of dyno types gives them. The smallest ones
+/// (`eco`, `basic`, `standard-1x`) have what `apps.memory_mb` and `apps.cpu_millis` say.
+const SIZES: [(&str, Size); 6] = [
+    ("standard-2x", Size { memory_mb: 1024, cpu_millis: 2000 }),
+    ("performance-m", Size { memory_mb: 2560, cpu_millis: 2000 }),
+    ("performance-l", Size { memory_mb: 14 << 10, cpu_millis: 8000 }),
+    ("performance-l-ram", Size { memory_mb: 30 << 10, cpu_millis: 4000 }),
+    ("performance-xl", Size { memory_mb: 62 << 10, cpu_millis: 8000 }),
+    ("performance-2xl", Size { memory_mb: 126 << 10, cpu_millis: 16_000 }),
+];
+const SMALLEST: [&str; 3] = ["eco", "basic", "standard-1x"];
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -320,6 +350,10 @@ impl Default for Apps {
             boot_seconds: 60,
             drain_seconds: 30,
             grace_seconds: 30,
+            sizes: BTreeMap::new(),
+            max_processes_per_app: 50,
+            max_processes: 500,
+            max_one_offs: 10,
             sleep_minutes: 30,
         }
     }
@@ -362,6 +396,22 @@ impl RedisAddons {
 impl Default for Sandbox {
     fn default() -> Sandbox {
         Sandbox { toolchains: Vec::new() }
+    }
+}
+
+impl Apps {
+    /// What a size allows; one that nobody knows is as the smallest ones.
+    pub fn size(&self, name: &str) -> Size {
+        let known = || SIZES.iter().find(|(known, _)| *known == name).map(|(_, size)| *size);
+        let smallest = Size { memory_mb: self.memory_mb, cpu_millis: self.cpu_millis };
+        self.sizes.get(name).copied().or_else(known).unwrap_or(smallest)
+    }
+
+    /// The names that somebody may scale to, sorted.
+    pub fn size_names(&self) -> Vec<String> {
+        let known = SMALLEST.into_iter().chain(SIZES.into_iter().map(|(name, _)| name)).map(str::to_owned);
+        let names: std::collections::BTreeSet<String> = known.chain(self.sizes.keys().cloned()).collect();
+        names.into_iter().collect()
     }
 }
 
@@ -421,6 +471,13 @@ impl Config {
             .any(|partner| !partner.base_url.starts_with("http://") && !partner.base_url.starts_with("https://"))
         {
             return invalid("addons.partner.<service>.base_url", "must begin with http:// or https://");
+        }
+        let odd = |name: &&String| name.is_empty() || name.to_ascii_lowercase() != **name;
+        if self.apps.sizes.keys().any(|name| odd(&name)) {
+            return invalid("apps.sizes", "names of sizes are in lower case");
+        }
+        if self.apps.sizes.values().any(|size| size.memory_mb == 0) {
+            return invalid("apps.sizes", "a size has at least 1 MB of memory");
         }
         if self.router.domain.is_empty() || self.router.domain.contains(['/', ':', ' ']) {
             return invalid("router.domain", "must be a host name such as apps.example.com, without scheme or port");
@@ -520,6 +577,18 @@ mod tests {
         assert_eq!(config.github.webhook_secret.as_ref().map(Secret::expose), Some("12345"));
         assert_eq!(config.apps.boot_seconds, 60);
         assert!(!format!("{config:?}").contains("12345"));
+    }
+
+    #[test]
+    fn sizes_are_herokus_unless_the_file_says_otherwise() {
+        let text = "[apps]\nmemory_mb = 300\n[apps.sizes.standard-2x]\nmemory_mb = 700\ncpu_millis = 1500\n";
+        let apps = load(text, &[]).unwrap().apps;
+        assert_eq!(apps.size("standard-1x"), Size { memory_mb: 300, cpu_millis: 1000 });
+        assert_eq!(apps.size("standard-2x"), Size { memory_mb: 700, cpu_millis: 1500 });
+        assert_eq!(apps.size("performance-m").memory_mb, 2560);
+        assert!(apps.size_names().contains(&"eco".to_owned()));
+        let error = load("[apps.sizes.Standard-2X]\nmemory_mb = 1\ncpu_millis = 1\n", &[]).unwrap_err();
+        assert!(error.to_string().contains("lower case"), "{error}");
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod support {
 mod addons;
 mod browser;
 mod builds;
+mod config_vars;
 mod crash;
 mod documents;
 mod github_client;

@@ -6,6 +6,7 @@
 mod audit;
 mod client;
 mod machine;
+mod orders;
 mod print;
 mod show;
 
@@ -54,11 +55,33 @@ enum Command {
     /// List an app's processes, or everybody's
     Ps { app: Option<AppName> },
     /// End an app's processes; each is started anew
-    Restart { app: AppName },
+    Restart {
+        app: AppName,
+        /// One process (web.1), or those of one type (web)
+        process: Option<String>,
+    },
+    /// Show how many processes an app runs, or change it
+    Scale {
+        app: AppName,
+        /// TYPE=QUANTITY, TYPE=QUANTITY:SIZE or TYPE=SIZE
+        #[arg(value_name = "TYPE=QUANTITY")]
+        formation: Vec<String>,
+    },
+    /// Config vars, of an app or of a pipeline's stage
+    #[command(subcommand)]
+    Config(orders::Config),
+    /// Run a command once, with the code and config of the live release
+    Run(orders::Run),
     /// Show what an app's processes print, and its requests
     Logs(Logs),
     /// List an app's releases
-    Releases { app: AppName },
+    #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+    Releases {
+        #[arg(required = true)]
+        app: Option<AppName>,
+        #[command(subcommand)]
+        order: Option<ReleaseOrder>,
+    },
     /// Serve an earlier release again: the one before the live one, or the one that is named (v3)
     Rollback { app: AppName, release: Option<ReleaseNumber> },
     /// Put staging's release into production
@@ -199,6 +222,12 @@ enum Ci {
     Cancel { run: u64 },
 }
 
+#[derive(Subcommand)]
+enum ReleaseOrder {
+    /// Run the release phase of the newest deploy again, where that deploy failed
+    Retry { app: AppName },
+}
+
 /// Why a command was not done.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failed {
@@ -208,6 +237,9 @@ pub(crate) enum Failed {
     /// Something was found that needs a person; it was printed already.
     #[error("")]
     Found,
+    /// A program that was run for somebody ended with this status.
+    #[error("")]
+    Exit(u8),
     /// Nobody reads what is printed any more, as with `| head`.
     #[error("")]
     OutputClosed,
@@ -239,6 +271,7 @@ pub fn main() -> ExitCode {
     match result {
         Ok(()) | Err(Failed::OutputClosed) => ExitCode::SUCCESS,
         Err(Failed::Found) => ExitCode::FAILURE,
+        Err(Failed::Exit(code)) => ExitCode::from(code),
         Err(Failed::Said(sentence)) => {
             eprintln!("landfall: {sentence}");
             ExitCode::FAILURE
@@ -307,9 +340,14 @@ fn ask(config_file: &Path, json: bool, command: Command) -> Result<(), Failed> {
         match command {
             Command::Apps => show::apps(&client).await,
             Command::Ps { app } => show::processes(&client, app.as_ref()).await,
-            Command::Restart { app } => show::restart(&client, &app).await,
+            Command::Restart { app, process } => show::restart(&client, &app, process.as_deref()).await,
+            Command::Scale { app, formation } => orders::scale(&client, &app, &formation).await,
+            Command::Config(command) => orders::config(&client, &command).await,
+            Command::Run(run) => orders::run(&client, &run).await,
             Command::Logs(Logs { app, tail, lines }) => show::logs(&client, &app, tail, lines).await,
-            Command::Releases { app } => show::releases(&client, &app).await,
+            Command::Releases { order: Some(ReleaseOrder::Retry { app }), .. } => orders::retry(&client, &app).await,
+            Command::Releases { app: Some(app), order: None } => show::releases(&client, &app).await,
+            Command::Releases { app: None, order: None } => Ok(()),
             Command::Rollback { app, release } => show::roll_back(&client, &app, release).await,
             Command::Promote { hotfix, pipeline } => {
                 show::promote(&client, pipeline.as_deref(), hotfix.as_deref()).await
@@ -360,6 +398,19 @@ mod tests {
             "landfall ps hello-staging",
             "landfall restart hello-staging",
             "landfall logs hello-staging -t -n 5",
+            "landfall restart hello-staging web.1",
+            "landfall scale hello-staging",
+            "landfall scale hello-staging web=3:standard-2x worker=1",
+            "landfall config list hello-staging --reveal",
+            "landfall config list --repository acme/hello --stage review",
+            "landfall config get hello-staging TOKEN",
+            "landfall config set hello-staging TOKEN=x OTHER=y",
+            "landfall config set --repository acme/hello --stage review --from staging TOKEN",
+            "landfall config unset hello-staging TOKEN",
+            "landfall config rotate-key",
+            "landfall run hello-staging -- rake db:migrate --trace",
+            "landfall run hello-staging --time-limit 5 ls -l",
+            "landfall releases retry hello-staging",
             "landfall releases hello-staging",
             "landfall rollback hello-staging v3",
             "landfall promote acme/hello",
@@ -381,6 +432,9 @@ mod tests {
         ] {
             let parsed = Cli::try_parse_from(line.split_whitespace());
             assert!(parsed.is_ok(), "{line}: {}", parsed.err().map(|error| error.to_string()).unwrap_or_default());
+        }
+        for line in ["landfall releases", "landfall config set --stage review A=1", "landfall run hello"] {
+            assert!(Cli::try_parse_from(line.split_whitespace()).is_err(), "{line}");
         }
         for line in ["landfall", "landfall apps x", "landfall ps ../x", "landfall rollback a b", "landfall logs"] {
             let error = Cli::try_parse_from(line.split_whitespace()).err().expect(line);

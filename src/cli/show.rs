@@ -79,8 +79,8 @@ pub async fn processes(client: &Client, app: Option<&AppName>) -> Result<(), Fai
     table(&["APP", "PROCESS", "STATE", "RELEASE", "SINCE", "MEMORY", "CPU", "TRAFFIC", "COMMAND"], &rows)
 }
 
-pub async fn restart(client: &Client, app: &AppName) -> Result<(), Failed> {
-    let answer = client.post(&format!("/api/v1/apps/{app}/restart"), json!({})).await?;
+pub async fn restart(client: &Client, app: &AppName, process: Option<&str>) -> Result<(), Failed> {
+    let answer = client.post(&format!("/api/v1/apps/{app}/restart"), json!({ "process": process })).await?;
     if client.json {
         return print_json(&answer);
     }
@@ -155,6 +155,11 @@ pub async fn releases(client: &Client, app: &AppName) -> Result<(), Failed> {
                     let why = if guard.is_empty() { String::new() } else { format!(" since v{guard} was found worse") };
                     format!("rolled back to v{}{why}", text(entry, &["cause", "to"]))
                 }
+                "config" => {
+                    let names = list(entry.get("cause").unwrap_or(&Value::Null), "names").iter();
+                    format!("set {}", names.filter_map(Value::as_str).collect::<Vec<_>>().join(", "))
+                }
+                "retry" => format!("deploy {} once more", text(entry, &["cause", "deploy"])),
                 _ => "pushed".to_owned(),
             };
             let state = if text(entry, &["live"]) == "true" { "live".to_owned() } else { text(entry, &["phase"]) };
@@ -211,7 +216,7 @@ pub async fn promote(client: &Client, pipeline: Option<&str>, hotfix: Option<&st
     ordered(client, &answer)
 }
 
-fn ordered(client: &Client, answer: &Value) -> Result<(), Failed> {
+pub(super) fn ordered(client: &Client, answer: &Value) -> Result<(), Failed> {
     if client.json {
         return print_json(answer);
     }

@@ -1,7 +1,8 @@
 //! An app: what it should run (its newest deploy), and what it runs (its live release).
 
 use super::{
-    AppName, Failure, ProcessId, PullNumber, ReleaseNumber, RepositoryId, RunNumber, Sha, SlugDigest, Stage, Watch,
+    AppName, Ended, Failure, ProcessId, PullNumber, ReleaseNumber, RepositoryId, RunNumber, Sha, SlugDigest, Stage,
+    Watch,
 };
 use crate::clock::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -43,6 +44,22 @@ pub struct App {
     /// The newest watch over a release; over when its time is, or when something else serves.
     #[serde(default)]
     pub watch: Option<Watch>,
+    /// How many of each process type, and how large: from `app.json` at the first release, from then on as people
+    /// scale it. `None` before the first release.
+    #[serde(default)]
+    pub formation: Option<BTreeMap<String, Scale>>,
+    /// When the formation was changed last: what is left over then drains.
+    #[serde(default)]
+    pub scaled_at: Option<Timestamp>,
+    /// One-off processes that people asked for, oldest first; the newest `KEPT_ONE_OFFS` of those that are over.
+    #[serde(default)]
+    pub one_offs: Vec<OneOff>,
+    /// The number of the newest one-off process.
+    #[serde(default)]
+    pub last_one_off: u16,
+    /// `pr-predestroy`, from the moment on that the app is to go.
+    #[serde(default)]
+    pub farewell: Farewell,
 }
 
 /// How many deploys an app remembers.
@@ -83,6 +100,9 @@ pub struct Deploy {
     /// Whether the release phase is over (or there is none).
     pub released: bool,
     pub outcome: Option<Outcome>,
+    /// Required config vars without a value, which it waits for.
+    #[serde(default)]
+    pub missing: Vec<String>,
 }
 
 /// Where a deploy's bytes come from.
@@ -107,6 +127,10 @@ pub enum Cause {
         #[serde(default)]
         guard: Option<ReleaseNumber>,
     },
+    /// The same slug with other config: these names changed.
+    Config { slug: SlugDigest, names: Vec<String> },
+    /// The slug of a deploy that failed, once more.
+    Retry { deploy: u64, slug: SlugDigest },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -132,6 +156,8 @@ pub enum Outcome {
 pub enum Phase {
     Waiting,
     Building,
+    /// For config vars that `app.json` requires and nobody has set.
+    WaitingForConfig,
     Releasing,
     Booting,
     Live,
@@ -164,9 +190,30 @@ impl App {
             Some(Outcome::Superseded { .. }) => Phase::Superseded,
             None if deploy.release.is_some() && deploy.released => Phase::Booting,
             None if deploy.release.is_some() => Phase::Releasing,
+            None if !deploy.missing.is_empty() => Phase::WaitingForConfig,
             None if deploy.tree.is_some() => Phase::Building,
             None => Phase::Waiting,
         }
+    }
+
+    /// What of a release should run, now: how many is the app's to say, which process types there are the release's.
+    pub fn formation_of(&self, release: &Release) -> BTreeMap<String, Scale> {
+        let Some(formation) = &self.formation else { return release.formation.clone() };
+        let kinds = release.process_types.iter().filter(|(kind, command)| is_scalable(kind) && !command.is_empty());
+        kinds
+            .filter_map(|(kind, _)| match formation.get(kind) {
+                Some(scale) => Some((kind.clone(), scale.clone())),
+                // Heroku starts one web process, and nothing else unless it is told to.
+                None if kind == "web" => Some((kind.clone(), Scale { quantity: 1, size: DEFAULT_SIZE.to_owned() })),
+                None => None,
+            })
+            .filter(|(_, scale)| scale.quantity > 0)
+            .collect()
+    }
+
+    /// The one-off processes that are not over.
+    pub fn open_one_offs(&self) -> impl Iterator<Item = &OneOff> {
+        self.one_offs.iter().filter(|one_off| one_off.ended.is_none())
     }
 
     pub fn pull(&self) -> Option<PullNumber> {
@@ -214,6 +261,53 @@ impl Release {
             .parse()
             .expect("an app, a release and a process type make a process id")
     }
+}
+
+/// How many one-off processes that are over an app remembers.
+pub const KEPT_ONE_OFFS: usize = 20;
+
+/// The dyno size where nobody names one.
+pub const DEFAULT_SIZE: &str = "basic";
+
+/// Processes that run once and end: their names are no process types that could be scaled.
+pub const ONE_OFF_TYPES: [&str; 4] = ["release", "postdeploy", "predestroy", "run"];
+
+pub fn is_scalable(kind: &str) -> bool {
+    !ONE_OFF_TYPES.contains(&kind)
+}
+
+/// A command that somebody runs once, with the slug and the config of the live release: `run.1`, `run.2` …
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OneOff {
+    pub number: u16,
+    pub release: ReleaseNumber,
+    pub command: String,
+    pub size: String,
+    /// From its start, in seconds.
+    pub time_limit: u64,
+    pub by: String,
+    pub asked_at: Timestamp,
+    /// Somebody wants it to end now.
+    pub stop: bool,
+    pub ended: Option<Ended>,
+}
+
+/// `pr-predestroy`: at most once each time the app is to go.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Farewell {
+    /// How often the app was to go.
+    pub attempt: u32,
+    /// It has ended, or there is nothing to run.
+    pub done: bool,
+}
+
+/// How it ended, kept for the pull request when the app itself is gone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FarewellReport {
+    pub ended: Ended,
+    /// The last lines of its output, oldest first.
+    pub tail: Vec<String>,
+    pub at: Timestamp,
 }
 
 /// Process types may be longer than a process id has room for: 20 characters of it, then a checksum.

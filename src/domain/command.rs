@@ -135,6 +135,7 @@ pub struct OperatorOrder {
 pub enum OrderKind {
     Promote,
     Rollback { app: AppName, to: Option<ReleaseNumber> },
+    RetryRelease { app: AppName },
 }
 
 /// Something that whoever reads of a command must know.
@@ -196,6 +197,8 @@ pub enum Refusal {
     },
     NoSuchRelease,
     NothingToTest,
+    /// The newest deploy did not fail, or failed before it had a release.
+    NothingToRetry,
     UnknownCommand,
     /// No green verdict of the commit's own tests.
     NotTested {

@@ -36,6 +36,8 @@ pub enum Failure {
     Addon { plan: String, problem: AddonProblem },
     /// The release phase ended with another status than 0; the live release is untouched.
     ReleasePhase { ended: Ended, tail: Vec<String> },
+    /// `scripts.postdeploy` ended with another status than 0.
+    Postdeploy { ended: Ended, tail: Vec<String> },
     /// The slug declares no process that this app could run.
     NothingToRun,
     /// A process ended before it answered.

@@ -60,6 +60,18 @@ pub(super) async fn app(world: &World, app: &App, actions: &[Action]) -> Result<
             Action::GoLive { deploy } => go_live(world, app, *deploy).await?,
             Action::Watch { deploy } => watch::begin(world, app, *deploy).await?,
             Action::GoBack { deploy, failure } => watch::go_back(world, app, *deploy, failure).await?,
+            Action::AwaitConfig { deploy, names } => {
+                info!(app = %app.name, deploy, "{} waits for config vars: {}", app.name, names.join(", "));
+                let names = names.clone();
+                change_deploy(world, app, *deploy, move |_, deploy| deploy.missing = names).await?;
+            }
+            Action::MarkPostdeploy => change_app(world, app, |app, _| app.postdeploy_done = true).await?,
+            Action::EndFarewell { process, ended } => end_farewell(world, app, process, ended.clone()).await?,
+            Action::EndOneOff { number, ended } => {
+                let (number, ended) = (*number, ended.clone());
+                info!(app = %app.name, "run.{number} of {} ended", app.name);
+                change_app(world, app, move |app, _| end_one_off(app, number, ended)).await?;
+            }
             Action::Sleep => rest(world, app, true).await?,
             Action::Wake => rest(world, app, false).await?,
             // What remains to be said on GitHub comes first; see `forget`.
@@ -122,6 +134,10 @@ pub(super) async fn run(world: &World, run: &TestRun, actions: &[Action]) -> Res
             | Action::GoLive { .. }
             | Action::Watch { .. }
             | Action::GoBack { .. }
+            | Action::AwaitConfig { .. }
+            | Action::MarkPostdeploy
+            | Action::EndFarewell { .. }
+            | Action::EndOneOff { .. }
             | Action::Sleep
             | Action::Wake
             | Action::Forget => return Err(Trouble::bug("an app's action for a test run")),
@@ -162,6 +178,56 @@ pub(super) async fn change_deploy(
         .await
 }
 
+/// Changes an app as long as it is there.
+async fn change_app(
+    world: &World,
+    app: &App,
+    change: impl FnOnce(&mut App, crate::clock::Timestamp) + Send + 'static,
+) -> Result<(), StoreError> {
+    let (name, id, now) = (app.name.clone(), app.id.clone(), world.now());
+    world
+        .commit(move |tx| {
+            let Some(mut app) = tx.app(&name)?.filter(|app| app.id == id) else { return Ok(()) };
+            change(&mut app, now);
+            put_app(tx, &app, now)
+        })
+        .await
+}
+
+fn end_one_off(app: &mut App, number: u16, ended: Ended) {
+    let open = |one_off: &&mut OneOff| one_off.number == number && one_off.ended.is_none();
+    if let Some(one_off) = app.one_offs.iter_mut().find(open) {
+        one_off.ended = Some(ended);
+    }
+    let mut over = app.one_offs.iter().filter(|one_off| one_off.ended.is_some()).count();
+    app.one_offs.retain(|one_off| {
+        let drop = one_off.ended.is_some() && over > KEPT_ONE_OFFS;
+        over -= usize::from(drop);
+        !drop
+    });
+}
+
+/// The app's record goes soon: how it ended is kept with the pull request.
+async fn end_farewell(world: &World, app: &App, process: &ProcessId, ended: Ended) -> Result<(), Trouble> {
+    let tail = observe::tail(world, process, TAIL).await?;
+    if !ended.is_success() {
+        warn!(app = %app.name, "pr-predestroy of {} failed: {ended:?}", app.name);
+    }
+    let (name, id, now) = (app.name.clone(), app.id.clone(), world.now());
+    world
+        .commit(move |tx| {
+            let gone = |app: &App| app.id == id && app.wanted == Wanted::Gone && !app.farewell.done;
+            let Some(mut app) = tx.app(&name)?.filter(gone) else { return Ok(()) };
+            app.farewell.done = true;
+            if let Some(number) = app.pull() {
+                tx.put_farewell(app.repository, number, Some(&FarewellReport { ended, tail, at: now }))?;
+            }
+            put_app(tx, &app, now)
+        })
+        .await?;
+    Ok(())
+}
+
 /// The pull requests whose comments show a command on this app.
 pub(super) fn queue_watchers(
     tx: &mut Transaction<'_>,
@@ -195,6 +261,8 @@ async fn go_live(world: &World, app: &App, deploy: u64) -> Result<(), Trouble> {
     info!(app = %app.name, deploy, "switched {} to its new release", app.name);
     change_deploy(world, app, deploy, move |app, deploy| {
         app.live = deploy.release;
+        // Only the first release that serves has one.
+        app.postdeploy_done = true;
         app.asleep_since = None;
         app.watch = watch;
         deploy.outcome = Some(Outcome::Live { at });
@@ -236,6 +304,7 @@ async fn with_tail(world: &World, failure: Failure, process: Option<&ProcessId>)
     };
     Ok(match failure {
         Failure::ReleasePhase { ended, .. } => Failure::ReleasePhase { ended, tail: lines },
+        Failure::Postdeploy { ended, .. } => Failure::Postdeploy { ended, tail: lines },
         Failure::Crashed { process, ended, .. } => Failure::Crashed { process, ended, tail: lines },
         Failure::NotHealthy { process, seconds, seen, .. } => {
             Failure::NotHealthy { process, seconds, seen, tail: lines }

@@ -34,6 +34,10 @@ pub fn apply(
                 let mut app = app_or_new(tx, repository, *stage, &mut fresh, now)?;
                 app.wanted = Wanted::Running;
                 app.untrusted = is_untrusted(tx, repository, app.pull())?;
+                app.farewell.done = false;
+                if let Stage::Review(number) = stage {
+                    tx.put_farewell(repository.id, *number, None)?;
+                }
                 for older in app.deploys.iter_mut().filter(|older| older.outcome.is_none()) {
                     older.outcome = Some(Outcome::Superseded { at: now });
                 }
@@ -50,6 +54,7 @@ pub fn apply(
                     release: None,
                     released: false,
                     outcome: None,
+                    missing: Vec::new(),
                 });
                 trim(&mut app);
                 newest_deploy = Some((app.name.clone(), number));
@@ -228,6 +233,11 @@ fn app_or_new(
         restart_at: None,
         kept_until: None,
         watch: None,
+        formation: None,
+        scaled_at: None,
+        one_offs: Vec::new(),
+        last_one_off: 0,
+        farewell: Farewell::default(),
     })
 }
 
@@ -238,6 +248,11 @@ fn remove(
     now: Timestamp,
 ) -> Result<(), StoreError> {
     for mut app in tx.apps_of(repository.id)?.into_iter().filter(which) {
+        if app.wanted != Wanted::Gone {
+            // Of a fork's pull request nothing runs, at the end neither.
+            app.farewell =
+                Farewell { attempt: app.farewell.attempt + 1, done: app.farewell.done || app.wanted == Wanted::Held };
+        }
         app.wanted = Wanted::Gone;
         for open in app.deploys.iter_mut().filter(|deploy| deploy.outcome.is_none()) {
             open.outcome = Some(Outcome::Superseded { at: now });

@@ -3,13 +3,12 @@
 
 use super::apply::{apply, enqueue};
 use super::deliver::fresh_for;
-use super::observe::{self, label};
-use super::{Trouble, World, act};
+use super::{Trouble, World};
 use crate::domain::*;
-use crate::platform::State;
 use crate::store::{StoreError, queue};
 use crate::workflow::{
-    Change, PromotionWish, Snapshot, decide, promote as decide_promotion, roll_back as decide_rollback,
+    Change, PromotionWish, Snapshot, decide, promote as decide_promotion, retry_release as decide_retry,
+    roll_back as decide_rollback,
 };
 use tracing::info;
 
@@ -99,21 +98,12 @@ pub async fn cancel(world: &World, number: RunNumber, by: &str) -> Result<bool, 
     Ok(cancelled)
 }
 
-/// Ends the app's processes; the loop starts each anew. Gives their names.
-pub async fn restart(world: &World, app: &AppName) -> Result<Vec<String>, Trouble> {
-    let mut stopped = Vec::new();
-    for status in observe::list(world).await? {
-        let own = status.labels.get(label::APP).map(String::as_str) == Some(app.as_str());
-        // Whether an interrupted release phase may run again is nothing that a restart may decide.
-        let one_off = status.labels.get(label::TYPE).map(String::as_str) == Some("release");
-        if own && !one_off && matches!(status.state, State::Starting | State::Running { .. }) {
-            act::stop(world, &status.id).await?;
-            stopped.push(status.name);
-        }
-    }
-    info!(%app, "restarted {app}");
-    world.enqueue_subject(&Subject::App(app.clone())).await?;
-    Ok(stopped)
+/// Runs the newest deploy's slug once more, where that deploy failed after it was built.
+pub async fn retry_release(world: &World, app: &App, by: &str) -> Result<Result<Ordered, Refusal>, Trouble> {
+    let _alone = world.locks.lock(&format!("repository {}", app.repository)).await;
+    let repository = repository_of(world, app.repository)?;
+    let decided = decide_retry(app.stage, by, &snapshot(world, &repository)?).map(|change| (change, Vec::new()));
+    order(world, &repository, app.stage, OrderKind::RetryRelease { app: app.name.clone() }, by, decided).await
 }
 
 /// Lets a parked or waiting delivery be worked on now. `false` when it was applied, ignored or never came.

@@ -19,6 +19,8 @@ pub mod label {
     pub const ATTEMPT: &str = "attempt";
     /// How many times in a row it had crashed before this start.
     pub const CRASHES: &str = "crashes";
+    /// The dyno size of a process of the formation.
+    pub const SIZE: &str = "size";
     /// A test node's run.
     pub const RUN: &str = "run";
     /// A build's key.
@@ -40,18 +42,30 @@ pub(super) async fn app(world: &World, name: &AppName) -> Result<Option<(App, Ap
         Some(run) => world.store.run(run)?.and_then(|run| run.verdict),
         None => None,
     };
+    let slug_of = |release: &Option<Release>| match release {
+        Some(release) => world.store.slug(&release.slug),
+        None => Ok(None),
+    };
+    let scripts = |slug: Option<Slug>| {
+        slug.filter(|_| app.pull().is_some())
+            .map(|slug| slug.manifest().for_environment(Environment::Review).scripts)
+            .unwrap_or_default()
+    };
     let next = match newest.filter(|deploy| deploy.outcome.is_none()).and_then(|deploy| deploy.release) {
-        Some(number) => world.store.release(name, number)?,
+        Some(number) => world.store.release(name, number)?.map(|release| as_scaled(&app, release)),
         None => None,
     };
     let live = match app.live {
-        Some(number) => world.store.release(name, number)?,
+        Some(number) => world.store.release(name, number)?.map(|release| as_scaled(&app, release)),
         None => None,
     };
     let addons = AddonsView {
         wanted: wanted_addons(world, &app, build.as_ref())?,
         have: world.store.addons_of(&AddonOwner::of(&app))?,
     };
+    let missing = missing(world, &app, build.as_ref())?;
+    let postdeploy = scripts(slug_of(&next)?).postdeploy.is_some();
+    let predestroy = app.wanted == Wanted::Gone && scripts(slug_of(&live)?).pr_predestroy.is_some();
     let stored = world.store.route(name)?;
     // A route counts only once the router has said that it took that table or a later one.
     let confirmed =
@@ -69,8 +83,11 @@ pub(super) async fn app(world: &World, name: &AppName) -> Result<Option<(App, Ap
         build,
         build_process_over,
         addons,
+        missing,
         next,
         live,
+        postdeploy,
+        predestroy,
         web,
         sleep_after,
         used: status.apps.get(name).map(|seen| Use {
@@ -95,8 +112,10 @@ pub(super) async fn app(world: &World, name: &AppName) -> Result<Option<(App, Ap
 /// What the code of the newest deploy asks for, once it is known.
 pub(super) fn wanted_addons(world: &World, app: &App, build: Option<&Build>) -> Result<Vec<AddonRequest>, Trouble> {
     let slug = match (app.newest().map(|deploy| &deploy.cause), build.map(|build| &build.state)) {
-        (Some(Cause::Promotion { slug, .. }), _) | (_, Some(BuildState::Succeeded { slug, .. })) => slug,
-        _ => return Ok(Vec::new()),
+        (Some(Cause::Promotion { slug, .. } | Cause::Config { slug, .. } | Cause::Retry { slug, .. }), _)
+        | (Some(Cause::Push), Some(BuildState::Succeeded { slug, .. })) => slug,
+        // An earlier release has the config of then, with what its add-ons gave.
+        (Some(Cause::Rollback { .. } | Cause::Push) | None, _) => return Ok(Vec::new()),
     };
     let environment = match app.stage {
         Stage::Review(_) => Environment::Review,
@@ -104,6 +123,27 @@ pub(super) fn wanted_addons(world: &World, app: &App, build: Option<&Build>) -> 
     };
     let slug = world.store.slug(slug)?;
     Ok(slug.map(|slug| slug.manifest().for_environment(environment).addons).unwrap_or_default())
+}
+
+/// The release with as many processes as are wanted now: scaling makes no release.
+fn as_scaled(app: &App, mut release: Release) -> Release {
+    release.formation = app.formation_of(&release);
+    release
+}
+
+/// What the newest deploy's release lacks, as far as its slug is known already.
+fn missing(world: &World, app: &App, build: Option<&Build>) -> Result<Vec<String>, Trouble> {
+    let Some(deploy) = app.newest().filter(|deploy| deploy.outcome.is_none() && deploy.release.is_none()) else {
+        return Ok(Vec::new());
+    };
+    let digest = match (&deploy.cause, build.map(|build| &build.state)) {
+        (Cause::Promotion { slug, .. } | Cause::Config { slug, .. } | Cause::Retry { slug, .. }, _)
+        | (Cause::Push, Some(BuildState::Succeeded { slug, .. })) => slug,
+        // A rollback has the config of then.
+        (Cause::Rollback { .. } | Cause::Push, _) => return Ok(Vec::new()),
+    };
+    let Some(slug) = world.store.slug(digest)? else { return Ok(Vec::new()) };
+    Ok(super::config::settled(world, app, &slug)?.missing)
 }
 
 pub(super) async fn run(world: &World, number: RunNumber) -> Result<Option<(TestRun, RunView)>, Trouble> {
@@ -185,6 +225,7 @@ pub fn process_view(status: &ProcessStatus) -> ProcessView {
         crashes: text(label::CRASHES)
             .parse()
             .unwrap_or_else(|_| text(label::ATTEMPT).parse::<u32>().unwrap_or(1).saturating_sub(1)),
+        size: status.labels.get(label::SIZE).cloned(),
         state: match &status.state {
             State::Starting => ProcessState::Starting,
             State::Running { since } => ProcessState::Running { since: *since },

@@ -130,9 +130,10 @@ async fn deployment(world: &World, repo: &RepoHandle, app: &App, report: &Deploy
 }
 
 async fn commit_status(world: &World, repo: &RepoHandle, app: &App, report: &StatusReport) -> Result<(), Trouble> {
-    let text = world
-        .texts
-        .line("status.txt", json!({ "phase": report.phase, "failure": report.failure, "state": report.state }));
+    let text = world.texts.line(
+        "status.txt",
+        json!({ "phase": report.phase, "failure": report.failure, "missing": report.missing, "state": report.state }),
+    );
     let target = match report.state {
         StatusState::Success => world.app_url(&app.name),
         StatusState::Pending | StatusState::Failure | StatusState::Error => {

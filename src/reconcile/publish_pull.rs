@@ -66,6 +66,8 @@ fn view(world: &World, repository: &Repository, number: PullNumber) -> Result<Op
         run,
         commands,
         command_runs,
+        repository: repository.full_name(),
+        farewell: world.store.farewell(repository.id, number)?,
     }))
 }
 

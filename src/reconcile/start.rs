@@ -3,12 +3,12 @@
 
 use super::apply::put_app;
 use super::observe::label;
-use super::{Trouble, World, act, addons, build};
+use super::{Trouble, World, act, addons, build, config};
 use crate::clock::Timestamp;
 use crate::domain::*;
 use crate::outside;
 use crate::platform::{Code, Limits, Spec};
-use crate::workflow::{SETUP_FAILED, test_script};
+use crate::workflow::{SETUP_FAILED, environment_of, first_formation, test_script};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tracing::info;
@@ -17,6 +17,8 @@ use tracing::info;
 const PORT: u16 = 5000;
 /// as on Heroku, a release command may take an hour.
 const RELEASE_LIMIT: Duration = Duration::from_secs(3600);
+/// What `pr-predestroy` may take: a pull request that was closed shall not hold its resources for long.
+const PREDESTROY_LIMIT: Duration = Duration::from_secs(600);
 
 /// Writes the release of a deploy, or fails the deploy where something that the release needs is missing.
 pub(super) async fn make_release(world: &World, app: &App, number: u64) -> Result<(), Trouble> {
@@ -24,15 +26,19 @@ pub(super) async fn make_release(world: &World, app: &App, number: u64) -> Resul
         return Ok(());
     };
     let made = match &deploy.cause {
-        Cause::Rollback { to, .. } => earlier(world, app, *to)?,
-        Cause::Promotion { slug, .. } => of_slug(world, app, slug)?,
+        Cause::Rollback { to, .. } => earlier(world, app, *to, number)?,
+        Cause::Promotion { slug, .. } | Cause::Config { slug, .. } | Cause::Retry { slug, .. } => {
+            of_slug(world, app, slug, number)?
+        }
         Cause::Push => {
             let Some(slug) = built(world, app, deploy)? else { return Ok(()) };
-            of_slug(world, app, &slug)?
+            of_slug(world, app, &slug, number)?
         }
     };
     let parts = match made {
-        Ok(parts) => parts,
+        Ok(Some(parts)) => parts,
+        // Something that it needs is not set (any more): the next look says what.
+        Ok(None) => return Ok(()),
         Err(failure) => {
             let at = world.now();
             act::change_deploy(world, app, number, move |_, deploy| {
@@ -51,6 +57,7 @@ pub(super) async fn make_release(world: &World, app: &App, number: u64) -> Resul
             let open =
                 |deploy: &&mut Deploy| deploy.number == number && deploy.release.is_none() && deploy.outcome.is_none();
             let Some(deploy) = app.deploys.iter_mut().find(open) else { return Ok(None) };
+            let formation = app.formation.get_or_insert(formation).clone();
             let release = Release {
                 app: name,
                 number: release_number,
@@ -65,9 +72,14 @@ pub(super) async fn make_release(world: &World, app: &App, number: u64) -> Resul
                 process_types,
                 formation,
             };
+            let release = Release { formation: app.formation_of(&release), ..release };
+            let Some(deploy) = app.deploys.iter_mut().find(open) else { return Ok(None) };
             deploy.release = Some(release_number);
+            deploy.missing.clear();
             app.last_release = release_number.0;
-            app.generated.extend(generated);
+            for (name, sealed) in generated {
+                app.generated.entry(name).or_insert(sealed);
+            }
             tx.put_release(&release)?;
             put_app(tx, &app, now)?;
             Ok(Some(release))
@@ -97,7 +109,14 @@ fn built(world: &World, app: &App, deploy: &Deploy) -> Result<Option<SlugDigest>
     })
 }
 
-fn earlier(world: &World, app: &App, number: ReleaseNumber) -> Result<Result<Parts, Failure>, Trouble> {
+/// What a release's config is sealed for. A deploy has one release.
+fn config_place(app: &AppName, deploy: u64) -> String {
+    format!("release/{app}/{deploy}")
+}
+
+type Made = Result<Option<Parts>, Failure>;
+
+fn earlier(world: &World, app: &App, number: ReleaseNumber, deploy: u64) -> Result<Made, Trouble> {
     let Some(release) = world.store.release(&app.name, number)? else {
         return Ok(Err(Failure::Internal { detail: format!("{number} of {} is not kept any more", app.name) }));
     };
@@ -105,70 +124,38 @@ fn earlier(world: &World, app: &App, number: ReleaseNumber) -> Result<Result<Par
         let detail = format!("the slug of {number} of {} is not kept any more", app.name);
         return Ok(Err(Failure::Internal { detail }));
     }
-    Ok(Ok(Parts {
+    let config = world.vault.open_in(&config_place(&app.name, release.deploy), &release.config)?;
+    Ok(Ok(Some(Parts {
         slug: release.slug,
-        config: release.config,
+        config: world.vault.seal_in(&config_place(&app.name, deploy), &config)?,
         process_types: release.process_types,
         formation: release.formation,
         generated: BTreeMap::new(),
-    }))
+    })))
 }
 
-fn of_slug(world: &World, app: &App, digest: &SlugDigest) -> Result<Result<Parts, Failure>, Trouble> {
+fn of_slug(world: &World, app: &App, digest: &SlugDigest, deploy: u64) -> Result<Made, Trouble> {
     let Some(slug) = world.store.slug(digest)? else {
         return Ok(Err(Failure::Internal { detail: format!("slug {digest} is not kept any more") }));
     };
-    let manifest = slug.manifest();
-    let environment = manifest.for_environment(match app.stage {
-        Stage::Review(_) => Environment::Review,
-        Stage::Staging | Stage::Production => Environment::Plain,
-    });
-    let mut config = slug.config_vars.clone();
-    config.extend(addons::config_vars(world, &AddonOwner::of(app))?);
-    let mut generated = BTreeMap::new();
-    let mut missing = Vec::new();
-    for (name, declared) in &environment.env {
-        if let Some(sealed) = app.generated.get(name) {
-            config.insert(name.clone(), world.vault.open_sealed(sealed)?);
-        } else if declared.generator.is_some() {
-            // as on Heroku, `generator: secret` gives 64 hex characters, once for an app.
-            let value = world.vault.random_hex(32)?;
-            generated.insert(name.clone(), world.vault.seal(&value)?);
-            config.insert(name.clone(), value);
-        } else if let Some(value) = &declared.value {
-            config.insert(name.clone(), value.clone());
-        } else if declared.required && !config.contains_key(name) {
-            missing.push(name.clone());
-        }
+    let settled = config::settled(world, app, &slug)?;
+    if !settled.missing.is_empty() {
+        return Ok(Ok(None));
     }
-    if !missing.is_empty() {
-        return Ok(Err(Failure::MissingConfig { names: missing }));
-    }
-    let mut formation = BTreeMap::new();
-    for (kind, command) in &slug.process_types {
-        if kind == "release" || command.is_empty() {
-            continue;
-        }
-        // Heroku starts one web process, and nothing else unless it is told to.
-        let declared = environment.formation.get(kind);
-        let quantity = declared.map_or(u32::from(kind == "web"), |scale| scale.quantity);
-        if quantity > 0 {
-            let size = declared.and_then(|scale| scale.size.clone()).unwrap_or_else(|| "basic".to_owned());
-            formation.insert(kind.clone(), Scale { quantity: u16::try_from(quantity.min(100)).unwrap_or(1), size });
-        }
-    }
+    let (config, generated) = config::open(world, app, settled)?;
     let json = serde_json::to_string(&config).map_err(Trouble::bug)?;
-    Ok(Ok(Parts {
-        slug: slug.digest,
-        config: world.vault.seal(&json)?,
+    Ok(Ok(Some(Parts {
+        slug: slug.digest.clone(),
+        config: world.vault.seal_in(&config_place(&app.name, deploy), &json)?,
+        formation: first_formation(&slug, app.stage, world.config.apps.max_processes_per_app),
         process_types: slug.process_types,
-        formation,
         generated,
-    }))
+    })))
 }
 
 pub fn config_of(world: &World, release: &Release) -> Result<BTreeMap<String, String>, Trouble> {
-    serde_json::from_str(&world.vault.open_sealed(&release.config)?).map_err(Trouble::bug)
+    let json = world.vault.open_in(&config_place(&release.app, release.deploy), &release.config)?;
+    serde_json::from_str(&json).map_err(Trouble::bug)
 }
 
 async fn publish(world: &World, slug: &SlugDigest) -> Result<(), Trouble> {
@@ -192,9 +179,10 @@ pub(super) async fn process(
     let Some(release) = world.store.release(&app.name, number)? else {
         return Err(Trouble::bug(format!("{number} of {} has no record", app.name)));
     };
-    let Some(command) = release.process_types.get(kind) else {
+    let Some(duty) = duty(world, app, &release, kind, ordinal)? else {
         return Err(Trouble::bug(format!("{number} of {} has no process type {kind}", app.name)));
     };
+    let size = world.config.apps.size(&duty.size);
     publish(world, &release.slug).await?;
     let name = format!("{kind}.{ordinal}");
     let id = release.process_id(kind, ordinal, attempt);
@@ -214,23 +202,24 @@ pub(super) async fn process(
             (label::ORDINAL, ordinal.to_string()),
             (label::ATTEMPT, attempt.to_string()),
             (label::CRASHES, crashes.to_string()),
+            (label::SIZE, duty.size.clone()),
         ]
         .map(|(name, value)| (name.to_owned(), value))
         .into(),
         name,
         code: Code::Slug(release.slug.clone()),
-        command: command.clone(),
+        command: duty.command,
         environment,
         limits: Limits {
-            memory_bytes: settings.memory_mb << 20,
-            cpu_millis: settings.cpu_millis,
+            memory_bytes: size.memory_mb << 20,
+            cpu_millis: size.cpu_millis,
             processes: settings.processes,
             disk_bytes: settings.disk_mb << 20,
             ..Limits::default()
         },
         network: build::network(settings.network),
         port,
-        time_limit: (kind == "release").then_some(RELEASE_LIMIT),
+        time_limit: duty.time_limit,
         grace: Duration::from_secs(settings.grace_seconds),
         binds: Vec::new(),
         services: addons::services(world, &AddonOwner::of(app), release.created_at)?,
@@ -238,6 +227,36 @@ pub(super) async fn process(
     start(world, &spec).await?;
     info!(app = %app.name, release = %number, process = %id, "started {id}");
     Ok(())
+}
+
+/// What a process runs, how large it is, and for how long.
+struct Duty {
+    command: String,
+    size: String,
+    time_limit: Option<Duration>,
+}
+
+fn duty(world: &World, app: &App, release: &Release, kind: &str, ordinal: u16) -> Result<Option<Duty>, Trouble> {
+    let once = |command: String, limit| Duty { command, size: DEFAULT_SIZE.to_owned(), time_limit: Some(limit) };
+    let scripts = || -> Result<Scripts, Trouble> {
+        let slug = world.store.slug(&release.slug)?;
+        Ok(slug.map(|slug| slug.manifest().for_environment(environment_of(app.stage)).scripts).unwrap_or_default())
+    };
+    Ok(match kind {
+        "release" => release.release_command().map(|command| once(command.to_owned(), RELEASE_LIMIT)),
+        "postdeploy" => scripts()?.postdeploy.map(|command| once(command, RELEASE_LIMIT)),
+        "predestroy" => scripts()?.pr_predestroy.map(|command| once(command, PREDESTROY_LIMIT)),
+        "run" => app.open_one_offs().find(|one_off| one_off.number == ordinal).map(|one_off| Duty {
+            command: one_off.command.clone(),
+            size: one_off.size.clone(),
+            time_limit: Some(Duration::from_secs(one_off.time_limit)),
+        }),
+        _ => release.process_types.get(kind).map(|command| Duty {
+            command: command.clone(),
+            size: app.formation_of(release).remove(kind).map_or_else(|| DEFAULT_SIZE.to_owned(), |scale| scale.size),
+            time_limit: None,
+        }),
+    })
 }
 
 async fn start(world: &World, spec: &Spec) -> Result<(), Trouble> {
@@ -294,6 +313,7 @@ pub(super) async fn node(world: &World, run: &TestRun, node: u16, attempt: u32) 
             variables.insert(name.clone(), value.clone());
         }
     }
+    variables.extend(config::of_tests(world, run)?);
     variables.extend(
         [
             ("CI", "true".to_owned()),

@@ -86,6 +86,7 @@ pub(super) async fn go_back(world: &World, app: &App, number: u64, failure: &Fai
                 release: None,
                 released: false,
                 outcome: None,
+                missing: Vec::new(),
             });
             trim(&mut app);
             put_app(tx, &app, now)?;

@@ -41,7 +41,7 @@ pub use blobs::{BLOB_LIMIT, BlobRef};
 pub use error::StoreError;
 pub use keys::{Table, key_number, number_key};
 pub use migrate::FORMAT;
-pub use records::{DeliveryRecord, Reported, StoredRoute};
+pub use records::{DeliveryRecord, Reported, SEALED, StoredRoute};
 pub use repair::{Repaired, repair};
 pub use transaction::{RECORD_LIMIT, TRANSACTION_LIMIT, Transaction};
 pub use transfer::{Imported, import};

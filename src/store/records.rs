@@ -28,6 +28,10 @@ const ROUTES: Table = Table("route");
 const ADDONS: Table = Table("addon");
 const ADDON_SERVERS: Table = Table("addon_server");
 const ADDON_TAGS: Table = Table("addon_tag");
+const CONFIGS: Table = Table("config");
+const FAREWELLS: Table = Table("farewell");
+/// Where sealed texts stand: a rotation of the vault's key goes through these.
+pub const SEALED: [Table; 5] = [APPS, RELEASES, CONFIGS, ADDONS, ADDON_SERVERS];
 /// The last release number of an app that is gone, so that an app of the same name goes on counting from there: process
 /// ids, logs and links of the two are never the same.
 const LAST_RELEASES: Table = Table("last_release");
@@ -91,6 +95,10 @@ both! {
     fn route(&self, app: &AppName) -> Option<StoredRoute> { ROUTES, app.as_str() }
     /// The password of a server that Landfall runs itself.
     fn addon_server(&self, name: &str) -> Option<Sealed> { ADDON_SERVERS, name }
+    /// The config vars that somebody set for one scope.
+    fn config(&self, scope: &ConfigScope) -> Option<ConfigVars> { CONFIGS, scope.to_string() }
+    /// How the `pr-predestroy` of a pull request's app that is gone ended.
+    fn farewell(&self, repository: RepositoryId, number: PullNumber) -> Option<FarewellReport> { FAREWELLS, pull_key(repository, number) }
     /// Which repository's apps begin with this label.
     fn label_owner(&self, label: &str) -> Option<RepositoryId> { LABELS, label }
     /// The build of a repository's tree, once one was begun.
@@ -264,6 +272,7 @@ impl Transaction<'_> {
         if let Some(app) = self.app(name)? {
             self.put(LAST_RELEASES, name.as_str().as_bytes(), &app.last_release)?;
         }
+        self.put_config(&ConfigScope::App(name.clone()), &ConfigVars::default())?;
         self.delete(ROUTES, name.as_str().as_bytes())?;
         self.delete(APPS, name.as_str().as_bytes())
     }
@@ -276,6 +285,45 @@ impl Transaction<'_> {
     pub fn apps_of(&self, repository: RepositoryId) -> Result<Vec<App>, StoreError> {
         let all: Vec<App> = values(self.scan(APPS, b"")?)?;
         Ok(all.into_iter().filter(|app| app.repository == repository).collect())
+    }
+
+    /// No vars are no record.
+    pub fn put_config(&mut self, scope: &ConfigScope, vars: &ConfigVars) -> Result<(), StoreError> {
+        match vars.vars.is_empty() {
+            true => self.delete(CONFIGS, scope.to_string().as_bytes()),
+            false => self.put(CONFIGS, scope.to_string().as_bytes(), vars),
+        }
+    }
+
+    pub fn put_farewell(
+        &mut self,
+        repository: RepositoryId,
+        number: PullNumber,
+        report: Option<&FarewellReport>,
+    ) -> Result<(), StoreError> {
+        match report {
+            Some(report) => self.put(FAREWELLS, &pull_key(repository, number), report),
+            None => self.delete(FAREWELLS, &pull_key(repository, number)),
+        }
+    }
+
+    /// Gives every text of at most `limit` records after a key to `change`, and writes what it makes of them. The last
+    /// key that was looked at; `None` when there is none after it.
+    pub fn rewrite_texts(
+        &mut self,
+        table: Table,
+        after: Option<&[u8]>,
+        limit: usize,
+        change: &mut impl FnMut(&str) -> Option<String>,
+    ) -> Result<Option<Vec<u8>>, StoreError> {
+        let page: Vec<(Vec<u8>, serde_json::Value)> = self.scan_page(table, b"", after, limit, Order::Ascending)?;
+        let last = page.last().map(|(key, _)| key.clone());
+        for (key, mut record) in page {
+            if rewrite(&mut record, change) {
+                self.put(table, &key, &record)?;
+            }
+        }
+        Ok(last)
     }
 
     pub fn put_release(&mut self, release: &Release) -> Result<(), StoreError> {
@@ -379,6 +427,32 @@ fn values<T>(pairs: Vec<(Vec<u8>, T)>) -> Result<Vec<T>, StoreError> {
 
 fn addon_key(addon: &Addon) -> Vec<u8> {
     format!("{}{}", addon.owner.key(), addon.id).into_bytes()
+}
+
+fn rewrite(value: &mut serde_json::Value, change: &mut impl FnMut(&str) -> Option<String>) -> bool {
+    match value {
+        serde_json::Value::String(text) => match change(text) {
+            Some(changed) => {
+                *text = changed;
+                true
+            }
+            None => false,
+        },
+        serde_json::Value::Array(items) => rewrite_each(items.iter_mut(), change),
+        serde_json::Value::Object(members) => rewrite_each(members.values_mut(), change),
+        serde_json::Value::Null | serde_json::Value::Bool(_) | serde_json::Value::Number(_) => false,
+    }
+}
+
+fn rewrite_each<'a>(
+    values: impl Iterator<Item = &'a mut serde_json::Value>,
+    change: &mut impl FnMut(&str) -> Option<String>,
+) -> bool {
+    let mut changed = false;
+    for value in values {
+        changed |= rewrite(value, change);
+    }
+    changed
 }
 
 fn pull_key(repository: RepositoryId, number: PullNumber) -> [u8; 16] {

@@ -7,7 +7,7 @@ use super::pages::LogView;
 use super::problem::Problem;
 use super::{Shared, asset, logs, views};
 use crate::domain::{Refusal, ReleaseNumber};
-use crate::reconcile::command;
+use crate::reconcile::{command, processes as app_processes};
 use actix_web::http::{StatusCode, header};
 use actix_web::web::{self, Bytes, Data, Path, Query};
 use actix_web::{HttpRequest, HttpResponse};
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 /// Who gives orders here, as long as there is no login.
-const OPERATOR: &str = "operator";
+pub(super) const OPERATOR: &str = "operator";
 /// Deliveries that one answer holds at most.
 const MOST_DELIVERIES: usize = 200;
 const MOST_RUNS: usize = 100;
@@ -251,21 +251,21 @@ async fn doctor(shared: Data<Shared>) -> HttpResponse {
 }
 
 /// What came of an order, and the page that shows it.
-struct Done {
+pub(super) struct Done {
     status: StatusCode,
     answer: Value,
     page: String,
 }
 
 impl Done {
-    fn new(answer: impl Serialize, page: String) -> Result<Done, Problem> {
+    pub(super) fn new(answer: impl Serialize, page: String) -> Result<Done, Problem> {
         let answer = serde_json::to_value(answer).map_err(|error| Problem::Internal { detail: error.to_string() })?;
         Ok(Done { status: StatusCode::OK, answer, page })
     }
 }
 
 impl Shared {
-    fn done(&self, request: &HttpRequest, done: Result<Done, Problem>) -> HttpResponse {
+    pub(super) fn done(&self, request: &HttpRequest, done: Result<Done, Problem>) -> HttpResponse {
         match (done, is_form(request)) {
             (Ok(done), true) => HttpResponse::SeeOther().insert_header((header::LOCATION, done.page)).finish(),
             (Ok(done), false) => HttpResponse::build(done.status).json(done.answer),
@@ -282,7 +282,7 @@ fn is_form(request: &HttpRequest) -> bool {
 }
 
 /// The order's body as one JSON object, whichever way it came.
-fn body(request: &HttpRequest, bytes: &Bytes) -> Result<Value, Problem> {
+pub(super) fn body(request: &HttpRequest, bytes: &Bytes) -> Result<Value, Problem> {
     let malformed = |detail: String| Problem::Malformed { what: "body", detail };
     if bytes.is_empty() {
         return Ok(json!({}));
@@ -297,7 +297,7 @@ fn body(request: &HttpRequest, bytes: &Bytes) -> Result<Value, Problem> {
     if value.is_object() { Ok(value) } else { Err(malformed("expected an object".to_owned())) }
 }
 
-fn refused(reason: Refusal) -> Problem {
+pub(super) fn refused(reason: Refusal) -> Problem {
     Problem::Refused { reason }
 }
 
@@ -323,10 +323,12 @@ async fn roll_back(request: HttpRequest, shared: Data<Shared>, path: Path<String
     shared.done(&request, order.await)
 }
 
-async fn restart(request: HttpRequest, shared: Data<Shared>, path: Path<String>) -> HttpResponse {
+async fn restart(request: HttpRequest, shared: Data<Shared>, path: Path<String>, bytes: Bytes) -> HttpResponse {
     let order = async {
         let app = views::find_app(&shared.world, &path)?;
-        let stopped = command::restart(&shared.world, &app.name).await?;
+        let asked = body(&request, &bytes)?;
+        let only = asked.get("process").and_then(Value::as_str).filter(|only| !only.is_empty());
+        let stopped = app_processes::restart(&shared.world, &app.name, only).await?;
         Done::new(json!({ "app": app.name, "restarted": stopped }), format!("/apps/{}", app.name))
     };
     shared.done(&request, order.await)

@@ -190,6 +190,7 @@ fn phase_word(phase: Phase) -> &'static str {
     match phase {
         Phase::Waiting => "waiting",
         Phase::Building => "building",
+        Phase::WaitingForConfig => "waiting_for_config",
         Phase::Releasing => "releasing",
         Phase::Booting => "booting",
         Phase::Live => "live",

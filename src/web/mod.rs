@@ -6,6 +6,7 @@
 
 pub mod ansi;
 mod api;
+mod app_api;
 mod down;
 mod guard;
 mod intake;
@@ -89,6 +90,7 @@ fn guarded() -> impl HttpServiceFactory {
         .app_data(web::QueryConfig::default().error_handler(unreadable_query))
         .route("/metrics", web::get().to(metrics::metrics))
         .configure(api::configure)
+        .configure(app_api::configure)
         .configure(pages::configure)
         .default_service(web::to(elsewhere))
 }

@@ -24,6 +24,10 @@ pub enum Problem {
     Refused {
         reason: Refusal,
     },
+    /// Not what the app's state or the operator's limits allow; the detail is a sentence.
+    NotDone {
+        detail: String,
+    },
     /// A run that is over cannot be ended, a delivery that was applied cannot be replayed.
     Over {
         what: &'static str,
@@ -51,7 +55,7 @@ impl Problem {
         match self {
             Problem::NotFound { .. } => StatusCode::NOT_FOUND,
             Problem::Malformed { .. } => StatusCode::BAD_REQUEST,
-            Problem::Refused { .. } | Problem::Over { .. } => StatusCode::CONFLICT,
+            Problem::Refused { .. } | Problem::NotDone { .. } | Problem::Over { .. } => StatusCode::CONFLICT,
             Problem::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Problem::Suspicious { .. } => StatusCode::FORBIDDEN,
             Problem::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,

@@ -285,7 +285,12 @@ pub fn promote(wish: &PromotionWish<'_>, author: &str, snapshot: &Snapshot) -> R
     if let Some(production) = snapshot.app(Stage::Production) {
         let wanted = production.newest();
         let same = |deploy: &&Deploy| {
-            matches!(&deploy.cause, Cause::Promotion { slug, .. } if *slug == release.slug)
+            let (Cause::Promotion { slug, .. } | Cause::Config { slug, .. } | Cause::Retry { slug, .. }) =
+                &deploy.cause
+            else {
+                return false;
+            };
+            *slug == release.slug
                 && deploy.commit == release.commit
                 && !matches!(deploy.outcome, Some(Outcome::Failed { .. }))
         };
@@ -370,6 +375,24 @@ pub fn roll_back(
         after_tests: false,
     };
     Ok((change, notes))
+}
+
+/// The slug of the newest deploy, which failed after its release was made, once more: with the config of now, and with
+/// a release phase of its own.
+pub fn retry_release(stage: Stage, author: &str, snapshot: &Snapshot) -> Result<Change, Refusal> {
+    let app = snapshot.app(stage).filter(|app| app.wanted == Wanted::Running).ok_or(Refusal::NothingToRetry)?;
+    let failed = |deploy: &&Deploy| matches!(deploy.outcome, Some(Outcome::Failed { .. }));
+    let deploy = app.newest().filter(failed).ok_or(Refusal::NothingToRetry)?;
+    let release =
+        deploy.release.and_then(|number| snapshot.release(&app.name, number)).ok_or(Refusal::NothingToRetry)?;
+    Ok(Change::Deploy {
+        stage,
+        commit: release.commit.clone(),
+        branch: release.branch.clone(),
+        cause: Cause::Retry { deploy: deploy.number, slug: release.slug.clone() },
+        by: Some(author.to_owned()),
+        after_tests: false,
+    })
 }
 
 fn open_pull(pull: PullNumber, snapshot: &Snapshot) -> Result<&Pull, Refusal> {

@@ -36,9 +36,16 @@ pub struct AppView {
     pub build_process_over: bool,
     /// What the newest deploy's code asks for, and what the app has.
     pub addons: AddonsView,
-    /// The release of the newest deploy.
+    /// Config vars that the newest deploy's release needs and nobody has set.
+    pub missing: Vec<String>,
+    /// The release of the newest deploy, with the formation as it is wanted now.
     pub next: Option<Release>,
+    /// What has the traffic, with the formation as it is wanted now.
     pub live: Option<Release>,
+    /// The newest deploy's slug declares `scripts.postdeploy` for such an app.
+    pub postdeploy: bool,
+    /// The live slug declares `scripts.pr-predestroy` for such an app.
+    pub predestroy: bool,
     pub processes: Vec<ProcessView>,
     /// The route that the router has confirmed.
     pub route: Option<WantedRoute>,
@@ -60,7 +67,7 @@ pub struct AppView {
 pub fn plan_app(app: &App, view: &AppView) -> Plan {
     let mut plan = Plan::default();
     match app.wanted {
-        Wanted::Gone => retire(view, &mut plan),
+        Wanted::Gone => retire(app, view, &mut plan),
         Wanted::Held => {
             stop_all(view, &mut plan);
             set_route(
@@ -120,9 +127,12 @@ fn run(app: &App, view: &AppView, plan: &mut Plan) {
     let route = route(app, view, booting, ready, asleep);
     watch_what_comes_back(&route, view, plan);
     set_route(view, Some(route), plan);
-    if let Some(boot) = booting.filter(|boot| boot.ready) {
+    if let Some(boot) = booting.filter(|boot| boot.ready)
+        && postdeploy(app, boot, view, plan)
+    {
         plan.act(Action::GoLive { deploy: boot.deploy });
     }
+    one_offs(app, view, plan);
     clear_away(app, view, booting, asleep, plan);
 }
 
@@ -157,8 +167,10 @@ fn advance<'a>(deploy: &Deploy, view: &'a AppView, share: Option<&Share>, plan: 
         }
         match &deploy.cause {
             // What it had then is what it has now: nothing of an app's add-ons goes before the app.
-            Cause::Rollback { .. } => plan.act(Action::MakeRelease { deploy: deploy.number }),
-            Cause::Promotion { .. } => after_addons(deploy, view, plan, &fail),
+            Cause::Rollback { .. } => make_release(deploy, view, plan),
+            Cause::Promotion { .. } | Cause::Config { .. } | Cause::Retry { .. } => {
+                after_addons(deploy, view, plan, &fail);
+            }
             Cause::Push => match next_of_build(view.build.as_ref(), view.build_process_over, deploy.asked_at) {
                 BuildStep::Ensure => plan.act(Action::EnsureBuild { commit: deploy.commit.clone() }),
                 BuildStep::Collect(key) => plan.act(Action::CollectBuild { key }),
@@ -173,7 +185,8 @@ fn advance<'a>(deploy: &Deploy, view: &'a AppView, share: Option<&Share>, plan: 
         release_phase(deploy, release, view, plan, &fail);
         return None;
     }
-    if release.processes().next().is_none() {
+    // An app that somebody scaled to nothing is as it should be; one that has nothing to scale is not.
+    if !release.process_types.iter().any(|(kind, command)| is_scalable(kind) && !command.is_empty()) {
         plan.act(fail(Failure::NothingToRun, None));
         return None;
     }
@@ -241,13 +254,87 @@ fn after_addons(
     fail: &dyn Fn(Failure, Option<&ProcessView>) -> Action,
 ) {
     match next_of_addons(&view.addons.wanted, view.addons.have.iter(), deploy.asked_at) {
-        AddonStep::Ready => plan.act(Action::MakeRelease { deploy: deploy.number }),
+        AddonStep::Ready => make_release(deploy, view, plan),
         AddonStep::Ensure => {
             plan.act(Action::EnsureAddons { deploy: deploy.number });
             look_again(plan);
         }
         AddonStep::Failed(failure) => plan.act(fail(failure, None)),
     }
+}
+
+/// The release of a deploy whose slug is there: once its config is whole.
+fn make_release(deploy: &Deploy, view: &AppView, plan: &mut Plan) {
+    if view.missing.is_empty() {
+        plan.act(Action::MakeRelease { deploy: deploy.number });
+    } else if deploy.missing != view.missing {
+        plan.act(Action::AwaitConfig { deploy: deploy.number, names: view.missing.clone() });
+    }
+}
+
+/// `scripts.postdeploy` of an app's first release: it answers by now, and is reported live once the script succeeded.
+/// Whether nothing of it is left to do.
+fn postdeploy(app: &App, boot: Boot<'_>, view: &AppView, plan: &mut Plan) -> bool {
+    if !view.postdeploy || app.postdeploy_done || app.live.is_some() {
+        return true;
+    }
+    // One that was begun for an earlier deploy may succeed although that deploy was overtaken.
+    let succeeded = |process: &ProcessView| {
+        process.kind == "postdeploy"
+            && matches!(&process.state, ProcessState::Exited { ended, .. } if ended.is_success())
+    };
+    if view.processes.iter().any(succeeded) {
+        plan.act(Action::MarkPostdeploy);
+        return false;
+    }
+    match attempts(view, boot.release.number, "postdeploy", 1).last() {
+        None if view.processes.iter().any(|process| process.kind == "postdeploy" && !process.is_over()) => {
+            plan.look_again_in(WATCH);
+        }
+        None => plan.act(start(boot.release, "postdeploy", 1, 1)),
+        // As with the release phase: whether it may run again is for a person to say.
+        Some(process) => {
+            if let ProcessState::Exited { ended, .. } = &process.state {
+                plan.act(Action::FailDeploy {
+                    deploy: boot.deploy,
+                    failure: Failure::Postdeploy { ended: ended.clone(), tail: Vec::new() },
+                    tail_of: Some(process.id.clone()),
+                });
+            }
+        }
+    }
+    false
+}
+
+/// What people asked to run once: started once, and written down when it has ended.
+fn one_offs(app: &App, view: &AppView, plan: &mut Plan) {
+    for one_off in app.open_one_offs() {
+        let process = view.processes.iter().find(|process| is_of(process, one_off));
+        match process.map(|process| (process, &process.state)) {
+            None if one_off.stop => {
+                plan.act(Action::EndOneOff { number: one_off.number, ended: Ended::Signalled { signal: 15 } });
+            }
+            None => plan.act(Action::StartProcess {
+                release: one_off.release,
+                kind: "run".to_owned(),
+                ordinal: one_off.number,
+                attempt: 1,
+                crashes: 0,
+            }),
+            Some((_, ProcessState::Exited { ended, .. })) => {
+                plan.act(Action::EndOneOff { number: one_off.number, ended: ended.clone() });
+            }
+            Some((process, ProcessState::Starting | ProcessState::Running { .. })) if one_off.stop => {
+                plan.act(Action::Stop { process: process.id.clone() });
+                plan.look_again_in(WATCH);
+            }
+            Some((_, ProcessState::Starting | ProcessState::Running { .. } | ProcessState::Stopping)) => {}
+        }
+    }
+}
+
+fn is_of(process: &ProcessView, one_off: &OneOff) -> bool {
+    process.kind == "run" && process.ordinal == one_off.number && process.release == Some(one_off.release)
 }
 
 fn release_phase(
@@ -333,7 +420,44 @@ fn keep_running(app: &App, live: &Release, view: &AppView, plan: &mut Plan) {
             } else {
                 plan.look_again_in(due.since(view.now).max(Duration::from_millis(10)));
             }
+            continue;
         }
+        // Another size needs another process. The old one goes when this one answers.
+        let size = live.formation.get(kind).map(|scale| &scale.size);
+        if process.size.is_some() && process.size.as_ref() != size && process.state != ProcessState::Stopping {
+            plan.act(start(live, kind, ordinal, process.attempt + 1));
+            plan.look_again_in(WATCH);
+        }
+    }
+}
+
+/// Whether a process of the live or the booting release is not wanted any more: there are fewer of its type now, or
+/// another one of another size has taken its place.
+fn is_surplus(process: &ProcessView, view: &AppView) -> bool {
+    let of = |release: &&Release| process.release == Some(release.number);
+    let Some(release) = view.live.iter().chain(&view.next).find(of) else { return false };
+    if !is_scalable(&process.kind) {
+        return false;
+    }
+    if !release.processes().any(|(kind, ordinal)| kind == process.kind && ordinal == process.ordinal) {
+        return true;
+    }
+    let attempts = attempts(view, release.number, &process.kind, process.ordinal);
+    attempts.last().is_some_and(|newest| {
+        let took_over = match process.kind.as_str() {
+            "web" => view.targets.get(&newest.id).is_some_and(|target| target.healthy),
+            _ => matches!(newest.state, ProcessState::Running { .. }),
+        };
+        newest.id != process.id && took_over
+    })
+}
+
+/// From when on a surplus process may be stopped whatever is still in flight on it.
+fn surplus_since(app: &App, process: &ProcessView, view: &AppView) -> Option<Timestamp> {
+    let newest = attempts(view, process.release?, &process.kind, process.ordinal).last().map(|newest| &newest.state);
+    match newest {
+        Some(ProcessState::Running { since }) => app.scaled_at.map(|at| at.max(*since + view.boot_timeout)),
+        _ => app.scaled_at,
     }
 }
 
@@ -348,7 +472,8 @@ fn due_again(app: &App, crashes: u32, ended: &Ended, started_at: Timestamp, at: 
 /// How many times in a row a process has crashed, now that it has ended. An end that nobody can blame it for (it was
 /// put to sleep, a person wanted it to end, the machine went away) counts for nothing.
 pub(super) fn crashes_after(app: &App, crashes: u32, ended: &Ended, started_at: Timestamp, at: Timestamp) -> u32 {
-    let put_to_sleep = app.asleep_since.or(app.woken_at).is_some_and(|slept| slept >= at);
+    // What was stopped because it was not wanted has not crashed.
+    let put_to_sleep = app.asleep_since.or(app.woken_at).max(app.scaled_at).is_some_and(|changed| changed >= at);
     let wanted = app.restart_at.is_some_and(|before| started_at <= before);
     if matches!(ended, Ended::Lost) || put_to_sleep || wanted {
         0
@@ -414,7 +539,13 @@ fn route(app: &App, view: &AppView, booting: Option<Boot<'_>>, switch: bool, asl
         let Some(release) = process.release else { continue };
         let known = view.targets.get(&process.id);
         let healthy = known.is_some_and(|target| target.healthy);
-        let state = if Some(release) == booting_number {
+        let leaves = is_surplus(process, view);
+        let state = if leaves {
+            if !known.is_some_and(|target| target.state != TargetState::Warming) {
+                continue;
+            }
+            TargetState::Draining
+        } else if Some(release) == booting_number {
             let shares = booting.is_some_and(|boot| boot.percent.is_some());
             if switch || shares { TargetState::Active } else { TargetState::Warming }
         } else if Some(release) == app.live && !switch && !asleep {
@@ -475,8 +606,9 @@ fn clear_away(app: &App, view: &AppView, booting: Option<Boot<'_>>, asleep: bool
         let of_pending = pending.is_some_and(|deploy| deploy.release.is_some() && deploy.release == process.release);
         match &process.state {
             ProcessState::Exited { .. } => {
-                let one_off = process.kind == "release";
-                let in_use = if one_off {
+                let in_use = if process.kind == "run" {
+                    app.open_one_offs().any(|one_off| is_of(process, one_off))
+                } else if !is_scalable(&process.kind) {
                     of_pending
                 } else {
                     // The newest attempt is what the restart's backoff is counted from.
@@ -491,12 +623,14 @@ fn clear_away(app: &App, view: &AppView, booting: Option<Boot<'_>>, asleep: bool
             }
             ProcessState::Stopping => plan.look_again_in(WATCH),
             // A migration is not cut off because something newer is wanted; its time limit ends it.
-            ProcessState::Starting | ProcessState::Running { .. } if process.kind == "release" => {}
+            ProcessState::Starting | ProcessState::Running { .. } if !is_scalable(&process.kind) => {}
             ProcessState::Starting | ProcessState::Running { .. } => {
-                if of_pending || (of_live && !asleep && booting.is_none_or(|boot| !boot.ready)) {
+                let surplus = is_surplus(process, view);
+                let stays = of_pending || (of_live && !asleep && booting.is_none_or(|boot| !boot.ready));
+                if stays && !surplus {
                     continue;
                 }
-                if of_live && !asleep {
+                if of_live && !asleep && !surplus {
                     // The switch is planned in this very look; the drain begins with the next one.
                     plan.look_again_in(WATCH);
                     continue;
@@ -506,7 +640,8 @@ fn clear_away(app: &App, view: &AppView, booting: Option<Boot<'_>>, asleep: bool
                     Some(target) if target.state == TargetState::Draining => target.in_flight == 0,
                     Some(target) => target.state == TargetState::Warming,
                 };
-                let waited = left_at.is_some_and(|at| view.now.since(at) >= view.drain_limit);
+                let since = if surplus { surplus_since(app, process, view) } else { left_at };
+                let waited = since.is_some_and(|at| view.now.since(at) >= view.drain_limit);
                 if drained || waited {
                     plan.act(Action::Stop { process: process.id.clone() });
                 }
@@ -529,7 +664,10 @@ fn stop_all(view: &AppView, plan: &mut Plan) {
     }
 }
 
-fn retire(view: &AppView, plan: &mut Plan) {
+fn retire(app: &App, view: &AppView, plan: &mut Plan) {
+    if !farewell(app, view, plan) {
+        return;
+    }
     set_route(view, None, plan);
     stop_all(view, plan);
     if view.processes.is_empty() && view.route.is_none() {
@@ -540,6 +678,22 @@ fn retire(view: &AppView, plan: &mut Plan) {
             look_again(plan);
         }
     }
+}
+
+/// `scripts.pr-predestroy`, while everything that it may need is still there. Whether nothing of it is left to do.
+fn farewell(app: &App, view: &AppView, plan: &mut Plan) -> bool {
+    let Some(live) = view.live.as_ref().filter(|_| view.predestroy && !app.farewell.done) else { return true };
+    let attempt = app.farewell.attempt.max(1);
+    let attempts = attempts(view, live.number, "predestroy", 1);
+    match attempts.into_iter().find(|process| process.attempt == attempt) {
+        None => plan.act(start(live, "predestroy", 1, attempt)),
+        Some(process) => {
+            if let ProcessState::Exited { ended, .. } = &process.state {
+                plan.act(Action::EndFarewell { process: process.id.clone(), ended: ended.clone() });
+            }
+        }
+    }
+    false
 }
 
 #[cfg(test)]
@@ -563,6 +717,7 @@ pub(super) mod tests {
             release: Some(number),
             released: true,
             outcome: Some(Outcome::Live { at: Timestamp(0) }),
+            missing: Vec::new(),
         };
         let release = Release {
             app: name.clone(),
@@ -606,6 +761,11 @@ pub(super) mod tests {
             restart_at: None,
             kept_until: None,
             watch: None,
+            formation: None,
+            scaled_at: None,
+            one_offs: Vec::new(),
+            last_one_off: 0,
+            farewell: Farewell::default(),
         };
         let view = AppView {
             now: Timestamp(now),
@@ -613,8 +773,11 @@ pub(super) mod tests {
             build: None,
             build_process_over: false,
             addons: AddonsView::default(),
+            missing: Vec::new(),
             next: None,
             live: Some(release),
+            postdeploy: false,
+            predestroy: false,
             processes: vec![ProcessView {
                 id: id.clone(),
                 release: Some(number),
@@ -622,6 +785,7 @@ pub(super) mod tests {
                 ordinal: 1,
                 attempt: 2,
                 crashes: 1,
+                size: None,
                 state: ProcessState::Running { since: Timestamp(0) },
             }],
             route: Some(WantedRoute {

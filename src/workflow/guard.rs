@@ -41,7 +41,7 @@ pub fn fails_as_often(beside: &Measured, canary: &Measured) -> bool {
 
 fn more_errors(before: &Measured, new: &Measured) -> Option<Finding> {
     let limit = upper_rate(before.errors, before.requests).max(TOLERATED);
-    evidence(new.errors, new.requests, limit).then(|| Finding::Errors {
+    evidence(new.errors, new.requests, limit).then_some(Finding::Errors {
         errors: new.errors,
         requests: new.requests,
         before_errors: before.errors,

@@ -93,6 +93,9 @@ fn pull_changed(told: &Pull, snapshot: &Snapshot) -> Vec<Change> {
         }
         return changes;
     }
+    // The newest push counts: a change of config serves older code again, where newer code failed.
+    let pushed =
+        snapshot.running(stage).and_then(|app| app.deploys.iter().rev().find(|deploy| deploy.cause == Cause::Push));
     let label = &snapshot.pipeline.policy.review.label;
     let unlabelled = snapshot.pipeline.policy.review.apps == ReviewApps::Manual
         && known.is_some_and(|known| known.labels.contains(label))
@@ -102,7 +105,10 @@ fn pull_changed(told: &Pull, snapshot: &Snapshot) -> Vec<Change> {
             changes.push(Change::Remove { stage });
             false
         }
-        Some(deploy) => deploy.commit != pull.head && snapshot.pipeline.lock(StageKind::Review).is_none(),
+        Some(_) => {
+            pushed.is_none_or(|deploy| deploy.commit != pull.head)
+                && snapshot.pipeline.lock(StageKind::Review).is_none()
+        }
         None => {
             let others = policy::other_review_apps(&snapshot.apps, pull.number);
             policy::review_app_refused(pull, &snapshot.pipeline, others).is_none()
@@ -227,7 +233,9 @@ fn rerun(commit: &Sha, number: Option<RunNumber>, by: Option<&str>, snapshot: &S
     let mut changes = vec![Change::StartRun { pull: run.pull, branch: run.branch.clone(), commit: commit.clone() }];
     if run.pull.is_none() {
         // Red master was not deployed; green at the second try, it is.
-        let staging = snapshot.app(Stage::Staging).and_then(App::newest).filter(|deploy| deploy.commit == *commit);
+        let staging = snapshot.app(Stage::Staging);
+        let staging = staging.and_then(|app| app.deploys.iter().rev().find(|deploy| deploy.cause == Cause::Push));
+        let staging = staging.filter(|deploy| deploy.commit == *commit);
         if staging.is_some_and(|deploy| matches!(deploy.outcome, Some(Outcome::Failed { .. }))) {
             changes.push(Change::Deploy {
                 stage: Stage::Staging,

@@ -6,8 +6,10 @@
 
 mod addons;
 mod commands;
+mod config;
 mod deploy;
 mod guard;
+mod formation;
 mod intake;
 mod parse;
 mod policy;
@@ -17,8 +19,10 @@ mod test_run;
 mod watch;
 
 pub use addons::{AddonsView, is_as_asked};
-pub use commands::{PromotionWish, needs_right, promote, roll_back};
+pub use commands::{PromotionWish, needs_right, promote, retry_release, roll_back};
+pub use config::{AfterConfig, Chosen, Level, Levels, Settled, after_config, environment_of, first_formation, settle};
 pub use deploy::{AppView, plan_app};
+pub use formation::{ScaleLimits, ScaleOrder, ScaleRefusal, parse_scale, scaled};
 pub use intake::{Right, Snapshot, catch_up_staging, decide};
 pub use parse::mentioned_commands;
 pub use policy::{NoApp, barred, expiry, other_review_apps, review_app_refused, stale};
@@ -98,6 +102,8 @@ impl Change {
                     Cause::Push => "deploy",
                     Cause::Promotion { .. } => "promote",
                     Cause::Rollback { .. } => "roll back",
+                    Cause::Config { .. } => "set config of",
+                    Cause::Retry { .. } => "try again",
                 };
                 format!("{how} {} to {}", commit.short(), stage.environment())
             }
@@ -160,6 +166,11 @@ pub enum Action {
     MakeRelease {
         deploy: u64,
     },
+    /// Note which required config vars a deploy waits for.
+    AwaitConfig {
+        deploy: u64,
+        names: Vec<String>,
+    },
     StartProcess {
         release: ReleaseNumber,
         kind: String,
@@ -207,6 +218,18 @@ pub enum Action {
         deploy: u64,
         failure: Failure,
     },
+    /// `postdeploy` has succeeded, once and for all.
+    MarkPostdeploy,
+    /// Write how `pr-predestroy` ended, where the pull request shows it.
+    EndFarewell {
+        process: ProcessId,
+        ended: Ended,
+    },
+    /// Write how a one-off process ended.
+    EndOneOff {
+        number: u16,
+        ended: Ended,
+    },
     PlanNodes {
         nodes: u16,
     },
@@ -230,6 +253,8 @@ pub struct ProcessView {
     pub attempt: u32,
     /// How many times in a row it had crashed before this start.
     pub crashes: u32,
+    /// The dyno size that it was started with, where it is known.
+    pub size: Option<String>,
     pub state: ProcessState,
 }
 

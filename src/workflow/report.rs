@@ -39,6 +39,8 @@ pub struct StatusReport {
     pub failure: Option<Failure>,
     /// Whether it is said if nothing was said before.
     pub make: bool,
+    /// Required config vars without a value.
+    pub missing: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -63,7 +65,7 @@ pub fn app_reports(app: &App) -> (Vec<DeploymentReport>, Vec<StatusReport>) {
         let phase = app.phase(deploy);
         let state = match phase {
             _ if gone => DeploymentState::Inactive,
-            Phase::Waiting => DeploymentState::Queued,
+            Phase::Waiting | Phase::WaitingForConfig => DeploymentState::Queued,
             Phase::Building | Phase::Releasing | Phase::Booting => DeploymentState::InProgress,
             Phase::Live => DeploymentState::Success,
             Phase::Failed => DeploymentState::Failure,
@@ -115,6 +117,7 @@ fn statuses(app: &App) -> Vec<StatusReport> {
             phase: app.phase(deploy),
             failure,
             make: newest,
+            missing: if newest { missing_of(app, deploy) } else { Vec::new() },
         });
     }
     reports
@@ -177,6 +180,10 @@ pub struct CommentView {
     /// Commands that make sense now, without their slash.
     pub offers: Vec<String>,
     pub shipped: Option<ShippedLine>,
+    /// `OWNER/NAME`, for the commands that are named.
+    pub repository: String,
+    /// How `pr-predestroy` ended, if it failed.
+    pub farewell: Option<FarewellReport>,
 }
 
 /// That the pull request went to production.
@@ -198,6 +205,10 @@ pub struct AppLine {
     pub commit: Sha,
     pub release: Option<ReleaseNumber>,
     pub failure: Option<Failure>,
+    /// Required config vars without a value, which it waits for.
+    pub missing: Vec<String>,
+    /// `review`, `staging` or `production`.
+    pub stage: &'static str,
     /// What serves now, which may be older than what is under way.
     pub live_commit: Option<Sha>,
     pub live_release: Option<ReleaseNumber>,
@@ -248,6 +259,9 @@ pub struct PullView {
     pub shipment: Option<Shipment>,
     /// The release of production whose code serves, whichever way it came back.
     pub serving: Option<ReleaseNumber>,
+    pub repository: String,
+    /// How the `pr-predestroy` of its app that is gone ended.
+    pub farewell: Option<FarewellReport>,
 }
 
 /// How many commands a comment shows: the newest ones.
@@ -297,6 +311,8 @@ pub fn comment_view(view: &PullView) -> Option<CommentView> {
             since: shipment.at.rfc3339(),
             taken_back: view.serving.is_none_or(|serving| serving < shipment.release),
         }),
+        repository: view.repository.clone(),
+        farewell: view.farewell.clone().filter(|report| !view.pull.open && !report.ended.is_success()),
     })
 }
 
@@ -357,10 +373,19 @@ pub fn app_line(app: &App) -> Option<AppLine> {
         commit: deploy.commit.clone(),
         release: deploy.release,
         failure: failure_of(deploy),
+        missing: missing_of(app, deploy),
+        stage: app.stage.word(),
         live_commit: live.map(|deploy| deploy.commit.clone()),
         live_release: app.live,
         by: deploy.by.clone(),
     })
+}
+
+fn missing_of(app: &App, deploy: &Deploy) -> Vec<String> {
+    match app.phase(deploy) {
+        Phase::WaitingForConfig => deploy.missing.clone(),
+        _ => Vec::new(),
+    }
 }
 
 fn failure_of(deploy: &Deploy) -> Option<Failure> {
@@ -456,6 +481,7 @@ mod tests {
             release: None,
             released: false,
             outcome,
+            missing: Vec::new(),
         }
     }
 
@@ -475,6 +501,11 @@ mod tests {
             created_at: Timestamp(0),
             asleep_since: None,
             woken_at: None,
+            formation: None,
+            scaled_at: None,
+            one_offs: Vec::new(),
+            last_one_off: 0,
+            farewell: Farewell::default(),
             untrusted: false,
             restart_at: None,
             kept_until: None,

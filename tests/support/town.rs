@@ -308,7 +308,7 @@ impl Town {
     pub async fn push(&self, repository: &str, branch: &str, page: &str) -> String {
         let files = json!({
             "Procfile": "web: serve\nrelease: migrate\n",
-            "app.json": r#"{"environments":{"test":{"formation":{"test":{"quantity":2}},"scripts":{"test":"check"}}}}"#,
+            "app.json": r#"{"scripts":{"postdeploy":"seed 0","pr-predestroy":"leave 0"},"environments":{"test":{"formation":{"test":{"quantity":2}},"scripts":{"test":"check"}}}}"#,
             "page.txt": page,
         });
         self.push_files(repository, branch, files).await
@@ -471,7 +471,8 @@ fn script(spec: &Spec) -> Outcome {
             let at = |name: &str| spec.binds.iter().find(|bind| bind.inside.ends_with(name)).expect("a bound folder");
             std::fs::write(at("cache").host.join("page.txt"), &page).expect("write into the cache");
             let out = at("out");
-            for (name, text) in build_results(&page) {
+            let procfile = std::fs::read_to_string(path.join("Procfile")).unwrap_or_default();
+            for (name, text) in build_results(&page, procfile) {
                 std::fs::write(out.host.join(name), text).expect("write a result");
             }
             exits(0, &["-----> Building", "       done"])
@@ -487,17 +488,25 @@ fn script(spec: &Spec) -> Outcome {
             Some("release") if spec.environment.get("FAILING").is_some_and(|failing| failing == "migration") => {
                 exits(1, &["no such column"])
             }
+            Some("release") if spec.environment.get("MIGRATION").is_some_and(|migration| migration == "bad") => {
+                exits(1, &["no such table"])
+            }
             Some("release") if spec.environment.get("FAILING").is_some_and(|failing| failing == "end") => {
                 Outcome::Cut(Exit::TimeLimit)
             }
             Some("release") => exits(0, &["migrated"]),
+            // A script says its status with its last word.
+            Some("postdeploy" | "predestroy" | "run") => {
+                let status = spec.command.rsplit(' ').next().and_then(|word| word.parse().ok()).unwrap_or(0);
+                exits(status, &["one", "two"])
+            }
             _ => Outcome::Runs { healthy: spec.environment.get("FAILING").is_none_or(|failing| failing != "web") },
         },
     }
 }
 
 /// What a real build would have left: the process types, and what this page wants to fail as a config var.
-fn build_results(page: &str) -> BTreeMap<&'static str, String> {
+fn build_results(page: &str, procfile: String) -> BTreeMap<&'static str, String> {
     let failing = if page.contains(FAILING) {
         "tests"
     } else if page.contains(UNHEALTHY) {
@@ -510,7 +519,7 @@ fn build_results(page: &str) -> BTreeMap<&'static str, String> {
         "nothing"
     };
     BTreeMap::from([
-        ("Procfile", "web: serve\nrelease: migrate\n".to_owned()),
+        ("Procfile", procfile),
         ("release.0.yml", format!("config_vars:\n  FAILING: {failing}\n")),
         ("buildpacks", "test\n".to_owned()),
     ])

@@ -82,7 +82,19 @@ impl House {
                 for number in 1..=3 {
                     tx.put_pull(&pull(number))?;
                 }
-                let staging = app("hello-staging", Stage::Staging, vec![live(1, 1), live(2, 2)], Some(2));
+                let mut staging = app("hello-staging", Stage::Staging, vec![live(1, 1), live(2, 2)], Some(2));
+                staging.one_offs = vec![one_off(None), one_off(Some(Ended::Exited { code: 3 }))];
+                let vars = ["TOKEN", "OTHER"].map(|name| {
+                    let value = ConfigValue::From { stage: ConfigStage::Staging };
+                    (name.to_owned(), ConfigVar { value, set_at: START, by: HOSTILE.to_owned() })
+                });
+                let scope = ConfigScope::Stage(RepositoryId(1), ConfigStage::Review);
+                tx.put_config(&scope, &ConfigVars { vars: vars.into() })?;
+                let mut waiting = app("waiting", Stage::Review(PullNumber(3)), vec![deploy(1)], None);
+                waiting.deploys[0].missing = vec![HOSTILE.to_owned()];
+                tx.put_app(&waiting)?;
+                let report = FarewellReport { ended: Ended::TimeLimit, tail: vec![HOSTILE.to_owned()], at: START };
+                tx.put_farewell(RepositoryId(1), PullNumber(3), Some(&report))?;
                 tx.put_app(&staging)?;
                 for number in 1..=2 {
                     tx.put_release(&release("hello-staging", number, Cause::Push))?;
@@ -230,6 +242,7 @@ pub fn deploy(number: u64) -> Deploy {
         release: None,
         released: false,
         outcome: None,
+        missing: Vec::new(),
     }
 }
 
@@ -266,6 +279,11 @@ pub fn app(name: &str, stage: Stage, deploys: Vec<Deploy>, live: Option<u32>) ->
         restart_at: None,
         kept_until: None,
         watch: None,
+        formation: None,
+        scaled_at: None,
+        one_offs: Vec::new(),
+        last_one_off: 0,
+        farewell: Farewell::default(),
     }
 }
 
@@ -283,6 +301,20 @@ pub fn release(app: &str, number: u32, cause: Cause) -> Release {
         config: Sealed(String::new()),
         process_types: [("web".to_owned(), HOSTILE.to_owned())].into(),
         formation: BTreeMap::new(),
+    }
+}
+
+fn one_off(ended: Option<Ended>) -> OneOff {
+    OneOff {
+        number: if ended.is_some() { 1 } else { 2 },
+        release: ReleaseNumber(2),
+        command: HOSTILE.to_owned(),
+        size: "basic".to_owned(),
+        time_limit: 60,
+        by: HOSTILE.to_owned(),
+        asked_at: START,
+        stop: false,
+        ended,
     }
 }
 
@@ -337,6 +369,7 @@ fn failures() -> Vec<Failure> {
         all.push(Failure::ReleasePhase { ended: ended.clone(), tail: tail() });
         let finding = Finding::Crashes { process: detail(), crashes: 3, ended: ended.clone() };
         all.push(Failure::Worse { release: ReleaseNumber(2), before: ReleaseNumber(1), canary: false, finding });
+        all.push(Failure::Postdeploy { ended: ended.clone(), tail: tail() });
         all.push(Failure::Crashed { process: detail(), ended, tail: tail() });
     }
     all
@@ -509,6 +542,7 @@ fn refusals() -> Vec<Refusal> {
         Refusal::AlreadyThere { app: "hello-production".parse().unwrap(), release },
         Refusal::NoSuchRelease,
         Refusal::NothingToTest,
+        Refusal::NothingToRetry,
         Refusal::NotTested { commit: sha('a') },
         Refusal::NotOnStaging { release, live: ReleaseNumber(2) },
         Refusal::Locked { stage, by: text(), reason: text() },

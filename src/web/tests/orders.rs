@@ -200,6 +200,7 @@ async fn no_foreign_page_gives_orders() {
         .map(|(path, _)| {
             path.replace("{owner}/{name}", "acme/hello")
                 .replace("{name}", "hello-staging")
+                .replace("{stage}", "review")
                 .replace("{number}", "2")
                 .replace("{id}", "x")
         })

@@ -18,6 +18,7 @@ pub enum AppState {
     /// For the verdict of its commit's tests.
     WaitingForTests,
     Building,
+    WaitingForConfig,
     ReleasePhase,
     Starting,
     Live,
@@ -91,6 +92,8 @@ pub struct DeployLine {
     pub failure: Option<Failure>,
     /// The key of its build, once there is one.
     pub build: Option<BuildKey>,
+    /// Required config vars without a value, which it waits for.
+    pub missing: Vec<String>,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -163,6 +166,11 @@ pub struct AppDetail {
     pub deploys: Vec<DeployLine>,
     pub releases: Vec<ReleaseLine>,
     pub processes: Vec<ProcessLine>,
+    pub formation: Vec<super::FormationLine>,
+    /// Names and levels, never values.
+    pub config: Vec<super::ConfigLine>,
+    /// Its newest deploy failed after the build, so its release can be tried again.
+    pub can_retry: bool,
     /// `None` while the router does not answer.
     pub traffic: Option<Traffic>,
 }
@@ -214,6 +222,7 @@ fn state(world: &World, app: &App, crashed: bool) -> Result<AppState, StoreError
             _ => AppState::Waiting,
         },
         Phase::Building => AppState::Building,
+        Phase::WaitingForConfig => AppState::WaitingForConfig,
         Phase::Releasing => AppState::ReleasePhase,
         Phase::Booting => AppState::Starting,
         Phase::Live | Phase::Replaced if crashed => AppState::Crashed,
@@ -243,6 +252,10 @@ fn deploy_line(world: &World, app: &App, deploy: &Deploy, now: Timestamp) -> Res
             _ => None,
         },
         build,
+        missing: match app.phase(deploy) {
+            Phase::WaitingForConfig => deploy.missing.clone(),
+            _ => Vec::new(),
+        },
     })
 }
 
@@ -360,6 +373,12 @@ pub async fn app_detail(world: &World, app: &App) -> Result<AppDetail, Problem> 
         deploys,
         releases: releases(world, app)?,
         processes: processes(world, app).await?,
+        formation: super::formation(world, app)?,
+        config: super::config_of_app(world, app, false)?,
+        can_retry: app.wanted == Wanted::Running
+            && app.newest().is_some_and(|deploy| {
+                deploy.release.is_some() && matches!(deploy.outcome, Some(Outcome::Failed { .. }))
+            }),
         traffic: traffic(world, app).await,
     })
 }

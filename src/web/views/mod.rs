@@ -3,6 +3,7 @@
 
 mod app;
 mod audit;
+mod config;
 mod delivery;
 mod doctor;
 mod pipeline;
@@ -10,6 +11,7 @@ mod run;
 
 pub use app::*;
 pub use audit::*;
+pub use config::*;
 pub use delivery::*;
 pub use doctor::*;
 pub use pipeline::*;

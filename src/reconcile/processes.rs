@@ -1,0 +1,180 @@
+//! What people ask of an app's processes: how many, how large, anew, and a command once. Nothing is started or stopped
+//! here but by `restart`: what is wanted is written, and the loop makes it true.
+
+use super::apply::put_app;
+use super::observe::{self, label};
+use super::{Trouble, World, act};
+use crate::domain::*;
+use crate::platform::State;
+use crate::store::StoreError;
+use crate::workflow::{ScaleLimits, ScaleOrder, ScaleRefusal, scaled};
+use std::collections::BTreeMap;
+use tracing::info;
+
+/// as on Heroku, a one-off process may run for a day.
+pub const ONE_OFF_LIMIT: u64 = 24 * 3600;
+/// The longest command of a one-off process, in bytes.
+const LONGEST_COMMAND: usize = 8 << 10;
+
+/// Scales the app; its live release runs so many from now on. Gives the whole formation.
+pub async fn scale(
+    world: &World,
+    name: &AppName,
+    orders: BTreeMap<String, ScaleOrder>,
+    by: &str,
+) -> Result<Result<BTreeMap<String, Scale>, ScaleRefusal>, Trouble> {
+    let _alone = world.locks.lock("scale").await;
+    let mut elsewhere = 0;
+    for other in world.store.apps()?.into_iter().filter(|app| app.wanted == Wanted::Running && app.name != *name) {
+        let number = other.live.or_else(|| other.newest().and_then(|deploy| deploy.release));
+        let release = number.map(|number| world.store.release(&other.name, number)).transpose()?.flatten();
+        let formation = release.map(|release| other.formation_of(&release)).unwrap_or_default();
+        elsewhere += formation.values().map(|scale| u32::from(scale.quantity)).sum::<u32>();
+    }
+    let settings = &world.config.apps;
+    let limits = ScaleLimits {
+        sizes: settings.size_names(),
+        most: settings.max_processes_per_app,
+        most_in_all: settings.max_processes,
+        elsewhere,
+    };
+    let (key, now) = (name.clone(), world.now());
+    let formation = world
+        .commit(move |tx| {
+            let app = tx.app(&key)?.filter(|app| app.wanted == Wanted::Running);
+            let Some(mut app) = app else { return Ok(Err(ScaleRefusal::NoRelease { app: key })) };
+            let number = app.live.or_else(|| app.newest().and_then(|deploy| deploy.release));
+            let release = number.map(|number| tx.release(&app.name, number)).transpose()?.flatten();
+            let formation = match scaled(&app, release.as_ref(), &orders, &limits) {
+                Ok(formation) => formation,
+                Err(refusal) => return Ok(Err(refusal)),
+            };
+            if app.formation.as_ref() != Some(&formation) {
+                app.formation = Some(formation.clone());
+                app.scaled_at = Some(now);
+                put_app(tx, &app, now)?;
+            }
+            Ok::<_, StoreError>(Ok(formation))
+        })
+        .await?;
+    if let Ok(formation) = &formation {
+        let words: Vec<String> =
+            formation.iter().map(|(kind, scale)| format!("{kind}={}:{}", scale.quantity, scale.size)).collect();
+        info!(app = %name, "{by} scaled {name} to {}", words.join(" "));
+    }
+    world.wake.notify_waiters();
+    Ok(formation)
+}
+
+/// Ends the app's processes, or those of one name (`web.1`) or type (`web`); the loop starts each anew. Gives their
+/// names.
+pub async fn restart(world: &World, app: &AppName, only: Option<&str>) -> Result<Vec<String>, Trouble> {
+    let mut stopped = Vec::new();
+    for status in observe::list(world).await? {
+        let own = status.labels.get(label::APP).map(String::as_str) == Some(app.as_str());
+        let kind = status.labels.get(label::TYPE).map(String::as_str).unwrap_or_default();
+        let meant = only.is_none_or(|only| only == kind || only == status.name);
+        // Whether an interrupted release phase may run again is nothing that a restart may decide.
+        if own && meant && is_scalable(kind) && matches!(status.state, State::Starting | State::Running { .. }) {
+            act::stop(world, &status.id).await?;
+            stopped.push(status.name);
+        }
+    }
+    info!(%app, "restarted {app}");
+    world.enqueue_subject(&Subject::App(app.clone())).await?;
+    Ok(stopped)
+}
+
+/// A command that somebody wants to run once.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct OneOffOrder {
+    pub command: String,
+    pub size: Option<String>,
+    /// In seconds; a day unless given, and at most.
+    pub time_limit: Option<u64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OneOffRefusal {
+    #[error("there is no command")]
+    NoCommand,
+    #[error("the command is longer than {LONGEST_COMMAND} bytes or holds a zero byte")]
+    BadCommand,
+    #[error("nothing of {app} is live, so there is nothing that the command could run with")]
+    NotLive { app: AppName },
+    #[error("there is no size {size}; there are {}", known.join(", "))]
+    UnknownSize { size: String, known: Vec<String> },
+    #[error("{app} has {most} one-off processes already, and more are not allowed (apps.max_one_offs)")]
+    TooMany { app: AppName, most: usize },
+}
+
+/// Runs a command once, with the slug and the config of the live release.
+pub async fn run_once(
+    world: &World,
+    name: &AppName,
+    order: OneOffOrder,
+    by: &str,
+) -> Result<Result<OneOff, OneOffRefusal>, Trouble> {
+    let settings = &world.config.apps;
+    let size = order.size.map_or_else(|| DEFAULT_SIZE.to_owned(), |size| size.to_ascii_lowercase());
+    if order.command.trim().is_empty() {
+        return Ok(Err(OneOffRefusal::NoCommand));
+    }
+    if order.command.len() > LONGEST_COMMAND || order.command.contains('\0') {
+        return Ok(Err(OneOffRefusal::BadCommand));
+    }
+    let known = settings.size_names();
+    if !known.contains(&size) {
+        return Ok(Err(OneOffRefusal::UnknownSize { size, known }));
+    }
+    let (key, now, most, by) = (name.clone(), world.now(), settings.max_one_offs, by.to_owned());
+    let made = world
+        .commit(move |tx| {
+            let app = tx.app(&key)?.filter(|app| app.wanted == Wanted::Running);
+            let Some((mut app, release)) = app.and_then(|app| app.live.map(|release| (app, release))) else {
+                return Ok(Err(OneOffRefusal::NotLive { app: key }));
+            };
+            if app.open_one_offs().count() >= most {
+                return Ok(Err(OneOffRefusal::TooMany { app: key, most }));
+            }
+            app.last_one_off = app.last_one_off.checked_add(1).unwrap_or(1);
+            let one_off = OneOff {
+                number: app.last_one_off,
+                release,
+                command: order.command,
+                size,
+                time_limit: order.time_limit.unwrap_or(ONE_OFF_LIMIT).clamp(1, ONE_OFF_LIMIT),
+                by,
+                asked_at: now,
+                stop: false,
+                ended: None,
+            };
+            app.one_offs.push(one_off.clone());
+            put_app(tx, &app, now)?;
+            Ok::<_, StoreError>(Ok(one_off))
+        })
+        .await?;
+    if let Ok(one_off) = &made {
+        // What the command says may be private.
+        info!(app = %name, "{} asked for run.{} of {name}", one_off.by, one_off.number);
+    }
+    world.wake.notify_waiters();
+    Ok(made)
+}
+
+/// Ends a one-off process. `false` when it is over.
+pub async fn stop_once(world: &World, name: &AppName, number: u16) -> Result<bool, Trouble> {
+    let (key, now) = (name.clone(), world.now());
+    let stopped = world
+        .commit(move |tx| {
+            let Some(mut app) = tx.app(&key)? else { return Ok(false) };
+            let open = |one_off: &&mut OneOff| one_off.number == number && one_off.ended.is_none();
+            let Some(one_off) = app.one_offs.iter_mut().find(open) else { return Ok(false) };
+            one_off.stop = true;
+            put_app(tx, &app, now)?;
+            Ok::<_, StoreError>(true)
+        })
+        .await?;
+    world.wake.notify_waiters();
+    Ok(stopped)
+}
