@@ -55,6 +55,15 @@ pub struct Router {
     pub public_url: Option<String>,
     /// Addresses and networks of proxies in front, whose `X-Forwarded-For`, `-Proto` and `-Port` are believed.
     pub trusted_proxies: Vec<String>,
+    /// Their connections begin with the PROXY protocol, 1 or 2.
+    pub proxy_protocol: bool,
+    /// Where visitors connect with TLS; needs `tls_certificate` and `tls_key`.
+    pub tls_listen: Option<SocketAddr>,
+    /// The certificate chain and its key, PEM files; read again when they change.
+    pub tls_certificate: Option<PathBuf>,
+    pub tls_key: Option<PathBuf>,
+    /// Whoever comes without TLS is sent to the address with it, where there is one.
+    pub tls_redirect: bool,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -273,6 +282,11 @@ impl Default for Router {
             domain: "localhost".to_owned(),
             public_url: None,
             trusted_proxies: Vec::new(),
+            proxy_protocol: false,
+            tls_listen: None,
+            tls_certificate: None,
+            tls_key: None,
+            tls_redirect: true,
         }
     }
 }

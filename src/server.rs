@@ -8,7 +8,7 @@ use crate::github::{Credentials, GitHub, RsaKey, Settings, Timeouts, WebhookSecr
 use crate::outside::Outside;
 use crate::platform::{self, Local, LocalSettings, Platform};
 use crate::reconcile::{self, Locks, World};
-use crate::router::{Router, RouterOptions, Trusted};
+use crate::router::{CertificateFiles, Router, RouterOptions, Trusted};
 use crate::slug::{self, Source};
 use crate::store::Store;
 use crate::text::Texts;
@@ -323,6 +323,15 @@ pub fn router(config: &Config) -> anyhow::Result<()> {
     let mut options = RouterOptions::new(config.router.listen, folder, config.router.domain.clone());
     options.trusted = Trusted::parse(&config.router.trusted_proxies)
         .map_err(|message| anyhow::anyhow!("router.trusted_proxies: {message}"))?;
+    options.announced = config.router.proxy_protocol;
+    options.redirect = config.router.tls_redirect;
+    options.secure = match (config.router.tls_listen, &config.router.tls_certificate, &config.router.tls_key) {
+        (Some(listen), Some(chain), Some(key)) => {
+            Some((listen, CertificateFiles { chain: chain.clone(), key: key.clone() }))
+        }
+        (None, None, None) => None,
+        _ => anyhow::bail!("router: tls_listen, tls_certificate and tls_key belong together"),
+    };
     crate::router::run(options)
 }
 

@@ -19,6 +19,7 @@ mod documents;
 mod github_client;
 mod github_schemas;
 mod github_with_sim;
+mod guard;
 mod intake;
 mod layers;
 mod machine;

@@ -150,7 +150,11 @@ pub async fn releases(client: &Client, app: &AppName) -> Result<(), Failed> {
                 "promotion" => {
                     format!("promoted from {} v{}", text(entry, &["cause", "from"]), text(entry, &["cause", "release"]))
                 }
-                "rollback" => format!("rolled back to v{}", text(entry, &["cause", "to"])),
+                "rollback" => {
+                    let guard = text(entry, &["cause", "guard"]);
+                    let why = if guard.is_empty() { String::new() } else { format!(" since v{guard} was found worse") };
+                    format!("rolled back to v{}{why}", text(entry, &["cause", "to"]))
+                }
                 "config" => {
                     let names = list(entry.get("cause").unwrap_or(&Value::Null), "names").iter();
                     format!("set {}", names.filter_map(Value::as_str).collect::<Vec<_>>().join(", "))

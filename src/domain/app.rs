@@ -2,6 +2,7 @@
 
 use super::{
     AppName, Ended, Failure, ProcessId, PullNumber, ReleaseNumber, RepositoryId, RunNumber, Sha, SlugDigest, Stage,
+    Watch,
 };
 use crate::clock::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -40,6 +41,9 @@ pub struct App {
     /// It is not stale before this.
     #[serde(default)]
     pub kept_until: Option<Timestamp>,
+    /// The newest watch over a release; over when its time is, or when something else serves.
+    #[serde(default)]
+    pub watch: Option<Watch>,
     /// How many of each process type, and how large: from `app.json` at the first release, from then on as people
     /// scale it. `None` before the first release.
     #[serde(default)]
@@ -108,9 +112,21 @@ pub enum Cause {
     /// Built from the commit (or found built, where the tree is the same).
     Push,
     /// Another app's slug as it is, with this app's own config.
-    Promotion { from: AppName, release: ReleaseNumber, slug: SlugDigest },
+    Promotion {
+        from: AppName,
+        release: ReleaseNumber,
+        slug: SlugDigest,
+        /// Percent of the requests at first, and for how many seconds.
+        #[serde(default)]
+        canary: Option<(u8, u64)>,
+    },
     /// An earlier release's slug and config.
-    Rollback { to: ReleaseNumber },
+    Rollback {
+        to: ReleaseNumber,
+        /// The release that was found worse than the one before it; `None` where a person wanted it.
+        #[serde(default)]
+        guard: Option<ReleaseNumber>,
+    },
     /// The same slug with other config: these names changed.
     Config { slug: SlugDigest, names: Vec<String> },
     /// The slug of a deploy that failed, once more.

@@ -1,7 +1,7 @@
 //! What went wrong with somebody's code, as data. The sentence for each stands in `templates/failures.txt`;
 //! who must act is part of the type: all of these are for the person who wrote the commit, but `Internal`.
 
-use super::{AddonProblem, RunNumber};
+use super::{AddonProblem, Finding, ReleaseNumber, RunNumber};
 use serde::{Deserialize, Serialize};
 
 /// Why a deploy or a test run could not go on. `tail` holds the last lines of output, oldest first.
@@ -50,6 +50,9 @@ pub enum Failure {
     NoTestCommand,
     /// The command of `[tests]` leaves no results that could be read, so nothing would be proven.
     NoTestResults,
+    /// The router measured that it is worse than the release before it, which serves (again). `canary`: it had only a
+    /// share of the requests.
+    Worse { release: ReleaseNumber, before: ReleaseNumber, canary: bool, finding: Finding },
     /// The commit's own tests are not green.
     Tests { run: RunNumber },
     /// Landfall itself failed: the operator must look.

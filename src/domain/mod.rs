@@ -4,6 +4,7 @@
 mod ids;
 mod secret;
 mod failure;
+mod guard;
 mod repository;
 mod pipeline;
 mod app;
@@ -27,6 +28,7 @@ pub use config_vars::*;
 pub use delivery::*;
 pub use event::*;
 pub use failure::*;
+pub use guard::*;
 pub use ids::*;
 pub use manifest::*;
 pub use pipeline::*;

@@ -15,6 +15,9 @@ pub struct WantedRoute {
     /// Requests wait, and the first one wakes the app.
     #[serde(default)]
     pub asleep: bool,
+    /// A release that gets so many of a hundred requests.
+    #[serde(default)]
+    pub canary: Option<(ReleaseNumber, u8)>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

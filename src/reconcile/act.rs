@@ -2,7 +2,7 @@
 //! there before it does anything, and names the release that it serves.
 
 use super::apply::{enqueue, put_app};
-use super::{Trouble, World, addons, build, observe, split, start};
+use super::{Trouble, World, addons, build, observe, split, start, watch};
 use crate::ci::split::Event;
 use crate::domain::*;
 use crate::outside;
@@ -45,8 +45,8 @@ pub(super) async fn app(world: &World, app: &App, actions: &[Action]) -> Result<
             }
             Action::DropAddons => addons::take_all_away(world, &AddonOwner::of(app)).await?,
             Action::MakeRelease { deploy } => start::make_release(world, app, *deploy).await?,
-            Action::StartProcess { release, kind, ordinal, attempt } => {
-                start::process(world, app, *release, kind, *ordinal, *attempt).await?;
+            Action::StartProcess { release, kind, ordinal, attempt, crashes } => {
+                start::process(world, app, *release, kind, *ordinal, *attempt, *crashes).await?;
             }
             Action::Stop { process } => stop(world, process).await?,
             Action::Discard { process } => discard(world, process).await?,
@@ -59,6 +59,8 @@ pub(super) async fn app(world: &World, app: &App, actions: &[Action]) -> Result<
                 change_deploy(world, app, *deploy, |_, deploy| deploy.released = true).await?;
             }
             Action::GoLive { deploy } => go_live(world, app, *deploy).await?,
+            Action::Watch { deploy } => watch::begin(world, app, *deploy).await?,
+            Action::GoBack { deploy, failure } => watch::go_back(world, app, *deploy, failure).await?,
             Action::AwaitConfig { deploy, names } => {
                 info!(app = %app.name, deploy, "{} waits for config vars: {}", app.name, names.join(", "));
                 let names = names.clone();
@@ -143,6 +145,8 @@ pub(super) async fn run(world: &World, run: &TestRun, actions: &[Action]) -> Res
             | Action::FailDeploy { .. }
             | Action::MarkReleased { .. }
             | Action::GoLive { .. }
+            | Action::Watch { .. }
+            | Action::GoBack { .. }
             | Action::AwaitConfig { .. }
             | Action::MarkPostdeploy
             | Action::EndFarewell { .. }
@@ -238,7 +242,11 @@ async fn end_farewell(world: &World, app: &App, process: &ProcessId, ended: Ende
 }
 
 /// The pull requests whose comments show a command on this app.
-fn queue_watchers(tx: &mut Transaction<'_>, app: &App, now: crate::clock::Timestamp) -> Result<(), StoreError> {
+pub(super) fn queue_watchers(
+    tx: &mut Transaction<'_>,
+    app: &App,
+    now: crate::clock::Timestamp,
+) -> Result<(), StoreError> {
     if app.pull().is_some() {
         return Ok(());
     }
@@ -260,17 +268,20 @@ async fn fail(world: &World, app: &App, deploy: u64, failure: Failure) -> Result
     change_deploy(world, app, deploy, move |_, deploy| deploy.outcome = Some(Outcome::Failed { failure, at })).await
 }
 
-async fn go_live(world: &World, app: &App, deploy: u64) -> Result<(), StoreError> {
+async fn go_live(world: &World, app: &App, deploy: u64) -> Result<(), Trouble> {
     let at = world.now();
+    let watch = watch::after_switch(world, app, deploy).await?;
     info!(app = %app.name, deploy, "switched {} to its new release", app.name);
     change_deploy(world, app, deploy, move |app, deploy| {
         app.live = deploy.release;
         // Only the first release that serves has one.
         app.postdeploy_done = true;
         app.asleep_since = None;
+        app.watch = watch;
         deploy.outcome = Some(Outcome::Live { at });
     })
-    .await
+    .await?;
+    Ok(())
 }
 
 /// Puts an app to sleep or wakes it: what runs of it follows from that. A newer release than the one that was looked
@@ -518,7 +529,7 @@ fn route_of(world: &World, app: &App, route: &WantedRoute) -> router::Route {
         noindex: app.stage != Stage::Production,
         hold: route.hold,
         asleep: route.asleep,
-        canary: None,
+        canary: route.canary.map(|(release, percent)| router::Canary { release: release.to_string(), percent }),
         notice: route.notice.and_then(|notice| match notice {
             Notice::Building => Some(router::Notice::Building),
             Notice::Held => Some(router::Notice::Held),

@@ -255,6 +255,7 @@ fn app_or_new(
         untrusted: false,
         restart_at: None,
         kept_until: None,
+        watch: None,
         formation: None,
         scaled_at: None,
         one_offs: Vec::new(),
@@ -285,7 +286,7 @@ fn remove(
 }
 
 /// Drops the oldest deploys, but never the live one or one that is still under way.
-fn trim(app: &mut App) {
+pub(super) fn trim(app: &mut App) {
     while app.deploys.len() > KEPT_DEPLOYS {
         let live = app.live;
         // What was pushed last is what a later push is compared with.

@@ -232,7 +232,7 @@ pub async fn change(
 fn concerned(deploy: &Deploy) -> Option<ReleaseNumber> {
     match (&deploy.cause, deploy.release) {
         (_, Some(number)) => Some(number),
-        (Cause::Rollback { to }, None) => Some(*to),
+        (Cause::Rollback { to, .. }, None) => Some(*to),
         _ => None,
     }
 }

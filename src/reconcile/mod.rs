@@ -26,6 +26,7 @@ pub mod split;
 mod start;
 mod sweep;
 mod trouble;
+mod watch;
 
 pub use act::log_file;
 pub use addons::{AddonLine, addon_lines};

@@ -17,6 +17,8 @@ pub mod label {
     pub const TYPE: &str = "type";
     pub const ORDINAL: &str = "ordinal";
     pub const ATTEMPT: &str = "attempt";
+    /// How many times in a row it had crashed before this start.
+    pub const CRASHES: &str = "crashes";
     /// The dyno size of a process of the formation.
     pub const SIZE: &str = "size";
     /// A test node's run.
@@ -100,6 +102,7 @@ pub(super) async fn app(world: &World, name: &AppName) -> Result<Option<(App, Ap
             .collect(),
         route: confirmed.map(|stored| stored.route),
         targets: targets(&status),
+        measured: super::watch::measured(world, &app).await?,
         boot_timeout: world.config.boot_timeout(),
         drain_limit: Duration::from_secs(world.config.apps.drain_seconds),
     };
@@ -254,6 +257,10 @@ pub fn process_view(status: &ProcessStatus) -> ProcessView {
         kind: text(label::TYPE),
         ordinal: text(label::ORDINAL).parse().unwrap_or(0),
         attempt: text(label::ATTEMPT).parse().unwrap_or(1),
+        // What was started before there was this label counted its attempts.
+        crashes: text(label::CRASHES)
+            .parse()
+            .unwrap_or_else(|_| text(label::ATTEMPT).parse::<u32>().unwrap_or(1).saturating_sub(1)),
         size: status.labels.get(label::SIZE).cloned(),
         state: match &status.state {
             State::Starting => ProcessState::Starting,

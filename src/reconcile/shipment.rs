@@ -146,7 +146,7 @@ pub(super) fn serving(world: &World, repository: &Repository) -> Result<Option<R
     let Some(mut number) = world.store.app(&name)?.and_then(|app| app.live) else { return Ok(None) };
     for _ in 0..LONGEST_CHAIN {
         match world.store.release(&name, number)?.map(|release| release.cause) {
-            Some(Cause::Rollback { to }) => number = to,
+            Some(Cause::Rollback { to, .. }) => number = to,
             _ => break,
         }
     }

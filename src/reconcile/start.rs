@@ -26,7 +26,7 @@ pub(super) async fn make_release(world: &World, app: &App, number: u64) -> Resul
         return Ok(());
     };
     let made = match &deploy.cause {
-        Cause::Rollback { to } => earlier(world, app, *to, number)?,
+        Cause::Rollback { to, .. } => earlier(world, app, *to, number)?,
         Cause::Promotion { slug, .. } | Cause::Config { slug, .. } | Cause::Retry { slug, .. } => {
             of_slug(world, app, slug, number)?
         }
@@ -174,6 +174,7 @@ pub(super) async fn process(
     kind: &str,
     ordinal: u16,
     attempt: u32,
+    crashes: u32,
 ) -> Result<(), Trouble> {
     let Some(release) = world.store.release(&app.name, number)? else {
         return Err(Trouble::bug(format!("{number} of {} has no record", app.name)));
@@ -200,6 +201,7 @@ pub(super) async fn process(
             (label::TYPE, kind.to_owned()),
             (label::ORDINAL, ordinal.to_string()),
             (label::ATTEMPT, attempt.to_string()),
+            (label::CRASHES, crashes.to_string()),
             (label::SIZE, duty.size.clone()),
         ]
         .map(|(name, value)| (name.to_owned(), value))

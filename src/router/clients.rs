@@ -5,16 +5,19 @@
 
 use super::errors::Refusal;
 use super::framing::{Fault, Framing};
+use super::wire::Wire;
 use async_trait::async_trait;
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv, send, shutdown};
+use pingora_core::protocols::ALPN;
+use pingora_core::protocols::l4::socket::SocketAddr as PeerAddress;
 use pingora_core::protocols::raw_connect::ProxyDigest;
 use pingora_core::protocols::{
     GetProxyDigest, GetSocketDigest, GetTimingDigest, IO, Peek, Shutdown, SocketDigest, Ssl, TimingDigest, UniqueID,
 };
 use std::collections::HashMap;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, RawFd};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -41,8 +44,11 @@ const LARGE: &[u8] = b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-L
 /// How far a client is with the head of a request.
 #[derive(Debug, Default)]
 struct Progress {
-    /// When the head's first byte came, in milliseconds since the start plus one; 0 outside of heads.
+    /// When the head's first byte came, in milliseconds since the start plus one; 0 outside of heads. While TLS is
+    /// agreed on, since when.
     head_since: AtomicU64,
+    /// Nothing can be said but through TLS.
+    secure: bool,
 }
 
 /// Everyone who is connected.
@@ -65,10 +71,10 @@ impl Clients {
         Clients { started, limit, limit_per_address, open: Mutex::default() }
     }
 
-    /// Takes a connection in; `None` when there are too many, which it is told.
-    pub fn admit(self: &Arc<Clients>, stream: TcpStream, address: IpAddr) -> Option<ClientStream> {
-        let descriptor = stream.as_raw_fd();
-        let progress = Arc::new(Progress::default());
+    /// Takes a connection in; `None` when there are too many.
+    pub fn admit(self: &Arc<Clients>, descriptor: RawFd, address: IpAddr, secure: bool) -> Option<Place> {
+        let since = if secure { milliseconds(self.started.elapsed()) + 1 } else { 0 };
+        let progress = Arc::new(Progress { head_since: AtomicU64::new(since), secure });
         {
             let mut open = self.lock();
             let total = open.clients.len();
@@ -77,22 +83,12 @@ impl Clients {
                 if *count == 0 {
                     open.addresses.remove(&address);
                 }
-                drop(open);
-                let _ = stream.try_write(BUSY);
                 return None;
             }
             *count += 1;
             open.clients.insert(descriptor, progress.clone());
         }
-        Some(ClientStream {
-            stream: BufWriter::with_capacity(WRITE_BUFFER, stream),
-            digest: Arc::new(SocketDigest::from_raw_fd(descriptor)),
-            address,
-            framing: Mutex::default(),
-            progress,
-            clients: self.clone(),
-            closing: Closing::No,
-        })
+        Some(Place { clients: self.clone(), progress, descriptor, address })
     }
 
     pub fn count(&self) -> usize {
@@ -107,7 +103,9 @@ impl Clients {
             let since = progress.head_since.load(Ordering::Acquire);
             if since != 0 && since < before {
                 // Its owner takes the lock before it closes, so the descriptor is still this client's.
-                let _ = send(*descriptor, SLOW, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL);
+                if !progress.secure {
+                    let _ = send(*descriptor, SLOW, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL);
+                }
                 let _ = shutdown(*descriptor, nix::sys::socket::Shutdown::Both);
             }
         }
@@ -133,15 +131,35 @@ fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// A place among those who are connected, left when it is dropped. That must happen before the descriptor is closed,
+/// as `cut_slow` relies on.
+#[derive(Debug)]
+pub(super) struct Place {
+    clients: Arc<Clients>,
+    progress: Arc<Progress>,
+    descriptor: RawFd,
+    address: IpAddr,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.clients.leave(self.descriptor, self.address);
+    }
+}
+
+/// Tells a connection that there is no room for it.
+pub(super) fn turn_away(stream: &TcpStream) {
+    let _ = stream.try_write(BUSY);
+}
+
 /// A client's connection.
 #[derive(Debug)]
 pub(super) struct ClientStream {
-    stream: BufWriter<TcpStream>,
+    /// The first field, so that it is dropped before the connection.
+    place: Place,
+    stream: BufWriter<Wire>,
     digest: Arc<SocketDigest>,
-    address: IpAddr,
     framing: Mutex<Framing>,
-    progress: Arc<Progress>,
-    clients: Arc<Clients>,
     closing: Closing,
 }
 
@@ -159,6 +177,31 @@ enum Closing {
 }
 
 impl ClientStream {
+    /// A client that was let in. `client` is its address where a load balancer told it.
+    pub fn new(place: Place, wire: Wire, client: Option<SocketAddr>) -> ClientStream {
+        let digest = SocketDigest::from_raw_fd(place.descriptor);
+        if let Some(client) = client {
+            let _ = digest.peer_addr.set(Some(PeerAddress::Inet(client)));
+        }
+        place.progress.head_since.store(0, Ordering::Release);
+        let framing = if wire.is_http2() { Framing::opaque() } else { Framing::default() };
+        ClientStream {
+            place,
+            stream: BufWriter::with_capacity(WRITE_BUFFER, wire),
+            digest: Arc::new(digest),
+            framing: Mutex::new(framing),
+            closing: Closing::No,
+        }
+    }
+
+    pub fn is_secure(&self) -> bool {
+        self.stream.get_ref().is_secure()
+    }
+
+    fn tcp(&self) -> &TcpStream {
+        self.stream.get_ref().tcp()
+    }
+
     /// A client's stream as the proxy library hands it out.
     pub fn of(stream: &dyn IO) -> Option<&ClientStream> {
         stream.as_any().downcast_ref::<ClientStream>()
@@ -178,7 +221,7 @@ impl ClientStream {
     /// that it sent was read.
     pub fn is_gone(&self) -> bool {
         let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
-        match recv(self.stream.get_ref().as_raw_fd(), &mut [0], flags) {
+        match recv(self.tcp().as_raw_fd(), &mut [0], flags) {
             Ok(count) => count == 0,
             Err(error) => error != Errno::EAGAIN && error != Errno::EINTR,
         }
@@ -186,19 +229,12 @@ impl ClientStream {
 
     /// Whether closing now could meet bytes of the client: then the connection is reset, and with it our answer.
     fn owes_bytes(&self) -> bool {
-        let waiting = recv(self.stream.get_ref().as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT);
+        let waiting = recv(self.tcp().as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT);
         !self.framing().is_between_requests() || waiting.is_ok_and(|count| count > 0)
     }
 
     fn framing(&self) -> MutexGuard<'_, Framing> {
         self.framing.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for ClientStream {
-    fn drop(&mut self) {
-        // Before the descriptor is closed, as `cut_slow` relies on.
-        self.clients.leave(self.stream.get_ref().as_raw_fd(), self.address);
     }
 }
 
@@ -219,14 +255,15 @@ impl AsyncRead for ClientStream {
         if !bytes.is_empty() {
             let passed = framing.take(bytes);
             buffer.set_filled(before + passed);
-            let began = this.progress.head_since.load(Ordering::Acquire);
+            let since = &this.place.progress.head_since;
+            let began = since.load(Ordering::Acquire);
             if !framing.in_head() {
-                this.progress.head_since.store(0, Ordering::Release);
+                since.store(0, Ordering::Release);
             } else if began == 0 {
-                this.progress.head_since.store(milliseconds(this.clients.started.elapsed()) + 1, Ordering::Release);
+                since.store(milliseconds(this.place.clients.started.elapsed()) + 1, Ordering::Release);
             }
-            if framing.fault() == Some(Fault::TooLarge) {
-                let _ = this.stream.get_ref().try_write(LARGE);
+            if framing.fault() == Some(Fault::TooLarge) && !this.place.progress.secure {
+                let _ = this.stream.get_ref().tcp().try_write(LARGE);
             }
             if framing.fault().is_some() && passed == 0 {
                 return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "the request is malformed")));
@@ -304,11 +341,15 @@ impl Shutdown for ClientStream {
 
 impl UniqueID for ClientStream {
     fn id(&self) -> RawFd {
-        self.stream.get_ref().as_raw_fd()
+        self.tcp().as_raw_fd()
     }
 }
 
-impl Ssl for ClientStream {}
+impl Ssl for ClientStream {
+    fn selected_alpn_proto(&self) -> Option<ALPN> {
+        self.stream.get_ref().is_http2().then_some(ALPN::H2)
+    }
+}
 
 impl Peek for ClientStream {}
 

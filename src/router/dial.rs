@@ -11,16 +11,19 @@ use nix::sys::socket::{ControlMessageOwned, MsgFlags, Shutdown, recvmsg, shutdow
 use pingora_core::connectors::L4Connect;
 use pingora_core::protocols::l4::socket::SocketAddr as PeerAddress;
 use pingora_core::protocols::l4::stream::Stream;
+use pingora_core::protocols::l4::virt::{VirtualSockOpt, VirtualSocket, VirtualSocketStream};
 use pingora_core::upstreams::peer::{Tracer, Tracing};
 use pingora_core::{Error, ErrorType};
 use std::collections::HashMap;
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
-use tokio::io::Interest;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixListener, UnixStream};
 
 /// Why no connection came about.
@@ -105,11 +108,13 @@ impl Tracing for Registered {
 }
 
 /// Makes the connections of one target for the proxy library.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Dialler {
     pub socket: PathBuf,
     pub timeout: Duration,
     pub connections: Arc<Connections>,
+    /// Set for the one connection of a request that asks for another protocol; the connection is put here.
+    pub upgrade: Option<Arc<OnceLock<Arc<Connection>>>>,
 }
 
 #[async_trait]
@@ -124,11 +129,76 @@ impl L4Connect for Dialler {
             Error::because(kind, "dialling the process", error)
         })?;
         let descriptor = stream.as_raw_fd();
-        let mut stream = Stream::from(stream);
-        self.connections.lock().insert(descriptor, Arc::default());
+        let connection = Arc::<Connection>::default();
+        self.connections.lock().insert(descriptor, connection.clone());
+        let mut stream = match &self.upgrade {
+            None => Stream::from(stream),
+            Some(place) => {
+                let _ = place.set(connection);
+                Stream::from(VirtualSocketStream::new(Box::new(Patient { stream, flushes: 0, reader: None })))
+            }
+        };
         let registered = Registered { connections: self.connections.clone(), descriptor };
         stream.tracer = Some(Tracer(Box::new(registered)));
         Ok(stream)
+    }
+}
+
+/// A connection on which nothing is read before the request is wholly sent: its head, and the end of its empty body.
+///
+/// The proxy library hands the two on one after the other while it reads already. If the app agrees to change the
+/// protocol before the library has dealt with the second, it takes that for the end of what follows the change, and
+/// the connection ends as soon as it has begun.
+#[derive(Debug)]
+struct Patient {
+    stream: TcpStream,
+    /// The head is flushed once, the body's end once more.
+    flushes: u8,
+    reader: Option<Waker>,
+}
+
+impl AsyncRead for Patient {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.flushes < 2 {
+            self.reader = Some(context.waker().clone());
+            return Poll::Pending;
+        }
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Patient {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        std::task::ready!(Pin::new(&mut self.stream).poll_flush(context))?;
+        self.flushes = self.flushes.saturating_add(1);
+        if self.flushes >= 2
+            && let Some(reader) = self.reader.take()
+        {
+            reader.wake();
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+impl VirtualSocket for Patient {
+    fn set_socket_option(&self, option: VirtualSockOpt) -> io::Result<()> {
+        match option {
+            VirtualSockOpt::NoDelay => self.stream.set_nodelay(true),
+            // The library sets none on its own, and neither do we.
+            _ => Ok(()),
+        }
     }
 }
 

@@ -74,6 +74,11 @@ impl Default for Framing {
 }
 
 impl Framing {
+    /// Of a connection whose bytes are not HTTP/1: whatever comes passes.
+    pub fn opaque() -> Framing {
+        Framing { state: State::Opaque, ..Framing::default() }
+    }
+
     /// Takes the next bytes and says how many of them may pass on. Fewer than all means that the rest breaks the rules
     /// and that nothing will pass any more.
     pub fn take(&mut self, bytes: &[u8]) -> usize {

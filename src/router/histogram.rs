@@ -67,6 +67,11 @@ impl Histogram {
         within.map(|(_, count)| count).sum()
     }
 
+    /// How many took at most so many microseconds, and more than those before; in order.
+    pub fn buckets(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.counts.iter().map(|(bucket, count)| (upper_bound(*bucket), *count))
+    }
+
     fn add(&mut self, bucket: u16, count: u64) {
         match self.counts.binary_search_by_key(&bucket, |(bucket, _)| *bucket) {
             Ok(place) => self.counts[place].1 = self.counts[place].1.saturating_add(count),

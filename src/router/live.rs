@@ -5,7 +5,7 @@
 //! in. A request that finds a gate shut looks again in the new table.
 
 use super::RouterOptions;
-use super::dial::{Connections, Dialler};
+use super::dial::{Connection, Connections, Dialler};
 use super::keep;
 use super::knocks::Knocks;
 use super::metrics::AppMetrics;
@@ -17,9 +17,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+/// Marks the pool's keys of connections that serve one request only.
+const UPGRADES: u64 = 1 << 63;
 const OPEN: u64 = 1 << 63;
 const COUNT: u64 = OPEN - 1;
 
@@ -51,6 +53,7 @@ pub(super) struct LiveTarget {
     checked_every: bool,
     /// Others are preferred until a health check goes well.
     down: AtomicBool,
+    dialler: Dialler,
     peer: HttpPeer,
     /// The highest bit is set while the gate is open; the others count the requests inside.
     gate: AtomicU64,
@@ -77,12 +80,13 @@ impl LiveTarget {
             socket: target.socket.clone(),
             timeout: options.connect_timeout,
             connections: connections.clone(),
+            upgrade: None,
         };
         // The address says nothing (0.0.0.0 also tells the pool not to compare it with the socket's own): the group
         // key is what tells targets apart.
         let mut peer = HttpPeer::new((Ipv4Addr::UNSPECIFIED, 1), false, String::new());
         peer.group_key = number;
-        peer.options.custom_l4 = Some(Arc::new(dialler));
+        peer.options.custom_l4 = Some(Arc::new(dialler.clone()));
         peer.options.total_connection_timeout = Some(options.connect_timeout + Duration::from_secs(1));
         peer.options.read_timeout = Some(options.idle_timeout);
         peer.options.write_timeout = Some(options.idle_timeout);
@@ -99,6 +103,7 @@ impl LiveTarget {
             health: Mutex::default(),
             failure: tokio::sync::Notify::new(),
             checked_every: target.health_seconds.is_some(),
+            dialler,
             down: AtomicBool::new(false),
             peer,
             gate: AtomicU64::new(0),
@@ -108,6 +113,17 @@ impl LiveTarget {
 
     pub fn peer(&self) -> Box<HttpPeer> {
         Box::new(self.peer.clone())
+    }
+
+    /// As `peer`, for one request that asks for another protocol: a connection of its own, which is found in the place
+    /// that comes with it.
+    pub fn upgrade_peer(&self, unique: u64) -> (Box<HttpPeer>, Arc<OnceLock<Arc<Connection>>>) {
+        let place = Arc::new(OnceLock::new());
+        let dialler = Dialler { upgrade: Some(place.clone()), ..self.dialler.clone() };
+        let mut peer = self.peer.clone();
+        peer.group_key = unique | UPGRADES;
+        peer.options.custom_l4 = Some(Arc::new(dialler));
+        (Box::new(peer), place)
     }
 
     pub fn in_flight(&self) -> u64 {
@@ -282,6 +298,11 @@ impl Routes {
 
     pub fn live(&self) -> arc_swap::Guard<Arc<Live>> {
         self.live.load()
+    }
+
+    /// A number that nothing else in this router's life has.
+    pub fn unique(&self) -> u64 {
+        self.numbers.fetch_add(1, Ordering::Relaxed)
     }
 
     pub fn app_of(&self, host: &str) -> Option<Arc<LiveApp>> {

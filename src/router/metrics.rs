@@ -84,7 +84,10 @@ impl Slot {
         if let Some(code) = sample.code {
             *self.codes.entry(code).or_default() += 1;
         }
-        self.latency.record(sample.took);
+        // How long a change of protocol lasted is no time that an answer took.
+        if sample.status != 101 {
+            self.latency.record(sample.took);
+        }
     }
 }
 

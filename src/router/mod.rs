@@ -5,6 +5,8 @@
 //! new table is one atomic swap; once a target that left shows no request in flight, none can come any more
 //! (invariant 5). What is not valid HTTP in the strictest reading is refused, not repaired.
 
+mod announced;
+mod certificates;
 mod client;
 mod clients;
 mod control;
@@ -25,7 +27,9 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod trust;
+mod wire;
 
+pub use certificates::CertificateFiles;
 pub use client::{MemoryRouter, Router, RouterError};
 pub use control::{AppStatus, Status, TargetStatus};
 pub use errors::Code;

@@ -22,12 +22,12 @@ use pingora_core::{Error, ErrorSource, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 use std::os::fd::RawFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 /// How long a client's connection may idle between two requests.
-const KEEP_ALIVE_SECONDS: u64 = 75;
+pub(super) const KEEP_ALIVE_SECONDS: u64 = 75;
 /// For how long others are preferred to a process that could not be reached.
 const AVOIDED: Duration = Duration::from_secs(1);
 /// How often a request that waits looks whether its client is still there.
@@ -41,6 +41,8 @@ pub(super) struct Proxy {
     pub clock: Clock,
     /// The port that clients reach the router at.
     pub port: u16,
+    /// The same with TLS, where there is one.
+    pub secure_port: Option<u16>,
 }
 
 /// What one request gathers on its way.
@@ -61,6 +63,8 @@ pub(super) struct Context {
     /// Connections that broke before an answer began.
     broken: u32,
     connection: Option<Arc<Connection>>,
+    /// Where the connection is found that was made for a change of protocol.
+    upgrade: Option<Arc<OnceLock<Arc<Connection>>>>,
     chosen_at: Option<Instant>,
     connect: Option<Duration>,
     refusal: Option<Refusal>,
@@ -88,6 +92,7 @@ impl ProxyHttp for Proxy {
             held_since: None,
             broken: 0,
             connection: None,
+            upgrade: None,
             chosen_at: None,
             connect: None,
             refusal: None,
@@ -101,7 +106,13 @@ impl ProxyHttp for Proxy {
         let kept = session.req_header().headers.get("x-request-id").and_then(|value| value.to_str().ok());
         context.request_id = request::kept_request_id(kept).unwrap_or_else(request::new_request_id);
         let client = session.client_addr().and_then(|address| address.as_inet()).map(|address| address.ip());
-        context.origin = client.map(|peer| trust::origin(session.req_header(), peer, self.port, &options.trusted));
+        // HTTP/2 is agreed on through TLS only.
+        let secure = session.is_http2() || client_of(session).is_some_and(ClientStream::is_secure);
+        let port = self.secure_port.filter(|_| secure).unwrap_or(self.port);
+        context.origin = client.map(|peer| {
+            let own = Origin { client: peer, secure, port };
+            trust::origin(session.req_header(), own, &options.trusted)
+        });
 
         session.set_read_timeout(Some(options.idle_timeout));
         session.set_write_timeout(Some(options.idle_timeout));
@@ -111,7 +122,11 @@ impl ProxyHttp for Proxy {
         }
         session.as_downstream_mut().set_pipelining_enabled(true);
 
-        let verdict = client_of(session).map_or(Err(Refusal::bare(400)), ClientStream::verdict);
+        let verdict = if session.is_http2() {
+            request::check_streamed_head(session.req_header())
+        } else {
+            client_of(session).map_or(Err(Refusal::bare(400)), ClientStream::verdict)
+        };
         if session.is_upgrade_req() {
             // Whether it is taken up or not, what follows was not followed.
             session.set_keepalive(None);
@@ -121,7 +136,9 @@ impl ProxyHttp for Proxy {
             session.set_keepalive(None);
             return self.refuse(session, context, refusal).await;
         }
-        let host = session.req_header().headers.get("host").and_then(|value| value.to_str().ok());
+        let head = session.req_header();
+        let host = head.headers.get("host").and_then(|value| value.to_str().ok());
+        let host = host.or_else(|| head.uri.authority().map(|authority| authority.as_str()));
         let Some(host) = host.map(|host| (host, normalise_host(host))) else {
             session.set_keepalive(None);
             return self.refuse(session, context, Refusal::bare(400)).await;
@@ -131,6 +148,11 @@ impl ProxyHttp for Proxy {
         let Some(app) = app else {
             return self.refuse(session, context, Refusal::bare(404)).await;
         };
+        let origin_secure = context.origin.is_some_and(|origin| origin.secure);
+        if let Some(port) = self.secure_port.filter(|_| options.redirect && !origin_secure) {
+            context.app = Some(app);
+            return self.redirect(session, context, port).await;
+        }
         context.counted = Some(AppInFlight::new(&app.metrics, context.arrived));
         context.app = Some(app);
         Ok(false)
@@ -153,7 +175,13 @@ impl ProxyHttp for Proxy {
             context.app = Some(app.clone());
             match app.choose(&context.tried, self.routes.now()) {
                 Choice::Target(inside) => {
-                    let peer = inside.0.peer();
+                    let peer = if session.is_upgrade_req() {
+                        let (peer, place) = inside.0.upgrade_peer(self.routes.unique());
+                        context.upgrade = Some(place);
+                        peer
+                    } else {
+                        inside.0.peer()
+                    };
                     context.process = Some(inside.0.clone());
                     context.inside = Some(inside);
                     context.chosen_at = Some(Instant::now());
@@ -185,7 +213,10 @@ impl ProxyHttp for Proxy {
     ) -> Result<()> {
         let took = context.chosen_at.map_or(Duration::ZERO, |chosen| chosen.elapsed());
         context.connect = Some(if reused { Duration::ZERO } else { took });
-        let connection = context.inside.as_ref().and_then(|inside| inside.0.connections.get(descriptor));
+        let connection = match &context.upgrade {
+            Some(place) => place.get().cloned(),
+            None => context.inside.as_ref().and_then(|inside| inside.0.connections.get(descriptor)),
+        };
         // A pooled connection has to be the chosen target's own; nothing is sent over one that is not.
         let Some(connection) = connection else {
             return Err(Error::explain(ErrorType::InternalError, "a connection of another process").into_in());
@@ -221,7 +252,11 @@ impl ProxyHttp for Proxy {
         upstream.insert_header("X-Request-Start", context.arrived.0.to_string())?;
         upstream.insert_header("X-Request-Id", context.request_id.as_str())?;
         // The library sends HTTP/1.1 whatever came; `Via` names what came.
-        let version = if session.req_header().version == upstream.version { "1.1 landfall" } else { "1.0 landfall" };
+        let version = match session.req_header().version {
+            http::Version::HTTP_2 => "2 landfall",
+            http::Version::HTTP_10 | http::Version::HTTP_09 => "1.0 landfall",
+            _ => "1.1 landfall",
+        };
         let via = match upstream.headers.get("via").and_then(|via| via.to_str().ok()) {
             Some(before) => format!("{before}, {version}"),
             None => version.to_owned(),
@@ -341,7 +376,10 @@ impl ProxyHttp for Proxy {
         }
         // Waiting for the client to read its page is no part of the request.
         self.account(session, context);
-        session.as_downstream_mut().shutdown().await;
+        // A stream of HTTP/2 has ended with its page; to shut it down would take the page back.
+        if !session.is_http2() {
+            session.as_downstream_mut().shutdown().await;
+        }
         FailToProxy { error_code: refusal.status, can_reuse_downstream: false }
     }
 
@@ -477,6 +515,23 @@ impl Proxy {
     async fn refuse(&self, session: &mut Session, context: &mut Context, refusal: Refusal) -> Result<bool> {
         context.refusal = Some(refusal);
         self.write_page(session, context, refusal).await?;
+        Ok(true)
+    }
+
+    /// Sends a client to the same address with TLS, whatever it asked.
+    async fn redirect(&self, session: &mut Session, context: &Context, port: u16) -> Result<bool> {
+        let path = request::origin_form(session.req_header().raw_path())
+            .unwrap_or_else(|| session.req_header().raw_path().to_vec());
+        let path = String::from_utf8_lossy(&path).into_owned();
+        let path = if path.starts_with('/') { path } else { "/".to_owned() };
+        let port = if port == 443 { String::new() } else { format!(":{port}") };
+        let mut header = ResponseHeader::build(308, Some(4))?;
+        header.insert_header("Location", format!("https://{}{port}{path}", context.host))?;
+        header.insert_header("Content-Length", "0")?;
+        header.insert_header("X-Request-Id", context.request_id.as_str())?;
+        // What a body of the request is, nobody reads.
+        session.set_keepalive(None);
+        session.write_response_header(Box::new(header), true).await?;
         Ok(true)
     }
 

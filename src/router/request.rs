@@ -87,6 +87,46 @@ pub(super) fn check_head(raw: &[u8]) -> Result<Body, Refusal> {
     }
 }
 
+/// Holds a head that came in frames of HTTP/2 against what it must not be once it is written as HTTP/1.1. The library
+/// has refused what HTTP/2 itself forbids.
+pub(super) fn check_streamed_head(head: &pingora_http::RequestHeader) -> Result<(), Refusal> {
+    if head.method == http::Method::CONNECT {
+        return Err(Refusal::bare(405));
+    }
+    let path = head.raw_path();
+    if path.len() > MAX_LINE {
+        return Err(Refusal::bare(414));
+    }
+    // The library may keep the scheme and the authority in front of the path.
+    let form = origin_form(path);
+    let path = form.as_deref().unwrap_or(path);
+    let rooted = path.starts_with(b"/") || (path == b"*" && head.method == http::Method::OPTIONS);
+    if !rooted || path.iter().any(|byte| *byte <= b' ' || *byte == 0x7f || *byte == b'#') {
+        return Err(MALFORMED);
+    }
+    if head.headers.len() > MAX_HEADERS || head.headers.values().any(|value| value.len() > MAX_HEADER) {
+        return Err(Refusal::bare(431));
+    }
+    let hop = ["transfer-encoding", "upgrade", "connection", "keep-alive", "proxy-connection"];
+    if hop.iter().any(|name| head.headers.contains_key(*name)) {
+        return Err(MALFORMED);
+    }
+    // The authority and `Host` are two words for one thing: where they differ, somebody would believe the other one.
+    let hosts: Vec<_> = head.headers.get_all("host").iter().collect();
+    let authority = head.uri.authority().map(|authority| authority.as_str().as_bytes());
+    let same = |host: &&http::HeaderValue| authority.is_none_or(|other| host.as_bytes().eq_ignore_ascii_case(other));
+    if hosts.len() > 1 || !hosts.iter().all(same) || (hosts.is_empty() && authority.is_none()) {
+        return Err(MALFORMED);
+    }
+    let lengths: Vec<_> = head.headers.get_all("content-length").iter().collect();
+    let number =
+        |value: &&http::HeaderValue| (1..=18).contains(&value.len()) && value.as_bytes().iter().all(u8::is_ascii_digit);
+    if lengths.len() > 1 || !lengths.iter().all(number) {
+        return Err(MALFORMED);
+    }
+    Ok(())
+}
+
 fn check_request_line(line: &[u8]) -> Result<&[u8], Refusal> {
     if line.len() > MAX_LINE {
         return Err(Refusal::bare(414));

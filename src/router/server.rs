@@ -1,30 +1,35 @@
 //! The router's process: one lock, one listener, one control socket, and an end that lets requests finish.
 
-use super::clients::Clients;
+use super::announced;
+use super::certificates::{CertificateFiles, Certificates};
+use super::clients::{self, ClientStream, Clients};
 use super::control::{self, Control};
 use super::dial;
 use super::health;
 use super::keep;
 use super::live::Routes;
 use super::log::Log;
-use super::proxy::Proxy;
+use super::proxy::{KEEP_ALIVE_SECONDS, Proxy};
+use super::request::canonical;
 use super::table;
 use super::trust::Trusted;
+use super::wire::Wire;
 use crate::clock::Clock;
 use anyhow::Context as _;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use pingora_core::apps::{HttpServerApp, ServerApp};
+use pingora_core::apps::{HttpServerApp, HttpServerOptions, ServerApp};
 use pingora_core::server::configuration::ServerConf;
 use pingora_proxy::{HttpProxy, http_proxy};
 use std::fs::File;
 use std::io::Write as _;
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 /// Idle connections to processes that are kept, of all apps.
@@ -37,6 +42,14 @@ pub struct RouterOptions {
     pub listen: SocketAddr,
     /// `table.json`, `router.sock`, `router.addr`, `router.log` and `router.lock` live here; made if it is missing.
     pub state_dir: PathBuf,
+    /// Where clients connect with TLS, and with which certificate.
+    pub secure: Option<(SocketAddr, CertificateFiles)>,
+    /// Sends whoever comes without TLS to the address with it.
+    pub redirect: bool,
+    /// How often the certificate's files are looked at: 10 s.
+    pub certificate_interval: Duration,
+    /// Connections from trusted proxies begin with the PROXY protocol.
+    pub announced: bool,
     /// Apps are served under this domain.
     pub domain: String,
     /// Proxies in front whose forwarding headers are believed.
@@ -73,6 +86,10 @@ impl RouterOptions {
     pub fn new(listen: SocketAddr, state_dir: PathBuf, domain: String) -> RouterOptions {
         RouterOptions {
             listen,
+            secure: None,
+            redirect: true,
+            certificate_interval: Duration::from_secs(10),
+            announced: false,
             state_dir,
             domain,
             trusted: Trusted::default(),
@@ -144,6 +161,17 @@ async fn serve(options: RouterOptions, threads: usize, ended: impl Future<Output
     let listener =
         TcpListener::bind(options.listen).await.with_context(|| format!("could not listen on {}", options.listen))?;
     let address = listener.local_addr().context("could not tell the listener's address")?;
+    let secure = match &options.secure {
+        None => None,
+        Some((listen, files)) => {
+            let certificates = Arc::new(Certificates::load(files)?);
+            let listener = TcpListener::bind(listen).await.with_context(|| format!("could not listen on {listen}"))?;
+            let address = listener.local_addr().context("could not tell the listener's address")?;
+            tokio::spawn(certificates.clone().follow(options.certificate_interval));
+            Some((listener, address, certificates))
+        }
+    };
+    let secure_address = secure.as_ref().map(|(_, address, _)| *address);
     let routes = Arc::new(Routes::new(options));
     if let Some(table) = table::load(&folder) {
         tracing::info!(generation = table.generation, version = table.version, "restored the table");
@@ -154,7 +182,10 @@ async fn serve(options: RouterOptions, threads: usize, ended: impl Future<Output
     let clients = Arc::new(Clients::new(routes.started, limits.0, limits.1));
     let (stop, mut stopped) = watch::channel(false);
     let control_socket = listen_for_control(&folder)?;
-    write_address(&folder, address)?;
+    if let Some(address) = secure_address {
+        write_address(&folder, "router.tls.addr", address)?;
+    }
+    write_address(&folder, "router.addr", address)?;
     let control = Control {
         routes: routes.clone(),
         log: log.clone(),
@@ -178,9 +209,23 @@ async fn serve(options: RouterOptions, threads: usize, ended: impl Future<Output
         upstream_keepalive_pool_size: POOLED,
         ..ServerConf::default()
     };
-    let proxy = Proxy { routes: routes.clone(), log, clock, port: address.port() };
-    let proxy = Arc::new(http_proxy(&Arc::new(configuration), proxy));
-    let accepting = tokio::spawn(accept(listener, proxy.clone(), clients, stopped.clone()));
+    let proxy = Proxy {
+        routes: routes.clone(),
+        log,
+        clock,
+        port: address.port(),
+        secure_port: secure_address.map(|address| address.port()),
+    };
+    let mut proxy = http_proxy(&Arc::new(configuration), proxy);
+    let mut server_options = HttpServerOptions::default();
+    server_options.h2_idle_timeout = Some(Duration::from_secs(KEEP_ALIVE_SECONDS));
+    proxy.server_options = Some(server_options);
+    let proxy = Arc::new(proxy);
+    let door = Door { proxy: proxy.clone(), clients, routes: routes.clone(), stopped: stopped.clone() };
+    let mut accepting = vec![tokio::spawn(accept(listener, None, door.clone()))];
+    if let Some((listener, _, certificates)) = secure {
+        accepting.push(tokio::spawn(accept(listener, Some(certificates), door)));
+    }
     // Whoever started us may have closed its end of the pipe; that is no reason to die.
     if !cfg!(test) {
         let _ = writeln!(std::io::stdout(), "router listens on http://{address}/");
@@ -192,7 +237,7 @@ async fn serve(options: RouterOptions, threads: usize, ended: impl Future<Output
         _ = stopped.wait_for(|stop| *stop) => {}
     }
     // The listener is closed first, so that whoever comes now is refused at once and not in the middle.
-    accepting.abort();
+    accepting.iter().for_each(tokio::task::JoinHandle::abort);
     stop.send_replace(true);
     proxy.http_cleanup().await;
     drain(&routes, drain_timeout).await;
@@ -201,18 +246,33 @@ async fn serve(options: RouterOptions, threads: usize, ended: impl Future<Output
     Ok(())
 }
 
-async fn accept(
-    listener: TcpListener,
+/// What a new connection needs.
+#[derive(Clone)]
+struct Door {
     proxy: Arc<HttpProxy<Proxy>>,
     clients: Arc<Clients>,
+    routes: Arc<Routes>,
     stopped: watch::Receiver<bool>,
-) {
+}
+
+async fn accept(listener: TcpListener, certificates: Option<Arc<Certificates>>, door: Door) {
     loop {
         match listener.accept().await {
             Ok((stream, address)) => {
                 let _ = stream.set_nodelay(true);
-                let Some(stream) = clients.admit(stream, address.ip()) else { continue };
-                let (proxy, stopped) = (proxy.clone(), stopped.clone());
+                let options = &door.routes.options;
+                let announced = options.announced && options.trusted.contains(canonical(address.ip()));
+                if announced || certificates.is_some() {
+                    let (door, certificates) = (door.clone(), certificates.clone());
+                    tokio::spawn(async move { door.welcome(stream, address, announced, certificates).await });
+                    continue;
+                }
+                let Some(place) = door.clients.admit(stream.as_raw_fd(), address.ip(), false) else {
+                    clients::turn_away(&stream);
+                    continue;
+                };
+                let (proxy, stopped) = (door.proxy.clone(), door.stopped.clone());
+                let stream = ClientStream::new(place, Wire::Plain(stream), None);
                 tokio::spawn(async move { proxy.process_new(Box::new(stream), &stopped).await });
             }
             Err(error) => {
@@ -221,6 +281,48 @@ async fn accept(
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         }
+    }
+}
+
+impl Door {
+    /// Lets in a connection that begins with something else than HTTP.
+    async fn welcome(
+        &self,
+        mut stream: TcpStream,
+        address: SocketAddr,
+        announced: bool,
+        certificates: Option<Arc<Certificates>>,
+    ) {
+        let mut client = None;
+        if announced {
+            match announced::read(&mut stream, self.routes.options.head_timeout).await {
+                Ok(named) => client = named,
+                Err(error) => {
+                    tracing::debug!(%address, %error, "a proxy did not say whose connection it passes on");
+                    return;
+                }
+            }
+        }
+        let (descriptor, source) = (stream.as_raw_fd(), client.unwrap_or(address).ip());
+        let Some(certificates) = certificates else {
+            match self.clients.admit(descriptor, source, false) {
+                Some(place) => self.serve(ClientStream::new(place, Wire::Plain(stream), client)).await,
+                None => clients::turn_away(&stream),
+            }
+            return;
+        };
+        let handshake = certificates.acceptor().accept(stream);
+        tokio::pin!(handshake);
+        // After the connection, so that on any way out it is dropped before it.
+        let Some(place) = self.clients.admit(descriptor, source, true) else { return };
+        match handshake.as_mut().await {
+            Ok(stream) => self.serve(ClientStream::new(place, Wire::Secure(Box::new(stream)), client)).await,
+            Err(error) => tracing::debug!(%address, %error, "no TLS came about"),
+        }
+    }
+
+    async fn serve(&self, stream: ClientStream) {
+        self.proxy.process_new(Box::new(stream), &self.stopped).await;
     }
 }
 
@@ -278,9 +380,9 @@ fn listen_for_control(folder: &Path) -> anyhow::Result<tokio::net::UnixListener>
     Ok(listener)
 }
 
-fn write_address(folder: &Path, address: SocketAddr) -> anyhow::Result<()> {
-    let path = folder.join("router.addr");
-    let fresh = folder.join("router.addr.new");
+fn write_address(folder: &Path, name: &str, address: SocketAddr) -> anyhow::Result<()> {
+    let path = folder.join(name);
+    let fresh = folder.join(format!("{name}.new"));
     std::fs::write(&fresh, format!("{address}\n"))
         .and_then(|()| std::fs::rename(&fresh, &path))
         .with_context(|| format!("could not write {}", path.display()))

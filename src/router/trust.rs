@@ -27,7 +27,7 @@ impl Trusted {
         list.iter().map(one).collect::<Result<_, _>>().map(Trusted)
     }
 
-    fn contains(&self, address: IpAddr) -> bool {
+    pub(super) fn contains(&self, address: IpAddr) -> bool {
         self.0.iter().any(|(network, bits)| match (network, address) {
             (IpAddr::V4(network), IpAddr::V4(address)) => {
                 let mask = u32::MAX.checked_shl(32 - u32::from(*bits)).unwrap_or(0);
@@ -50,10 +50,10 @@ pub(super) struct Origin {
     pub port: u16,
 }
 
-/// `peer` holds the other end of the connection, `port` is our own.
-pub(super) fn origin(head: &RequestHeader, peer: IpAddr, port: u16, trusted: &Trusted) -> Origin {
-    let peer = canonical(peer);
-    let mut origin = Origin { client: peer, secure: false, port };
+/// `own` is what we see by ourselves: the other end of the connection, whether it has TLS, and our port.
+pub(super) fn origin(head: &RequestHeader, own: Origin, trusted: &Trusted) -> Origin {
+    let peer = canonical(own.client);
+    let mut origin = Origin { client: peer, ..own };
     if !trusted.contains(peer) {
         return origin;
     }
@@ -116,7 +116,8 @@ mod tests {
             for (name, value) in headers {
                 head.append_header(*name, *value).unwrap();
             }
-            let origin = origin(&head, peer.parse().unwrap(), 8000, &trusted);
+            let own = Origin { client: peer.parse().unwrap(), secure: false, port: 8000 };
+            let origin = origin(&head, own, &trusted);
             (origin.client.to_string(), origin.secure, origin.port)
         };
         let all = [("x-forwarded-for", "6.6.6.6, 203.0.113.9"), ("x-forwarded-proto", "https")];

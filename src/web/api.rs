@@ -345,7 +345,7 @@ async fn promote(
         let repository = views::find_repository(&shared.world, &path.0, &path.1)?;
         let body = body(&request, &bytes)?;
         let hotfix = body.get("hotfix").and_then(Value::as_str).filter(|reason| !reason.trim().is_empty());
-        let wish = crate::workflow::PromotionWish { release: None, hotfix };
+        let wish = crate::workflow::PromotionWish { release: None, hotfix, canary: None };
         let ordered = command::promote(&shared.world, &repository, &wish, OPERATOR).await?.map_err(refused)?;
         let page = format!("/apps/{}", ordered.app);
         Done::new(json!({ "app": ordered.app, "deploy": ordered.deploy, "notes": ordered.notes }), page)

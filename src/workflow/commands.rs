@@ -133,11 +133,10 @@ fn effect(command: &Command, given: &Given<'_>, snapshot: &Snapshot) -> Result<E
         Command::Help => Ok(Effect::answer(Answer::Helped)),
         Command::Unknown { .. } => Err(Refusal::UnknownCommand),
         Command::Malformed { .. } => Err(Refusal::Malformed),
-        Command::Promote { canary: Some(_), .. } | Command::Scale { .. } | Command::Wake | Command::RetryRelease => {
-            Err(Refusal::NotOffered)
-        }
-        Command::Promote { release, to, hotfix, canary: None } => {
-            promote_by_comment(*release, to.as_deref(), hotfix.as_deref(), given, snapshot)
+        Command::Scale { .. } | Command::Wake | Command::RetryRelease => Err(Refusal::NotOffered),
+        Command::Promote { release, to, hotfix, canary } => {
+            let wish = PromotionWish { release: *release, hotfix: hotfix.as_deref(), canary: *canary };
+            promote_by_comment(&wish, to.as_deref(), given, snapshot)
         }
         Command::Rollback { to, stage } => {
             let stage = match stage {
@@ -214,9 +213,8 @@ fn effect(command: &Command, given: &Given<'_>, snapshot: &Snapshot) -> Result<E
 }
 
 fn promote_by_comment(
-    release: Option<ReleaseNumber>,
+    wish: &PromotionWish<'_>,
     to: Option<&str>,
-    hotfix: Option<&str>,
     given: &Given<'_>,
     snapshot: &Snapshot,
 ) -> Result<Effect, Refusal> {
@@ -227,8 +225,7 @@ fn promote_by_comment(
     {
         return Err(Refusal::NoSuchTarget { to: to.to_owned() });
     }
-    let wish = PromotionWish { release, hotfix };
-    let (change, mut notes) = promote(&wish, given.author, snapshot)?;
+    let (change, mut notes) = promote(wish, given.author, snapshot)?;
     let Change::Deploy { cause: Cause::Promotion { from, release, .. }, .. } = &change else {
         return Err(Refusal::NothingOnStaging);
     };
@@ -268,6 +265,8 @@ pub struct PromotionWish<'a> {
     pub release: Option<ReleaseNumber>,
     /// Why no lock or freeze may hold it back.
     pub hotfix: Option<&'a str>,
+    /// Percent of the requests at first, and for how many seconds.
+    pub canary: Option<(u8, u64)>,
 }
 
 /// Staging's live slug goes to production, if staging is at rest, its commit is tested, nothing bars it, and it is not
@@ -315,7 +314,12 @@ pub fn promote(wish: &PromotionWish<'_>, author: &str, snapshot: &Snapshot) -> R
         stage: Stage::Production,
         commit: release.commit.clone(),
         branch: release.branch.clone(),
-        cause: Cause::Promotion { from: staging.name.clone(), release: release.number, slug: release.slug.clone() },
+        cause: Cause::Promotion {
+            from: staging.name.clone(),
+            release: release.number,
+            slug: release.slug.clone(),
+            canary: wish.canary,
+        },
         by: Some(author.to_owned()),
         after_tests: false,
     };
@@ -366,7 +370,7 @@ pub fn roll_back(
         stage,
         commit: release.commit.clone(),
         branch: release.branch.clone(),
-        cause: Cause::Rollback { to: number },
+        cause: Cause::Rollback { to: number, guard: None },
         by: Some(author.to_owned()),
         after_tests: false,
     };

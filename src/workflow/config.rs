@@ -146,7 +146,7 @@ pub fn after_config(
     let number = match (&newest.outcome, newest.release, &newest.cause) {
         // It has taken the old vars already, or is going to.
         (None, Some(number), _) => Some(number),
-        (None, None, Cause::Rollback { to }) => Some(*to),
+        (None, None, Cause::Rollback { to, .. }) => Some(*to),
         (None, None, _) => None,
         // A first deploy may have failed for want of the right vars.
         (Some(_), number, _) => app.live.or(number),

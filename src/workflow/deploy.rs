@@ -6,6 +6,7 @@
 
 use super::addons::{AddonStep, AddonsView, look_again, next_of_addons};
 use super::sleep::{Rest, Use, rest};
+use super::watch::{self, Share, WatchView};
 use super::{Action, Plan, ProcessState, ProcessView, TargetView};
 use crate::clock::Timestamp;
 use crate::domain::*;
@@ -55,6 +56,8 @@ pub struct AppView {
     pub sleep_after: Option<Duration>,
     /// `None` while the router does not know the app.
     pub used: Option<Use>,
+    /// What the router counted of a release under watch; `None` while none is.
+    pub measured: Option<WatchView>,
     /// as on Heroku, a web process binds `$PORT` within 60 s.
     pub boot_timeout: Duration,
     /// How long requests in flight on an old process are waited for.
@@ -75,6 +78,7 @@ pub fn plan_app(app: &App, view: &AppView) -> Plan {
                     notice: Some(Notice::Held),
                     hold: false,
                     asleep: false,
+                    canary: None,
                 }),
                 &mut plan,
             );
@@ -86,7 +90,26 @@ pub fn plan_app(app: &App, view: &AppView) -> Plan {
 
 fn run(app: &App, view: &AppView, plan: &mut Plan) {
     let pending = app.newest().filter(|deploy| deploy.outcome.is_none());
-    let booting = pending.and_then(|deploy| advance(deploy, view, plan));
+    let share = pending.and_then(|deploy| watch::share(app, deploy, view));
+    let mut booting = pending.and_then(|deploy| advance(deploy, view, share.as_ref(), plan));
+    if let (Some(share), Some(boot)) = (share, &mut booting) {
+        match share {
+            Share::Begins if boot.ready => {
+                plan.act(Action::Watch { deploy: boot.deploy });
+                plan.look_again_in(WATCH);
+                boot.ready = false;
+            }
+            Share::Begins => {}
+            Share::Of { percent, again_in } => {
+                boot.ready = false;
+                boot.percent = Some(percent);
+                plan.look_again_in(again_in);
+            }
+            Share::Worse(_) => booting = None,
+            Share::Over { percent } => boot.percent = Some(percent),
+        }
+    }
+    watch::guard(app, view, plan);
     let ready = booting.is_some_and(|boot| boot.ready);
     let rest = rest(app, view);
     match rest {
@@ -120,10 +143,12 @@ struct Boot<'a> {
     release: &'a Release,
     /// Every one of its web processes answers healthy.
     ready: bool,
+    /// It has so many of a hundred requests already.
+    percent: Option<u8>,
 }
 
 /// Takes the newest deploy one step on; what it returns is booting.
-fn advance<'a>(deploy: &Deploy, view: &'a AppView, plan: &mut Plan) -> Option<Boot<'a>> {
+fn advance<'a>(deploy: &Deploy, view: &'a AppView, share: Option<&Share>, plan: &mut Plan) -> Option<Boot<'a>> {
     let fail = |failure: Failure, tail_of: Option<&ProcessView>| Action::FailDeploy {
         deploy: deploy.number,
         failure,
@@ -165,6 +190,12 @@ fn advance<'a>(deploy: &Deploy, view: &'a AppView, plan: &mut Plan) -> Option<Bo
         plan.act(fail(Failure::NothingToRun, None));
         return None;
     }
+    if let Some(Share::Worse(failure)) = share {
+        plan.act(fail(failure.clone(), None));
+        return None;
+    }
+    // A canary that does not answer for a moment is judged by what its visitors saw.
+    let sharing = matches!(share, Some(Share::Of { .. }));
     let mut healthy = true;
     for (kind, ordinal) in release.processes().filter(|(kind, _)| *kind == "web") {
         let attempts = attempts(view, release.number, kind, ordinal);
@@ -198,7 +229,7 @@ fn advance<'a>(deploy: &Deploy, view: &'a AppView, plan: &mut Plan) -> Option<Bo
                     ProcessState::Running { since } => view.now.since(*since),
                     _ => Duration::ZERO,
                 };
-                if booted_for >= view.boot_timeout {
+                if booted_for >= view.boot_timeout && !sharing {
                     let failure = Failure::NotHealthy {
                         process: process.name(),
                         seconds: view.boot_timeout.as_secs(),
@@ -212,7 +243,7 @@ fn advance<'a>(deploy: &Deploy, view: &'a AppView, plan: &mut Plan) -> Option<Bo
             }
         }
     }
-    Some(Boot { deploy: deploy.number, release, ready: healthy })
+    Some(Boot { deploy: deploy.number, release, ready: healthy, percent: None })
 }
 
 /// The release has the config vars of the app's add-ons, so they come first.
@@ -288,6 +319,7 @@ fn one_offs(app: &App, view: &AppView, plan: &mut Plan) {
                 kind: "run".to_owned(),
                 ordinal: one_off.number,
                 attempt: 1,
+                crashes: 0,
             }),
             Some((_, ProcessState::Exited { ended, .. })) => {
                 plan.act(Action::EndOneOff { number: one_off.number, ended: ended.clone() });
@@ -375,11 +407,15 @@ fn keep_running(app: &App, live: &Release, view: &AppView, plan: &mut Plan) {
             continue;
         }
         if let ProcessState::Exited { started_at, at, ended } = &process.state {
-            let lived = at.since(*started_at);
-            let due = due_again(app, process.attempt, ended, *started_at, *at);
+            let due = due_again(app, process.crashes, ended, *started_at, *at);
             if view.now >= due {
-                let attempt = if lived >= STABLE { process.attempt.max(1) } else { process.attempt } + 1;
-                plan.act(start(live, kind, ordinal, attempt));
+                plan.act(Action::StartProcess {
+                    release: live.number,
+                    kind: kind.to_owned(),
+                    ordinal,
+                    attempt: process.attempt + 1,
+                    crashes: crashes_after(app, process.crashes, ended, *started_at, *at),
+                });
                 plan.look_again_in(WATCH);
             } else {
                 plan.look_again_in(due.since(view.now).max(Duration::from_millis(10)));
@@ -426,17 +462,26 @@ fn surplus_since(app: &App, process: &ProcessView, view: &AppView) -> Option<Tim
 }
 
 /// When a process of the live release that ended is to be started anew.
-fn due_again(app: &App, attempt: u32, ended: &Ended, started_at: Timestamp, at: Timestamp) -> Timestamp {
+fn due_again(app: &App, crashes: u32, ended: &Ended, started_at: Timestamp, at: Timestamp) -> Timestamp {
+    at + match crashes_after(app, crashes, ended, started_at, at) {
+        0 | 1 => Duration::ZERO,
+        more => Duration::from_secs(1 << (more - 2).min(16)).min(LONGEST_BACKOFF),
+    }
+}
+
+/// How many times in a row a process has crashed, now that it has ended. An end that nobody can blame it for (it was
+/// put to sleep, a person wanted it to end, the machine went away) counts for nothing.
+pub(super) fn crashes_after(app: &App, crashes: u32, ended: &Ended, started_at: Timestamp, at: Timestamp) -> u32 {
     // What was stopped because it was not wanted has not crashed.
     let put_to_sleep = app.asleep_since.or(app.woken_at).max(app.scaled_at).is_some_and(|changed| changed >= at);
-    let backoff = match ended {
-        Ended::Lost => Duration::ZERO,
-        // A person wanted it to end.
-        _ if app.restart_at.is_some_and(|before| started_at <= before) => Duration::ZERO,
-        _ if put_to_sleep || at.since(started_at) >= STABLE || attempt <= 1 => Duration::ZERO,
-        _ => Duration::from_secs(1 << (attempt - 2).min(16)).min(LONGEST_BACKOFF),
-    };
-    at + backoff
+    let wanted = app.restart_at.is_some_and(|before| started_at <= before);
+    if matches!(ended, Ended::Lost) || put_to_sleep || wanted {
+        0
+    } else if at.since(started_at) >= STABLE {
+        1
+    } else {
+        crashes.saturating_add(1)
+    }
 }
 
 /// Whether a process of the live release is about to answer, so that requests had better wait for it than be refused.
@@ -449,7 +494,7 @@ fn is_coming(app: &App, live: &Release, view: &AppView) -> bool {
             ProcessState::Running { since } => view.now.since(*since) < view.boot_timeout,
             ProcessState::Stopping => false,
             ProcessState::Exited { ended, started_at, at } => {
-                due_again(app, process.attempt, ended, *started_at, *at).since(view.now) <= WORTH_WAITING
+                due_again(app, process.crashes, ended, *started_at, *at).since(view.now) <= WORTH_WAITING
             }
         }
     })
@@ -468,10 +513,15 @@ fn watch_what_comes_back(route: &WantedRoute, view: &AppView, plan: &mut Plan) {
 }
 
 fn start(release: &Release, kind: &str, ordinal: u16, attempt: u32) -> Action {
-    Action::StartProcess { release: release.number, kind: kind.to_owned(), ordinal, attempt }
+    Action::StartProcess { release: release.number, kind: kind.to_owned(), ordinal, attempt, crashes: 0 }
 }
 
-fn attempts<'a>(view: &'a AppView, release: ReleaseNumber, kind: &str, ordinal: u16) -> Vec<&'a ProcessView> {
+pub(super) fn attempts<'a>(
+    view: &'a AppView,
+    release: ReleaseNumber,
+    kind: &str,
+    ordinal: u16,
+) -> Vec<&'a ProcessView> {
     let mut found: Vec<&ProcessView> = view
         .processes
         .iter()
@@ -496,7 +546,8 @@ fn route(app: &App, view: &AppView, booting: Option<Boot<'_>>, switch: bool, asl
             }
             TargetState::Draining
         } else if Some(release) == booting_number {
-            if switch { TargetState::Active } else { TargetState::Warming }
+            let shares = booting.is_some_and(|boot| boot.percent.is_some());
+            if switch || shares { TargetState::Active } else { TargetState::Warming }
         } else if Some(release) == app.live && !switch && !asleep {
             match known.map(|target| target.state) {
                 Some(TargetState::Active) => TargetState::Active,
@@ -520,7 +571,9 @@ fn route(app: &App, view: &AppView, booting: Option<Boot<'_>>, switch: bool, asl
         false if asleep => Some(Notice::Asleep),
         false => Some(notice(app, view)),
     };
-    WantedRoute { release: serving, notice, targets, hold: !active && !asleep && coming, asleep }
+    let canary =
+        booting.filter(|_| !switch).and_then(|boot| boot.percent.map(|percent| (boot.release.number, percent)));
+    WantedRoute { release: serving, notice, targets, hold: !active && !asleep && coming, asleep, canary }
 }
 
 fn notice(app: &App, view: &AppView) -> Notice {
@@ -707,6 +760,7 @@ pub(super) mod tests {
             untrusted: false,
             restart_at: None,
             kept_until: None,
+            watch: None,
             formation: None,
             scaled_at: None,
             one_offs: Vec::new(),
@@ -730,13 +784,22 @@ pub(super) mod tests {
                 kind: "web".to_owned(),
                 ordinal: 1,
                 attempt: 2,
+                crashes: 1,
                 size: None,
                 state: ProcessState::Running { since: Timestamp(0) },
             }],
-            route: Some(WantedRoute { release: Some(number), targets: vec![target], notice, hold, asleep: false }),
+            route: Some(WantedRoute {
+                release: Some(number),
+                targets: vec![target],
+                notice,
+                hold,
+                asleep: false,
+                canary: None,
+            }),
             web: BTreeMap::new(),
             sleep_after: None,
             used: None,
+            measured: None,
             targets: BTreeMap::from([(id, TargetView { state, healthy, seen: String::new(), in_flight: 0 })]),
             boot_timeout: Duration::from_secs(60),
             drain_limit: Duration::from_secs(30),

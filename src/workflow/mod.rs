@@ -8,6 +8,7 @@ mod addons;
 mod commands;
 mod config;
 mod deploy;
+mod guard;
 mod formation;
 mod intake;
 mod parse;
@@ -17,6 +18,7 @@ mod sleep;
 mod slots;
 mod split;
 mod test_run;
+mod watch;
 
 pub use addons::{AddonsView, is_as_asked};
 pub use commands::{PromotionWish, needs_right, promote, retry_release, roll_back};
@@ -36,6 +38,7 @@ pub use split::{
     BatchRecord, MeasuredRun, SplitPlan, SplitView, Way, holds, is_red, measured, node_results, summary, way,
 };
 pub use test_run::{RunView, SETUP_FAILED, plan_run, test_script, verdict};
+pub use watch::WatchView;
 
 use crate::ci::split::LeaseId;
 use crate::clock::Timestamp;
@@ -181,6 +184,8 @@ pub enum Action {
         kind: String,
         ordinal: u16,
         attempt: u32,
+        /// How many times in a row it has crashed.
+        crashes: u32,
     },
     StartNode {
         node: u16,
@@ -211,6 +216,15 @@ pub enum Action {
     },
     GoLive {
         deploy: u64,
+    },
+    /// The deploy's release gets a share of the requests from now on: note what there is to compare it with.
+    Watch {
+        deploy: u64,
+    },
+    /// The live release is worse than the one before it: say so, and want that one again.
+    GoBack {
+        deploy: u64,
+        failure: Failure,
     },
     /// `postdeploy` has succeeded, once and for all.
     MarkPostdeploy,
@@ -256,6 +270,8 @@ pub struct ProcessView {
     pub kind: String,
     pub ordinal: u16,
     pub attempt: u32,
+    /// How many times in a row it had crashed before this start.
+    pub crashes: u32,
     /// The dyno size that it was started with, where it is known.
     pub size: Option<String>,
     pub state: ProcessState,

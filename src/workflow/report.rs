@@ -514,6 +514,7 @@ mod tests {
             untrusted: false,
             restart_at: None,
             kept_until: None,
+            watch: None,
         };
         let said = |app: &App| -> Vec<(String, StatusState, bool)> {
             let (_, statuses) = app_reports(app);

@@ -128,7 +128,7 @@ mod tests {
         // A knock wakes it, at once, whatever the backoff of crashes would say.
         view.used = Some(Use { knocked: true, busy: true, ..Use::default() });
         let plan = plan_app(&app, &view);
-        let start = |action: &Action| matches!(action, Action::StartProcess { attempt: 3, .. });
+        let start = |action: &Action| matches!(action, Action::StartProcess { attempt: 3, crashes: 0, .. });
         assert!(plan.actions.contains(&Action::Wake) && plan.actions.iter().any(start), "{plan:?}");
         let Some(Action::SetRoute { route: Some(route) }) = plan.actions.last() else { panic!("{plan:?}") };
         assert!(route.hold && !route.asleep, "{route:?}");

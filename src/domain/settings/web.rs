@@ -23,6 +23,85 @@ pub struct WebSettings {
     pub sleep_after: Option<SleepAfter>,
     /// `sleep_stages = ["review", "staging"]`: where apps may sleep. Review apps alone, unless this says more.
     pub sleep_stages: SleepStages,
+    /// `guard = "5m"`, `"off"`, or a table with a time for each stage: for how long after a switch the new release is
+    /// compared with the one before it.
+    pub guard: Guard,
+}
+
+/// How long a new release is watched, by stage.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "GuardWords")]
+pub struct Guard {
+    review: Option<Duration>,
+    staging: Option<Duration>,
+    production: Option<Duration>,
+}
+
+/// Staging and production, for two minutes.
+impl Default for Guard {
+    fn default() -> Guard {
+        let time = Some(Duration::from_secs(120));
+        Guard { review: None, staging: time, production: time }
+    }
+}
+
+impl Guard {
+    pub fn time(&self, stage: crate::domain::Stage) -> Option<Duration> {
+        match stage {
+            crate::domain::Stage::Review(_) => self.review,
+            crate::domain::Stage::Staging => self.staging,
+            crate::domain::Stage::Production => self.production,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "a time such as \"2m\", \"off\", or a table of them for review, staging and production")]
+enum GuardWords {
+    All(String),
+    Stages(StageTimes),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StageTimes {
+    review: Option<String>,
+    staging: Option<String>,
+    production: Option<String>,
+}
+
+impl TryFrom<GuardWords> for Guard {
+    type Error = String;
+
+    fn try_from(words: GuardWords) -> Result<Guard, String> {
+        let default = Guard::default();
+        match words {
+            GuardWords::All(text) => {
+                let time = guard_time(&text)?;
+                Ok(Guard { review: None, staging: time, production: time })
+            }
+            GuardWords::Stages(times) => {
+                let time = |text: Option<String>, default| text.map_or(Ok(default), |text| guard_time(&text));
+                Ok(Guard {
+                    review: time(times.review, default.review)?,
+                    staging: time(times.staging, default.staging)?,
+                    production: time(times.production, default.production)?,
+                })
+            }
+        }
+    }
+}
+
+fn guard_time(text: &str) -> Result<Option<Duration>, String> {
+    if text == "off" {
+        return Ok(None);
+    }
+    let time = duration(text)?;
+    if (Duration::from_secs(10)..=Duration::from_secs(3600)).contains(&time) {
+        Ok(Some(time))
+    } else {
+        Err(format!("{text:?}: a release is watched for 10s to 1h, or \"off\""))
+    }
 }
 
 /// How it is found out whether a web process is well.
@@ -199,11 +278,28 @@ mod web_tests {
             ("sleep_after = 30", "string"),
             ("sleep_stages = [\"test\"]", "review"),
             ("sleep = \"30m\"", "unknown field"),
+            ("guard = \"5s\"", "10s to 1h"),
+            ("guard = 5", "a time such as"),
+            ("guard = { nowhere = \"5m\" }", "a time such as"),
         ] {
             let error = web(text).unwrap_err();
             assert!(error.contains(expected), "{text}: {error}");
         }
         assert!(web(&format!("warmup = {:?}", vec!["/"; MOST_WARMUPS + 1])).is_err());
+    }
+
+    #[test]
+    fn a_new_release_is_watched_for_a_time_by_stage() {
+        let times = |text: &str| {
+            let guard = web(text).unwrap().guard;
+            [Stage::Review(PullNumber(1)), Stage::Staging, Stage::Production]
+                .map(|stage| guard.time(stage).map(|time| time.as_secs()))
+        };
+        assert_eq!(times(""), [None, Some(120), Some(120)]);
+        assert_eq!(times("guard = \"5m\""), [None, Some(300), Some(300)]);
+        assert_eq!(times("guard = \"off\""), [None, None, None]);
+        assert_eq!(times("guard = { review = \"30s\", production = \"1h\" }"), [Some(30), Some(120), Some(3600)]);
+        assert_eq!(times("guard = { staging = \"off\" }"), [None, None, Some(120)]);
     }
 
     #[test]

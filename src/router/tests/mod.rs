@@ -8,6 +8,7 @@ mod clients;
 mod control;
 mod failures;
 mod headers;
+mod secure;
 mod smuggling;
 mod switching;
 mod waiting;

@@ -336,6 +336,47 @@ fn a_websocket_goes_through_and_counts_while_it_lasts() {
     assert_eq!((app.s1xx, app.h_codes.len()), (1, 0), "{app:?}");
 }
 
+/// The app's consent may be there before the proxy library has dealt with the end of the request.
+#[test]
+fn a_websocket_that_is_agreed_to_at_once_stays_open() {
+    let folder = tempfile::tempdir().unwrap();
+    let app = App::behaving(folder.path(), "one", |_, stream| {
+        let _ =
+            stream.write_all(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n");
+        let mut bytes = [0; 100];
+        while let Ok(count @ 1..) = stream.read(&mut bytes) {
+            let _ = stream.write_all(&bytes[..count]);
+        }
+        Next::Close
+    });
+    let router = RunningRouter::start(folder.path());
+    router.set(table(1, vec![app.target(Active)]));
+    let address = router.address;
+    let threads: Vec<_> = (0..8)
+        .map(|_| {
+            std::thread::spawn(move || {
+                for round in 0..60 {
+                    let mut client = Client::connect(address);
+                    let answer = client.request(
+                        "GET /socket HTTP/1.1\r\nHost: hello.localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                         Sec-WebSocket-Key: x\r\nSec-WebSocket-Version: 13\r\n\r\n",
+                    );
+                    assert_eq!(answer.status, 101);
+                    for text in [b"first", b"again"] {
+                        client.send(text);
+                        let mut back = [0; 5];
+                        client.reader.read_exact(&mut back).unwrap_or_else(|error| panic!("round {round}: {error}"));
+                        assert_eq!(&back, text);
+                    }
+                }
+            })
+        })
+        .collect();
+    for thread in threads {
+        thread.join().unwrap();
+    }
+}
+
 #[test]
 fn events_stream_as_they_are_sent() {
     let folder = tempfile::tempdir().unwrap();

@@ -103,6 +103,7 @@ impl House {
                     from: "hello-staging".parse().unwrap(),
                     release: ReleaseNumber(1),
                     slug: digest(),
+                    canary: None,
                 };
                 let mut promoted = live(1, 1);
                 promoted.cause = from.clone();
@@ -111,7 +112,7 @@ impl House {
                 for (place, failure) in failures().into_iter().enumerate() {
                     let name = format!("failed-{place}");
                     let mut rolled_back = failed(2, failure);
-                    rolled_back.cause = Cause::Rollback { to: ReleaseNumber(1) };
+                    rolled_back.cause = Cause::Rollback { to: ReleaseNumber(1), guard: None };
                     tx.put_app(&app(&name, Stage::Review(PullNumber(1)), vec![live(1, 1), rolled_back], Some(1)))?;
                     tx.put_release(&release(&name, 1, Cause::Push))?;
                 }
@@ -277,6 +278,7 @@ pub fn app(name: &str, stage: Stage, deploys: Vec<Deploy>, live: Option<u32>) ->
         untrusted: true,
         restart_at: None,
         kept_until: None,
+        watch: None,
         formation: None,
         scaled_at: None,
         one_offs: Vec::new(),
@@ -348,11 +350,25 @@ fn failures() -> Vec<Failure> {
         Failure::NothingToRun,
         Failure::NotHealthy { process: detail(), seconds: 60, seen: detail(), tail: tail() },
         Failure::Tests { run: RunNumber(1) },
+        Failure::Worse {
+            release: ReleaseNumber(2),
+            before: ReleaseNumber(1),
+            canary: true,
+            finding: Finding::Errors { errors: 9, requests: 80, before_errors: 0, before_requests: 1000 },
+        },
+        Failure::Worse {
+            release: ReleaseNumber(2),
+            before: ReleaseNumber(1),
+            canary: false,
+            finding: Finding::Slow { p95_ms: 900, before_p95_ms: 90, limit_ms: 140, over: 60, requests: 300 },
+        },
         Failure::Internal { detail: detail() },
     ];
     for ended in ends() {
         all.push(Failure::Build { ended: ended.clone(), tail: tail() });
         all.push(Failure::ReleasePhase { ended: ended.clone(), tail: tail() });
+        let finding = Finding::Crashes { process: detail(), crashes: 3, ended: ended.clone() };
+        all.push(Failure::Worse { release: ReleaseNumber(2), before: ReleaseNumber(1), canary: false, finding });
         all.push(Failure::Postdeploy { ended: ended.clone(), tail: tail() });
         all.push(Failure::Crashed { process: detail(), ended, tail: tail() });
     }

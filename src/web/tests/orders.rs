@@ -63,7 +63,10 @@ async fn orders_are_decided_as_commands_are() {
     assert_eq!(post(&service, rollback, json!([])).await.0, StatusCode::BAD_REQUEST);
     assert_eq!(post(&service, rollback, json!({})).await.0, StatusCode::OK);
     let staging = store.app(&"hello-staging".parse().unwrap()).unwrap().expect("staging");
-    assert_eq!(staging.newest().map(|deploy| deploy.cause.clone()), Some(Cause::Rollback { to: ReleaseNumber(1) }));
+    assert_eq!(
+        staging.newest().map(|deploy| deploy.cause.clone()),
+        Some(Cause::Rollback { to: ReleaseNumber(1), guard: None })
+    );
     let (status, answer) = post(&service, promote, json!({})).await;
     assert_eq!(
         (status, answer["error"].as_str()),

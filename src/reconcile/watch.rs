@@ -1,0 +1,127 @@
+//! The watch over a release: what it is compared with is noted when it begins, and what was found is written down with
+//! the way back in one transaction.
+
+use super::act::{change_deploy, queue_watchers};
+use super::apply::{put_app, trim};
+use super::{Trouble, World};
+use crate::clock::Timestamp;
+use crate::domain::*;
+use crate::router::{AppNumbers, Histogram, Resolution};
+use crate::workflow::WatchView;
+use std::time::Duration;
+use tracing::{info, warn};
+
+/// The watch that begins when a deploy's release gets all requests, if one does: not where it is switched off, not
+/// where nothing served before, and not over what was gone back to.
+pub(super) async fn after_switch(world: &World, app: &App, number: u64) -> Result<Option<Watch>, Trouble> {
+    let Some(deploy) = app.deploy(number).filter(|deploy| !matches!(deploy.cause, Cause::Rollback { .. })) else {
+        return Ok(None);
+    };
+    let (Some(release), Some(before)) = (deploy.release, app.live) else { return Ok(None) };
+    if release == before {
+        return Ok(None);
+    }
+    let Some(time) = guard_time(world, app, release)? else { return Ok(None) };
+    Ok(Some(watch(world, app, (release, before), time, None).await?))
+}
+
+fn guard_time(world: &World, app: &App, release: ReleaseNumber) -> Result<Option<Duration>, Trouble> {
+    let Some(release) = world.store.release(&app.name, release)? else { return Ok(None) };
+    let web = world.store.slug(&release.slug)?.map(|slug| slug.settings().web).unwrap_or_default();
+    Ok(web.guard.time(app.stage))
+}
+
+async fn watch(
+    world: &World,
+    app: &App,
+    (release, before): (ReleaseNumber, ReleaseNumber),
+    time: Duration,
+    percent: Option<u8>,
+) -> Result<Watch, Trouble> {
+    let numbers = world.router.numbers(&app.name, Resolution::Minute).await?;
+    let since = world.now();
+    Ok(Watch { release, before, since, until: since + time, percent, baseline: sum(&numbers, before, Timestamp(0)) })
+}
+
+/// Begins to give a deploy's release its share.
+pub(super) async fn begin(world: &World, app: &App, number: u64) -> Result<(), Trouble> {
+    let Some(deploy) = app.deploy(number) else { return Ok(()) };
+    let Cause::Promotion { canary: Some((percent, seconds)), .. } = deploy.cause else { return Ok(()) };
+    let (Some(release), Some(before)) = (deploy.release, app.live) else { return Ok(()) };
+    let watch = watch(world, app, (release, before), Duration::from_secs(seconds), Some(percent)).await?;
+    info!(app = %app.name, %release, percent, "{release} of {} gets {percent} % of the requests", app.name);
+    change_deploy(world, app, number, move |app, _| app.watch = Some(watch)).await?;
+    Ok(())
+}
+
+/// Ends the live release's deploy as failed, and wants the release before it.
+pub(super) async fn go_back(world: &World, app: &App, number: u64, failure: &Failure) -> Result<(), Trouble> {
+    let Failure::Worse { release, before, .. } = failure else {
+        return Err(Trouble::bug("going back from a release that is no worse"));
+    };
+    let Some(earlier) = world.store.release(&app.name, *before)? else {
+        warn!(app = %app.name, %before, "{release} of {} is worse, but {before} is not kept any more", app.name);
+        return Ok(());
+    };
+    let (name, release, before, failure, now) = (app.name.clone(), *release, *before, failure.clone(), world.now());
+    warn!(app = %name, %release, %before, "{release} of {name} is worse than {before}: going back");
+    world
+        .commit(move |tx| {
+            let Some(mut app) = tx.app(&name)? else { return Ok(()) };
+            let newest = app.deploys.last_mut().filter(|newest| newest.number == number);
+            let Some(deploy) = newest.filter(|deploy| matches!(deploy.outcome, Some(Outcome::Live { .. }))) else {
+                return Ok(());
+            };
+            deploy.outcome = Some(Outcome::Failed { failure, at: now });
+            app.watch = None;
+            app.deploys.push(Deploy {
+                number: number + 1,
+                commit: earlier.commit,
+                branch: earlier.branch,
+                cause: Cause::Rollback { to: before, guard: Some(release) },
+                by: None,
+                asked_at: now,
+                gate: None,
+                tree: None,
+                release: None,
+                released: false,
+                outcome: None,
+                missing: Vec::new(),
+            });
+            trim(&mut app);
+            put_app(tx, &app, now)?;
+            queue_watchers(tx, &app, now)
+        })
+        .await?;
+    Ok(())
+}
+
+/// What the router counted of an app's release under watch; `None` while none is.
+pub(super) async fn measured(world: &World, app: &App) -> Result<Option<WatchView>, Trouble> {
+    let Some(watch) = &app.watch else { return Ok(None) };
+    let pending = app.newest().filter(|deploy| deploy.outcome.is_none()).and_then(|deploy| deploy.release);
+    let serves = match watch.percent {
+        None => app.live == Some(watch.release) && world.now() < watch.until,
+        Some(_) => pending == Some(watch.release),
+    };
+    if !serves {
+        return Ok(None);
+    }
+    let numbers = world.router.numbers(&app.name, Resolution::Minute).await?;
+    let new = sum(&numbers, watch.release, Timestamp(0));
+    Ok(Some(WatchView { new, beside: sum(&numbers, watch.before, watch.since) }))
+}
+
+/// All that was counted of a release in slots that began at `from` or later.
+fn sum(numbers: &AppNumbers, release: ReleaseNumber, from: Timestamp) -> Measured {
+    let prefix = format!("{release}/");
+    let (mut measured, mut latency) = (Measured::default(), Histogram::default());
+    let of_release = numbers.processes.iter().filter(|(name, _)| name.starts_with(&prefix));
+    for slot in of_release.flat_map(|(_, slots)| slots).filter(|slot| slot.at >= from) {
+        measured.requests += slot.requests;
+        measured.errors += slot.classes[4];
+        latency.merge(&slot.latency);
+    }
+    measured.latency = latency.buckets().collect();
+    measured
+}
