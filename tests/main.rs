@@ -22,6 +22,7 @@ mod intake;
 mod layers;
 mod machine;
 mod manifest;
+mod operations;
 mod sim_schemas;
 mod sleep;
 mod pipelines;

@@ -236,6 +236,17 @@ pub async fn retry(client: &Client, app: &AppName) -> Result<(), Failed> {
     super::show::ordered(client, &answer)
 }
 
+pub async fn destroy(client: &Client, app: &AppName, confirm: Option<&str>) -> Result<(), Failed> {
+    if confirm != Some(app.as_str()) {
+        return Err(client.failed(json!({ "say": "confirm", "app": app })));
+    }
+    let answer = client.post(&format!("/api/v1/apps/{app}/destroy"), json!({ "confirm": confirm })).await?;
+    if client.json {
+        return print_json(&answer);
+    }
+    line(&client.sentence(json!({ "say": "destroyed", "app": app })))
+}
+
 /// Prints what the command prints until it ends, and ends as it did. Ctrl-C ends it too.
 pub async fn run(client: &Client, run: &Run) -> Result<(), Failed> {
     let order = json!({ "command": command_line(&run.command), "size": run.size, "time_limit": run.time_limit });

@@ -136,6 +136,7 @@ pub enum OrderKind {
     Promote,
     Rollback { app: AppName, to: Option<ReleaseNumber> },
     RetryRelease { app: AppName },
+    Destroy { app: AppName },
 }
 
 /// Something that whoever reads of a command must know.
