@@ -278,6 +278,66 @@ async fn a_version_that_the_server_does_not_have_is_refused_with_a_sentence() {
 }
 
 #[actix_web::test]
+async fn what_is_to_be_known_of_an_add_on_stands_in_the_comment() {
+    let postgres = Postgres::start().await;
+    let town = town_with(&postgres, None).await;
+    let repository = town.make_repository("hello", "one").await;
+    let addons = r#"[{"plan": "heroku-postgresql", "options": {"version": "9.6"}},
+                     {"plan": "heroku-postgresql:enormous", "as": "SECOND"}]"#;
+    push(&town, &repository, "change", addons, "two").await;
+    let pull = town.open_pull(&repository, "change", "Say two").await;
+    town.settle().await;
+    assert_eq!(town.served("hello-pr-1").as_deref(), Some("two"));
+    let comment = town.comment(&pull).await;
+    let older = "`heroku-postgresql`: version `9.6` was asked for, and the server has the newer version `";
+    assert!(comment.contains(older), "{comment}");
+    assert!(comment.contains("`heroku-postgresql:enormous`: no such plan is known"), "{comment}");
+    town.close(&pull).await;
+    town.settle().await;
+    let comment = town.comment(&pull).await;
+    assert!(!comment.contains("no such plan is known"), "{comment}");
+    town.leave().await;
+}
+
+#[actix_web::test]
+async fn add_ons_outlive_two_rotations_of_the_key_and_what_nobody_owns_is_named() {
+    let postgres = Postgres::start().await;
+    let town = town_with(&postgres, None).await;
+    let repository = town.make_repository("hello", "one").await;
+    push(&town, &repository, "change", r#"["heroku-postgresql:mini"]"#, "two").await;
+    let pull = town.open_pull(&repository, "change", "Say two").await;
+    town.settle().await;
+    let before = database_of(&town, "hello-pr-1");
+    for retired in [vec![], vec![1]] {
+        let rotated = landfall::reconcile::config::rotate(town.world(), "olivia").await.expect("a rotation");
+        assert!(rotated.resealed >= 2, "password and config vars: {rotated:?}");
+        assert_eq!(rotated.retired, retired, "the first key goes only once nothing is sealed with it");
+    }
+    // The next release opens the same config vars, and another plan needs the same password.
+    push(&town, &repository, "change", r#"["heroku-postgresql:standard-0"]"#, "three").await;
+    town.settle().await;
+    assert_eq!(town.served("hello-pr-1").as_deref(), Some("three"));
+    assert_eq!(database_of(&town, "hello-pr-1"), before);
+    let (user, password, name) = before;
+    postgres.connect(&user, &password, &name).await.expect("the app gets in");
+
+    let tag = name.split('_').nth(1).expect("a tag").to_owned();
+    let operator = postgres.operator("postgres").await;
+    for name in [format!("lf_{tag}_stray"), "lf_00000000_of-somebody-else".to_owned()] {
+        operator.batch_execute(&format!("CREATE DATABASE \"{name}\"")).await.expect("a database");
+    }
+    let left = landfall::reconcile::leftovers(town.world()).await.expect("the server answers");
+    let left = format!("{left:?}");
+    assert!(left.contains(&format!("lf_{tag}_stray")) && !left.contains("of-somebody-else"), "{left}");
+    town.close(&pull).await;
+    town.settle().await;
+    let kept = postgres.made().await;
+    assert_eq!(kept.len(), 2, "what it does not know it leaves alone: {kept:?}");
+    operator.batch_execute(&format!("DROP DATABASE \"lf_{tag}_stray\"")).await.expect("it goes");
+    town.leave().await;
+}
+
+#[actix_web::test]
 async fn each_test_node_has_its_own_database_until_it_is_done() {
     let postgres = Postgres::start().await;
     let town = town_with(&postgres, None).await;

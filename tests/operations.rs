@@ -2,7 +2,7 @@
 //! sandboxes and a real PostgreSQL.
 
 use crate::support::load::Load;
-use crate::support::machine::{Machine, greeting, hello, landfall_command, probe};
+use crate::support::machine::{Machine, hello, landfall_command, probe};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use reqwest::Method;
@@ -86,7 +86,8 @@ async fn a_config_var_is_set_by_an_argument_or_from_standard_input_and_stands_in
     let watch = Watch::start(&[secret, other]);
     let said = told(&machine, &["config", "set", "hello-staging", "TOKEN"], &format!("{secret}\n"));
     assert!(said.contains("changed TOKEN"), "{said}");
-    let said = told(&machine, &["config", "set", "hello-staging", "-"], &format!("# lines\nFIRST='{other}'\nSECOND=2\n"));
+    let said =
+        told(&machine, &["config", "set", "hello-staging", "-"], &format!("# lines\nFIRST='{other}'\nSECOND=2\n"));
     assert!(said.contains("changed FIRST, SECOND"), "{said}");
     let arrived = async || {
         let environment = environment(&machine, "hello-staging").await?;
@@ -121,7 +122,8 @@ async fn a_one_off_process_gives_its_streams_and_its_end_to_whoever_asked_for_it
     let script = "echo said; echo 'went wrong' >&2; cat page.py | head -n 1 >/dev/null; exit 7";
     let output = machine.landfall(&["run", "hello-staging", "--", "sh", "-c", script]).await;
     let (out, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert_eq!((output.status.code(), out.trim(), error.trim()), (Some(7), "said", "went wrong"));
+    assert_eq!((output.status.code(), out.trim()), (Some(7), "said"), "{error}");
+    assert!(error.lines().any(|line| line == "went wrong"), "{error}");
     let output = machine.landfall(&["run", "hello-staging", "kill -9 $$"]).await;
     assert_eq!(output.status.code(), Some(137), "as a shell says it");
     let output = machine.landfall(&["run", "hello-staging", "--time-limit", "1", "--", "sleep", "60"]).await;
@@ -292,7 +294,7 @@ async fn a_destroyed_app_takes_its_add_ons_along_and_comes_back_only_when_it_is_
     machine.expect("both to go, and with the last add-on its server", gone).await;
     machine.comment_says(&repository, pull, "destroyed it: write `/deploy` to have it back").await;
     let audit = machine.says(&["audit"]).await;
-    assert_eq!(audit.matches("destroy").count(), 2, "{audit}");
+    assert_eq!(audit.lines().filter(|line| line.contains("destroy")).count(), 2, "{audit}");
 
     // A push to the pull request leaves it parked; a push to the branch makes staging anew, with a fresh database.
     machine.push(&repository, "one", &note("two"), "Another").await;
@@ -301,7 +303,6 @@ async fn a_destroyed_app_takes_its_add_ons_along_and_comes_back_only_when_it_is_
     machine.github_is_idle().await;
     let apps = machine.says(&["apps"]).await;
     assert!(!apps.contains("visits-pr-1"), "{apps}");
-    machine.push(&repository, "main", &greeting("Welcome"), "More").await;
     let path = format!("/repos/{repository}/issues/{pull}/comments");
     machine.github(Method::POST, &path, Some(json!({ "body": "/deploy" }))).await;
     machine.serves("visits-pr-1", "visits: 1, hits: :1").await;

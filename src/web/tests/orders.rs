@@ -116,8 +116,7 @@ async fn an_app_is_destroyed_only_by_whoever_says_its_name_twice() {
     assert!(queue::entry(store, "app:hello-staging").unwrap().is_some(), "nobody would act on it");
     assert_eq!(post(&service, path, json!({ "confirm": "hello-staging" })).await.0, StatusCode::CONFLICT, "it goes");
     let orders = store.orders().unwrap();
-    let refused: Vec<bool> =
-        orders.iter().map(|order| matches!(order.answer, Answer::Refused { .. })).collect();
+    let refused: Vec<bool> = orders.iter().map(|order| matches!(order.answer, Answer::Refused { .. })).collect();
     assert_eq!(refused, [true, false, true]);
     assert!(orders.iter().all(|order| order.by == "operator" && matches!(order.what, OrderKind::Destroy { .. })));
 }
