@@ -193,6 +193,26 @@ fn answer(tx: &mut Transaction<'_>, record: &CommandRecord, now: Timestamp) -> R
     enqueue(tx, &Subject::Pull(record.repository, record.pull), now)
 }
 
+/// Writes down an order of a page or a terminal that was done with this very transaction.
+pub fn note_order(
+    tx: &mut Transaction<'_>,
+    repository: RepositoryId,
+    what: OrderKind,
+    by: &str,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let number = tx.next_number("order")?;
+    tx.put_order(&OperatorOrder {
+        number,
+        repository,
+        what,
+        by: by.to_owned(),
+        given_at: now,
+        answer: Answer::Done,
+        notes: Vec::new(),
+    })
+}
+
 /// Writes an app and queues everything that shows it.
 pub fn put_app(tx: &mut Transaction<'_>, app: &App, now: Timestamp) -> Result<(), StoreError> {
     tx.put_app(app)?;

@@ -328,7 +328,7 @@ async fn restart(request: HttpRequest, shared: Data<Shared>, path: Path<String>,
         let app = views::find_app(&shared.world, &path)?;
         let asked = body(&request, &bytes)?;
         let only = asked.get("process").and_then(Value::as_str).filter(|only| !only.is_empty());
-        let stopped = app_processes::restart(&shared.world, &app.name, only).await?;
+        let stopped = app_processes::restart(&shared.world, &app.name, only, OPERATOR).await?;
         Done::new(json!({ "app": app.name, "restarted": stopped }), format!("/apps/{}", app.name))
     };
     shared.done(&request, order.await)
