@@ -61,7 +61,8 @@ async fn a_review_app_has_a_database_and_a_cache_of_its_own_until_it_is_closed()
     }
     for statement in ["CREATE ROLE intruder", "CREATE DATABASE more", "COPY (SELECT 1) TO PROGRAM 'id'"] {
         let said = asked(&machine, "visits-pr-1", &format!("/sql?q={}", encoded(statement))).await;
-        assert!(said.starts_with("error:") && said.contains("permission denied"), "{statement}: {said}");
+        let refused = said.contains("permission denied") || said.contains("must be superuser");
+        assert!(said.starts_with("error:") && refused, "{statement}: {said}");
     }
     for order in ["CONFIG SET dir /tmp", "MODULE LIST", "SHUTDOWN", "ACL LIST"] {
         let said = asked(&machine, "visits-pr-1", &format!("/redis?q={}", encoded(order))).await;
