@@ -14,6 +14,7 @@ mod browser;
 mod builds;
 mod config_vars;
 mod crash;
+mod dealing;
 mod documents;
 mod github_client;
 mod github_schemas;

@@ -80,7 +80,7 @@ pub fn apply(
                     }
                 }
             }
-            Change::StartRun { pull, branch, commit } => {
+            Change::StartRun { pull, branch, commit, only_failed_of } => {
                 let number = RunNumber(tx.next_number("run")?);
                 let ordinal = tx.next_number(&format!("run of {}", repository.id))?;
                 tx.put_run(&TestRun {
@@ -98,6 +98,9 @@ pub fn apply(
                     cancelled: None,
                     verdict: None,
                     finished_at: None,
+                    split: None,
+                    only_failed_of: *only_failed_of,
+                    repeats: None,
                     untrusted: is_untrusted(tx, repository, *pull)?,
                 })?;
                 newest_run = Some(number);
