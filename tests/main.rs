@@ -24,6 +24,7 @@ mod intake;
 mod layers;
 mod machine;
 mod manifest;
+mod operations;
 mod sim_schemas;
 mod sleep;
 mod pipelines;

@@ -84,6 +84,13 @@ enum Command {
     },
     /// Serve an earlier release again: the one before the live one, or the one that is named (v3)
     Rollback { app: AppName, release: Option<ReleaseNumber> },
+    /// Take an app away, with its add-ons and what they hold
+    Destroy {
+        app: AppName,
+        /// The app's name once more
+        #[arg(long, value_name = "APP")]
+        confirm: Option<String>,
+    },
     /// Put staging's release into production
     Promote {
         /// Pass over a lock or a freeze; the reason stands in the audit log
@@ -369,6 +376,7 @@ fn ask(config_file: &Path, json: bool, command: Command) -> Result<(), Failed> {
             Command::Releases { app: Some(app), order: None } => show::releases(&client, &app).await,
             Command::Releases { app: None, order: None } => Ok(()),
             Command::Rollback { app, release } => show::roll_back(&client, &app, release).await,
+            Command::Destroy { app, confirm } => orders::destroy(&client, &app, confirm.as_deref()).await,
             Command::Promote { hotfix, pipeline } => {
                 show::promote(&client, pipeline.as_deref(), hotfix.as_deref()).await
             }
@@ -445,6 +453,7 @@ mod tests {
             "landfall pipelines",
             "landfall pipelines diff acme/hello",
             "landfall audit --repository acme/hello -n 5",
+            "landfall destroy hello-staging --confirm hello-staging",
             "landfall promote acme/hello --hotfix down",
             "landfall deliveries",
             "landfall replay",

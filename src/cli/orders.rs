@@ -236,17 +236,24 @@ pub async fn retry(client: &Client, app: &AppName) -> Result<(), Failed> {
     super::show::ordered(client, &answer)
 }
 
+pub async fn destroy(client: &Client, app: &AppName, confirm: Option<&str>) -> Result<(), Failed> {
+    if confirm != Some(app.as_str()) {
+        return Err(client.failed(json!({ "say": "confirm", "app": app })));
+    }
+    let answer = client.post(&format!("/api/v1/apps/{app}/destroy"), json!({ "confirm": confirm })).await?;
+    if client.json {
+        return print_json(&answer);
+    }
+    line(&client.sentence(json!({ "say": "destroyed", "app": app })))
+}
+
 /// Prints what the command prints until it ends, and ends as it did. Ctrl-C ends it too.
 pub async fn run(client: &Client, run: &Run) -> Result<(), Failed> {
+    // From now on, so that nothing is begun that Ctrl-C would leave behind.
+    let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
     let order = json!({ "command": command_line(&run.command), "size": run.size, "time_limit": run.time_limit });
     let answer = client.post(&format!("/api/v1/apps/{}/run", run.app), order).await?;
     let path = format!("/api/v1/apps/{}/one-offs/{}", run.app, text(&answer, &["number"]));
-    let interrupted = async {
-        if tokio::signal::ctrl_c().await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    };
-    tokio::pin!(interrupted);
     let mut next = String::new();
     let mut asked_to_stop = false;
     loop {
@@ -260,7 +267,7 @@ pub async fn run(client: &Client, run: &Run) -> Result<(), Failed> {
         }
         tokio::select! {
             () = tokio::time::sleep(FOLLOW) => {}
-            () = &mut interrupted, if !asked_to_stop => {
+            Some(()) = interrupt.recv(), if !asked_to_stop => {
                 asked_to_stop = true;
                 // One that ended at this very moment needs no end.
                 let _ = client.post(&format!("{path}/stop"), json!({})).await;

@@ -148,6 +148,22 @@ pub enum AddonNote {
     UnknownPlan,
 }
 
+/// What the owner of an add-on that works should know.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AddonRemark {
+    pub plan: String,
+    #[serde(flatten)]
+    pub note: AddonNote,
+}
+
+impl Addon {
+    pub fn remark(&self) -> Option<AddonRemark> {
+        let works = matches!(self.state, AddonState::Provisioned { .. });
+        let note = self.note.clone().filter(|_| works)?;
+        Some(AddonRemark { plan: self.plan.clone(), note })
+    }
+}
+
 /// Why there is no add-on, as data; the sentences stand in `templates/failures.txt`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "problem", rename_all = "snake_case")]

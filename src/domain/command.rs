@@ -141,6 +141,10 @@ pub enum OrderKind {
     RetryRelease {
         app: AppName,
     },
+    /// With its add-ons and what they hold.
+    Destroy {
+        app: AppName,
+    },
     /// Names only: values are nobody else's business.
     Config {
         scope: String,

@@ -7,8 +7,8 @@ use super::{Trouble, World, split};
 use crate::domain::*;
 use crate::store::{StoreError, queue};
 use crate::workflow::{
-    Change, PromotionWish, Snapshot, decide, promote as decide_promotion, retry_release as decide_retry,
-    roll_back as decide_rollback,
+    Change, PromotionWish, Snapshot, decide, destroy_app as decide_destruction, promote as decide_promotion,
+    retry_release as decide_retry, roll_back as decide_rollback,
 };
 use tracing::info;
 
@@ -159,6 +159,46 @@ pub async fn retry_release(world: &World, app: &App, by: &str) -> Result<Result<
     let repository = repository_of(world, app.repository)?;
     let decided = decide_retry(app.stage, by, &snapshot(world, &repository)?).map(|change| (change, Vec::new()));
     order(world, &repository, app.stage, OrderKind::RetryRelease { app: app.name.clone() }, by, decided).await
+}
+
+/// Takes an app away, with its add-ons and all that they hold.
+pub async fn destroy(world: &World, app: &App, by: &str) -> Result<Result<(), Refusal>, Trouble> {
+    let _alone = world.locks.lock(&format!("repository {}", app.repository)).await;
+    let repository = repository_of(world, app.repository)?;
+    let pull = match app.pull() {
+        Some(number) => world.store.pull(repository.id, number)?,
+        None => None,
+    };
+    let decided = decide_destruction(app.stage, pull.as_ref(), by, &snapshot(world, &repository)?);
+    let now = world.now();
+    let mut record = OperatorOrder {
+        number: 0,
+        repository: repository.id,
+        what: OrderKind::Destroy { app: app.name.clone() },
+        by: by.to_owned(),
+        given_at: now,
+        answer: Answer::Done,
+        notes: Vec::new(),
+    };
+    let (changes, refusal) = match decided {
+        Ok(changes) => (changes, None),
+        Err(refusal) => (Vec::new(), Some(refusal)),
+    };
+    if let Some(reason) = &refusal {
+        record.answer = Answer::Refused { reason: reason.clone() };
+    } else {
+        info!(app = %app.name, "{by} has {} taken away", app.name);
+    }
+    let fresh = fresh_for(world, &changes)?;
+    world
+        .commit(move |tx| {
+            apply(tx, &repository, &changes, fresh, now)?;
+            record.number = tx.next_number("order")?;
+            tx.put_order(&record)
+        })
+        .await?;
+    world.wake.notify_waiters();
+    Ok(refusal.map_or(Ok(()), Err))
 }
 
 /// Lets a parked or waiting delivery be worked on now. `false` when it was applied, ignored or never came.

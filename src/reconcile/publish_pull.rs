@@ -53,8 +53,14 @@ fn view(world: &World, repository: &Repository, number: PullNumber) -> Result<Op
         .into_iter()
         .filter(|run| run.pull == Some(number) && run.commit == pull.head)
         .max_by_key(|run| run.number);
+    let review = app(Stage::Review(number))?;
+    let addons = match review.as_ref().filter(|app| app.wanted == Wanted::Running) {
+        Some(app) => world.store.addons_of(&AddonOwner::of(app))?.iter().filter_map(Addon::remark).collect(),
+        None => Vec::new(),
+    };
     Ok(Some(PullView {
-        review: app(Stage::Review(number))?,
+        review,
+        addons,
         staging: app(Stage::Staging)?,
         production: app(Stage::Production)?,
         state: world.store.pipeline(repository.id)?,

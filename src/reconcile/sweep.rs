@@ -202,8 +202,9 @@ pub(super) async fn repository(world: &World, id: RepositoryId) -> Result<(), Tr
             events.push(Event::PullClosed { pull: pull_of(repository.id, &fresh) });
         }
     }
-    // A staging app that never was is made by the first push, not by looking.
-    if world.store.app(&repository.app_name(Stage::Staging))?.is_some() {
+    // A staging app that never was, or was taken away, is made by the next push, not by looking.
+    let staging = world.store.app(&repository.app_name(Stage::Staging))?;
+    if staging.is_some_and(|app| app.wanted != Wanted::Gone) {
         // The policy comes with the default branch, staging's commit perhaps with another.
         let followed = world.store.pipeline(repository.id)?.policy.staging.branch;
         let followed = followed.filter(|branch| *branch != repository.default_branch);

@@ -20,6 +20,7 @@ pub fn configure(config: &mut web::ServiceConfig) {
         .route("/api/v1/apps/{name}/formation", web::get().to(formation))
         .route("/api/v1/apps/{name}/scale", web::post().to(scale))
         .route("/api/v1/apps/{name}/retry", web::post().to(retry))
+        .route("/api/v1/apps/{name}/destroy", web::post().to(destroy))
         .route("/api/v1/apps/{name}/run", web::post().to(run))
         .route("/api/v1/apps/{name}/one-offs/{number}", web::get().to(one_off))
         .route("/api/v1/apps/{name}/one-offs/{number}/stop", web::post().to(stop_one_off))
@@ -167,6 +168,20 @@ async fn retry(request: HttpRequest, shared: Data<Shared>, path: Path<String>) -
         let app = views::find_app(&shared.world, &path)?;
         let ordered = command::retry_release(&shared.world, &app, OPERATOR).await?.map_err(refused)?;
         Done::new(json!({ "app": ordered.app, "deploy": ordered.deploy }), format!("/apps/{}", app.name))
+    };
+    shared.done(&request, order.await)
+}
+
+/// `{"confirm": NAME}`: whoever takes an app away says its name twice.
+async fn destroy(request: HttpRequest, shared: Data<Shared>, path: Path<String>, bytes: Bytes) -> HttpResponse {
+    let order = async {
+        let app = views::find_app(&shared.world, &path)?;
+        let asked = body(&request, &bytes)?;
+        if asked.get("confirm").and_then(Value::as_str) != Some(app.name.as_str()) {
+            return Err(Problem::Malformed { what: "confirm", detail: app.name.to_string() });
+        }
+        command::destroy(&shared.world, &app, OPERATOR).await?.map_err(refused)?;
+        Done::new(json!({ "app": app.name, "destroyed": true }), "/".to_owned())
     };
     shared.done(&request, order.await)
 }

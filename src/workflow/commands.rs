@@ -395,6 +395,25 @@ pub fn retry_release(stage: Stage, author: &str, snapshot: &Snapshot) -> Result<
     })
 }
 
+/// An app goes, with its add-ons and its data; a review app as with `/destroy`. `pull` is the one that a review app belongs
+/// to, if it is known. Of staging and production a lock or a freeze bars it, as it bars what is put there.
+pub fn destroy_app(
+    stage: Stage,
+    pull: Option<&Pull>,
+    author: &str,
+    snapshot: &Snapshot,
+) -> Result<Vec<Change>, Refusal> {
+    snapshot.running(stage).ok_or(Refusal::NoApp)?;
+    if !matches!(stage, Stage::Review(_))
+        && let Some(refusal) = barred(stage.kind(), &snapshot.pipeline, snapshot.now)
+    {
+        return Err(refusal);
+    }
+    let parked = Some(Parked::Destroyed { by: author.to_owned() });
+    let parked = pull.filter(|pull| pull.open).map(|pull| Change::PutPull(Pull { parked, ..pull.clone() }));
+    Ok(parked.into_iter().chain([Change::Remove { stage }]).collect())
+}
+
 fn open_pull(pull: PullNumber, snapshot: &Snapshot) -> Result<&Pull, Refusal> {
     snapshot.pull.as_ref().filter(|known| known.number == pull && known.open).ok_or(Refusal::Closed)
 }
@@ -507,9 +526,6 @@ fn deploy_head(pull: &Pull, author: &str, snapshot: &Snapshot) -> Result<Effect,
 }
 
 fn destroy(given: &Given<'_>, snapshot: &Snapshot) -> Result<Effect, Refusal> {
-    let stage = Stage::Review(given.pull);
     let pull = open_pull(given.pull, snapshot)?;
-    snapshot.running(stage).ok_or(Refusal::NoApp)?;
-    let parked = Some(Parked::Destroyed { by: given.author.to_owned() });
-    Ok(Effect::done(vec![Change::PutPull(Pull { parked, ..pull.clone() }), Change::Remove { stage }]))
+    destroy_app(Stage::Review(given.pull), Some(pull), given.author, snapshot).map(Effect::done)
 }

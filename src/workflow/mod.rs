@@ -21,7 +21,7 @@ mod test_run;
 mod watch;
 
 pub use addons::{AddonsView, is_as_asked};
-pub use commands::{PromotionWish, needs_right, promote, retry_release, roll_back};
+pub use commands::{PromotionWish, destroy_app, needs_right, promote, retry_release, roll_back};
 pub use config::{AfterConfig, Chosen, Level, Levels, Settled, after_config, environment_of, first_formation, settle};
 pub use deploy::{AppView, plan_app};
 pub use formation::{ScaleLimits, ScaleOrder, ScaleRefusal, parse_scale, scaled};

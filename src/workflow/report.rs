@@ -189,6 +189,8 @@ pub struct CommentView {
     pub repository: String,
     /// How `pr-predestroy` ended, if it failed.
     pub farewell: Option<FarewellReport>,
+    /// Of the review app's add-ons.
+    pub addons: Vec<AddonRemark>,
 }
 
 /// That the pull request went to production.
@@ -267,6 +269,7 @@ pub struct PullView {
     pub repository: String,
     /// How the `pr-predestroy` of its app that is gone ended.
     pub farewell: Option<FarewellReport>,
+    pub addons: Vec<AddonRemark>,
 }
 
 /// How many commands a comment shows: the newest ones.
@@ -318,6 +321,7 @@ pub fn comment_view(view: &PullView) -> Option<CommentView> {
         }),
         repository: view.repository.clone(),
         farewell: view.farewell.clone().filter(|report| !view.pull.open && !report.ended.is_success()),
+        addons: if view.pull.open { view.addons.clone() } else { Vec::new() },
     })
 }
 

@@ -89,6 +89,42 @@ async fn orders_are_decided_as_commands_are() {
 }
 
 #[actix_web::test]
+async fn an_app_is_destroyed_only_by_whoever_says_its_name_twice() {
+    let house = house().await;
+    let service = service!(house);
+    let store = &house.world().store;
+    let staging = || store.app(&"hello-staging".parse().unwrap()).unwrap().expect("staging").wanted;
+    let path = "/api/v1/apps/hello-staging/destroy";
+    for body in [json!({}), json!({ "confirm": true }), json!({ "confirm": "hello-production" })] {
+        let (status, answer) = post(&service, path, body).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST);
+        assert!(answer["error"].as_str().is_some_and(|said| said.contains("must be hello-staging")), "{answer}");
+    }
+    assert_eq!((staging(), store.orders().unwrap().len()), (Wanted::Running, 0));
+
+    let lock = Lock { stage: StageKind::Staging, reason: "audit".into(), by: "olivia".into(), at: super::house::START };
+    let mut state = store.pipeline(repository().id).unwrap();
+    state.locks = vec![lock];
+    let locked = state.clone();
+    store.transact(move |tx: &mut crate::store::Transaction<'_>| tx.put_pipeline(&locked)).await.unwrap();
+    let (status, answer) = post(&service, path, json!({ "confirm": "hello-staging" })).await;
+    assert_eq!((status, answer["error"].as_str()), (StatusCode::CONFLICT, Some("Staging is locked by olivia: audit.")));
+    assert_eq!(staging(), Wanted::Running);
+    state.locks.clear();
+    store.transact(move |tx: &mut crate::store::Transaction<'_>| tx.put_pipeline(&state)).await.unwrap();
+
+    let (status, answer) = post(&service, path, json!({ "confirm": "hello-staging" })).await;
+    assert_eq!((status, answer), (StatusCode::OK, json!({ "app": "hello-staging", "destroyed": true })));
+    assert_eq!(staging(), Wanted::Gone);
+    assert!(queue::entry(store, "app:hello-staging").unwrap().is_some(), "nobody would act on it");
+    assert_eq!(post(&service, path, json!({ "confirm": "hello-staging" })).await.0, StatusCode::CONFLICT, "it goes");
+    let orders = store.orders().unwrap();
+    let refused: Vec<bool> = orders.iter().map(|order| matches!(order.answer, Answer::Refused { .. })).collect();
+    assert_eq!(refused, [true, false, true]);
+    assert!(orders.iter().all(|order| order.by == "operator" && matches!(order.what, OrderKind::Destroy { .. })));
+}
+
+#[actix_web::test]
 async fn a_restart_ends_the_apps_processes_and_nobody_elses() {
     let house = house().await;
     let service = service!(house);

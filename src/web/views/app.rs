@@ -171,6 +171,8 @@ pub struct AppDetail {
     pub config: Vec<super::ConfigLine>,
     /// Its newest deploy failed after the build, so its release can be tried again.
     pub can_retry: bool,
+    /// What is to be known of its add-ons.
+    pub addons: Vec<AddonRemark>,
     /// `None` while the router does not answer.
     pub traffic: Option<Traffic>,
 }
@@ -379,6 +381,7 @@ pub async fn app_detail(world: &World, app: &App) -> Result<AppDetail, Problem> 
             && app.newest().is_some_and(|deploy| {
                 deploy.release.is_some() && matches!(deploy.outcome, Some(Outcome::Failed { .. }))
             }),
+        addons: world.store.addons_of(&AddonOwner::of(app))?.iter().filter_map(Addon::remark).collect(),
         traffic: traffic(world, app).await,
     })
 }
