@@ -44,6 +44,8 @@ pub enum Failure {
     Crashed { process: String, ended: Ended, tail: Vec<String> },
     /// A web process ran, but never answered its health check in time.
     NotHealthy { process: String, seconds: u64, seen: String, tail: Vec<String> },
+    /// Who asked for it may not do so any more.
+    RightLost { login: String },
     /// The commit's own tests are not green.
     Tests { run: RunNumber },
     /// Landfall itself failed: the operator must look.
