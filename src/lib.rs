@@ -35,6 +35,7 @@ pub mod slug;
 pub mod addons;
 pub mod router;
 pub mod reconcile;
+pub mod node;
 pub mod web;
 pub mod server;
 pub mod sim;

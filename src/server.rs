@@ -42,7 +42,7 @@ pub fn open_world(config: Config, parts: Parts) -> anyhow::Result<World> {
     install_crypto_provider();
     let folder = &config.data_dir;
     make_data_folder(folder)?;
-    for inner in ["builds", "cache", "logs", "archives", "addons"] {
+    for inner in ["builds", "cache", "ci", "logs", "archives", "addons"] {
         std::fs::create_dir_all(folder.join(inner))
             .with_context(|| format!("cannot make the data folder {}", folder.join(inner).display()))?;
     }
@@ -85,6 +85,8 @@ pub fn open_world(config: Config, parts: Parts) -> anyhow::Result<World> {
         router_port: parts.router_port,
         wake: Arc::new(Notify::new()),
         outside: parts.outside,
+        executable: own_executable()?,
+        boards: reconcile::split::Boards::default(),
         locks: Locks::default(),
         config,
     })

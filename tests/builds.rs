@@ -187,7 +187,8 @@ async fn a_buildpack_from_git_builds_in_the_sandbox_and_its_excesses_are_named()
     let manifest = json!({ "buildpacks": [{ "url": url }], "env": { "TONE": "warm" } });
     app.insert("app.json".to_owned(), manifest.to_string());
     let repository = machine.make_repository("hello", &app).await;
-    machine.serves("hello-staging", "Hello, world!").await;
+    // Its own `app.json` says no name, so the greeting has none.
+    machine.serves("hello-staging", "Hello, nobody!").await;
 
     for (number, (mode, expected)) in [
         ("large", "The built code is larger than a slug may be"),

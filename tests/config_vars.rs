@@ -82,6 +82,11 @@ async fn a_change_of_config_is_one_release_with_its_release_phase() {
     assert_eq!(app.live, Some(ReleaseNumber(2)), "both are one release");
     assert!(matches!(&app.newest().unwrap().cause, Cause::Config { names, .. } if names == &["COLOUR", "TOKEN"]));
     assert_eq!(town.starts("hello-staging", "release.1"), 2);
+    // Who changed what is on record; to what is not.
+    let orders = town.world().store.orders().unwrap();
+    let expected =
+        OrderKind::Config { scope: "hello-staging".to_owned(), names: vec!["COLOUR".to_owned(), "TOKEN".to_owned()] };
+    assert_eq!(orders.iter().map(|order| &order.what).collect::<Vec<_>>(), [&expected]);
     let environment = town.environment("hello-staging", "web.1");
     assert_eq!((environment["TOKEN"].as_str(), environment["COLOUR"].as_str()), ("s3cret-one", "blue"));
     assert_eq!(town.served("hello-staging").as_deref(), Some("one"));

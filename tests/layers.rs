@@ -15,6 +15,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("domain", &["clock"]),
     ("outside", &[]),
     ("ci", &["domain", "clock"]),
+    ("node", &["domain", "ci"]),
     ("workflow", &["domain", "ci", "clock"]),
     ("text", &["domain"]),
     ("vault", &["domain"]),
@@ -57,7 +58,10 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("demo", &["domain", "config", "github", "reconcile", "web", "server", "sim"]),
     (
         "cli",
-        &["domain", "clock", "text", "config", "store", "github", "platform", "router", "web", "server", "sim", "demo"],
+        &[
+            "domain", "clock", "text", "config", "store", "github", "platform", "router", "node", "web", "server",
+            "sim", "demo",
+        ],
     ),
 ];
 
@@ -104,6 +108,7 @@ const RESERVED: &[Reserved] = &[
         names: &["process::Command", "std::process::{", "tokio::process::"],
         places: &[
             ("platform", "starts supervisors and sandboxes"),
+            ("node", "runs test commands, inside the sandbox"),
             ("slug", "runs git"),
             ("sim", "runs git, and may import nothing of ours that could"),
         ],
@@ -129,6 +134,7 @@ const RESERVED: &[Reserved] = &[
             ("slug", "limits of git's work"),
             ("router", "what a request took, and how long a target is waited for"),
             ("github", "the time between two writes, and what a call took"),
+            ("node", "limits and heartbeats of test commands"),
             ("sim", "what a call took"),
             ("demo", "what a step took"),
         ],

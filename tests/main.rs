@@ -16,6 +16,7 @@ mod changes;
 mod commands;
 mod config_vars;
 mod crash;
+mod dealing;
 mod documents;
 mod github_client;
 mod github_schemas;

@@ -309,3 +309,61 @@ async fn what_is_old_is_let_go_and_what_is_not_dealt_with_stays() {
     assert_eq!(town.served("hello-staging").as_deref(), Some("three"));
     town.leave().await;
 }
+
+#[actix_web::test]
+async fn a_merge_queue_gets_its_check() {
+    let town = Town::start().await;
+    let repository = town.make_repository("hello", "one").await;
+    town.settle().await;
+    town.push(&repository, "change", "two").await;
+    let pull = town.open_pull(&repository, "change", "Say two").await;
+    town.settle().await;
+    let wish = json!({ "repo": repository, "number": pull.number, "user": OWNER });
+    let queued = town.control("POST", "/_/merge-group", Some(wish)).await;
+    let head = queued["head_sha"].as_str().expect("a commit").to_owned();
+    town.settle().await;
+    let checks = town.checks(&repository, &head).await;
+    assert_eq!(checks.len(), 1, "{checks:?}");
+    // The group's tree is the pull request's own: what passed there passed here.
+    assert_eq!(checks[0].0, "success", "{checks:?}");
+    assert_eq!(town.served("hello-staging").as_deref(), Some("one"), "a merge group was deployed");
+    assert_eq!(town.world().store.runs().unwrap().len(), 3);
+    town.leave().await;
+}
+
+#[actix_web::test]
+async fn nodes_that_end_well_and_prove_nothing_are_not_green() {
+    let town = Town::start().await;
+    let repository = town.make_repository("hello", "one").await;
+    town.settle().await;
+    let files = json!({
+        "Procfile": "web: serve\nrelease: migrate\n",
+        "page.txt": "two",
+        "tests/a.check": "", "tests/b.check": "",
+        ".github/landfall.toml": "[tests]\nfiles = 'tests/*.check'\ncommand = 'check {files} > {junit}'\nnodes = 2\n",
+        "app.json": r#"{"environments":{"test":{"scripts":{"test":"check"}}}}"#,
+    });
+    let commit = town.push_files(&repository, "change", files).await;
+    town.open_pull(&repository, "change", "Say two").await;
+    town.settle().await;
+    let (conclusion, _, summary) = town.checks(&repository, &commit).await.remove(0);
+    assert_eq!(conclusion, "failure");
+    assert!(summary.contains("0 of 2 files passed") && summary.contains("left no results"), "{summary}");
+    town.leave().await;
+}
+
+#[actix_web::test]
+async fn a_person_ends_the_tests_of_a_pull_request() {
+    let town = Town::start().await;
+    let repository = town.make_repository("hello", "one").await;
+    town.settle().await;
+    town.push(&repository, "change", "two").await;
+    let pull = town.open_pull(&repository, "change", "Say two").await;
+    town.settle().await;
+    // All of them ended long ago.
+    let command = town.say(&pull, "/cancel", OWNER).await;
+    town.settle().await;
+    assert_eq!(town.reactions(&repository, command).await, ["-1", "eyes"]);
+    assert!(town.comment(&pull).await.contains("`/cancel`"));
+    town.leave().await;
+}

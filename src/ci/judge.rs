@@ -3,7 +3,7 @@
 //! A pass needs both to say so: a zero exit without results is as little one as results without failures and an exit
 //! that nothing explains. What can't be told apart counts as missing, so the board looks closer in smaller batches.
 
-use super::junit::{Case, CaseResult, Problem, Report, location, title};
+use super::junit::{Case, CaseResult, Problem, Report, clean, location, title};
 use super::split::{Item, Outcome};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
@@ -40,6 +40,8 @@ pub struct Judged {
     pub items: BTreeMap<u32, ItemResult>,
     /// Names of tests that failed and are held in quarantine.
     pub quarantined: Vec<String>,
+    /// The item of each failed test, by the test's name as reports show it, where that can be told.
+    pub failed: BTreeMap<String, u32>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +56,7 @@ pub fn judge(batch: Batch<'_>, is_quarantined: impl Fn(&str) -> bool) -> Judged 
     let all = |outcome: Outcome| {
         let each = batch.wall_ms / (batch.items.len().max(1) as u64);
         let result = |(number, _): &(u32, &Item)| (*number, ItemResult { outcome, wall_ms: each, cases: 0 });
-        Judged { items: batch.items.iter().map(result).collect(), quarantined: Vec::new() }
+        Judged { items: batch.items.iter().map(result).collect(), ..Judged::default() }
     };
     let status = match batch.end {
         BatchEnd::TimedOut => return all(Outcome::TimedOut),
@@ -86,7 +88,11 @@ pub fn judge(batch: Batch<'_>, is_quarantined: impl Fn(&str) -> bool) -> Judged 
         let outcome = outcome(item, own, status, &tallies, batch.items.len());
         (*number, ItemResult { outcome, wall_ms: own.wall_ms.saturating_add(share), cases: own.cases })
     };
-    Judged { items: batch.items.iter().map(result).collect(), quarantined: tallies.quarantined.clone() }
+    Judged {
+        items: batch.items.iter().map(result).collect(),
+        quarantined: tallies.quarantined.clone(),
+        failed: tallies.named.clone(),
+    }
 }
 
 fn outcome(item: &Item, own: Tally, status: i32, all: &Tallies, size: usize) -> Outcome {
@@ -128,6 +134,7 @@ struct Tallies {
     stray: u64,
     stray_failures: u64,
     quarantined: Vec<String>,
+    named: BTreeMap<String, u32>,
 }
 
 fn tally(items: &[(u32, &Item)], report: &Report, is_quarantined: impl Fn(&str) -> bool) -> Tallies {
@@ -138,7 +145,7 @@ fn tally(items: &[(u32, &Item)], report: &Report, is_quarantined: impl Fn(&str) 
         let failed = case.result == CaseResult::Failed;
         let held = failed && is_quarantined(&name);
         if held {
-            tallies.quarantined.push(name);
+            tallies.quarantined.push(name.clone());
         }
         tallies.failed += u64::from(failed && !held);
         let number = match items {
@@ -153,6 +160,9 @@ fn tally(items: &[(u32, &Item)], report: &Report, is_quarantined: impl Fn(&str) 
         let own = tallies.items.entry(number).or_default();
         own.cases += 1;
         own.failed += u32::from(failed && !held);
+        if failed && !held {
+            tallies.named.entry(clean(&name)).or_insert(number);
+        }
         own.wall_ms = own.wall_ms.saturating_add((case.seconds.unwrap_or(0.0) * 1_000.0).round() as u64);
     }
     // Cases beyond those that are kept are counted all the same.

@@ -5,3 +5,4 @@ pub mod junit;
 pub mod presets;
 pub mod split;
 pub mod tap;
+pub mod wire;

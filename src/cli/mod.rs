@@ -145,6 +145,12 @@ enum Command {
         #[arg(long)]
         spec: PathBuf,
     },
+    /// Runs test files inside a test process
+    #[command(hide = true)]
+    Node {
+        #[arg(long, default_value = crate::node::SOCKET)]
+        socket: PathBuf,
+    },
 }
 
 #[derive(Args)]
@@ -217,7 +223,18 @@ enum Ci {
         node: Option<u16>,
     },
     /// Test the commit of a run again
-    Rerun { run: u64 },
+    Rerun {
+        run: u64,
+        /// Only the files that failed
+        #[arg(long)]
+        failed: bool,
+    },
+    /// Do again what one node of a run did, and show its output
+    Repro {
+        run: u64,
+        #[arg(long, value_name = "N")]
+        node: u16,
+    },
     /// End a run
     Cancel { run: u64 },
 }
@@ -257,6 +274,9 @@ impl From<std::io::Error> for Failed {
 
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    if let Command::Node { socket } = &cli.command {
+        return crate::node::run(socket);
+    }
     let result = match cli.command {
         Command::Dyno { spec } => crate::platform::dyno::main(&spec),
         Command::Serve => with_config(&cli.config, |config| crate::server::serve(config, &cli.config)),
@@ -355,7 +375,8 @@ fn ask(config_file: &Path, json: bool, command: Command) -> Result<(), Failed> {
             Command::Ci(Ci::List { repository }) => show::runs(&client, repository.as_deref()).await,
             Command::Ci(Ci::Show { run, node: None }) => show::run(&client, run).await,
             Command::Ci(Ci::Show { run, node: Some(node) }) => show::node_log(&client, run, node).await,
-            Command::Ci(Ci::Rerun { run }) => show::rerun(&client, run).await,
+            Command::Ci(Ci::Rerun { run, failed }) => show::rerun(&client, run, failed).await,
+            Command::Ci(Ci::Repro { run, node }) => show::repro(&client, run, node).await,
             Command::Ci(Ci::Cancel { run }) => show::cancel(&client, run).await,
             Command::Pipelines { what: None } => show::pipelines(&client).await,
             Command::Pipelines { what: Some(Pipelines::Diff { pipeline }) } => {
@@ -369,7 +390,8 @@ fn ask(config_file: &Path, json: bool, command: Command) -> Result<(), Failed> {
             Command::Import { file } => machine::import(&client, &config, &file),
             Command::Doctor => machine::doctor(&client, &config).await,
             Command::Down => machine::down(&client, &config).await,
-            Command::Serve | Command::Router | Command::Demo(_) | Command::Sim(_) | Command::Dyno { .. } => Ok(()),
+            Command::Serve | Command::Router | Command::Demo(_) | Command::Sim(_) => Ok(()),
+            Command::Dyno { .. } | Command::Node { .. } => Ok(()),
         }
     })
 }
@@ -417,7 +439,9 @@ mod tests {
             "landfall ci list",
             "landfall ci show 3 --node 1",
             "landfall ci rerun 3",
+            "landfall ci rerun 3 --failed",
             "landfall ci cancel 3",
+            "landfall ci repro 3 --node 1",
             "landfall pipelines",
             "landfall pipelines diff acme/hello",
             "landfall audit --repository acme/hello -n 5",
@@ -429,6 +453,7 @@ mod tests {
             "landfall doctor",
             "landfall down",
             "landfall dyno --spec f",
+            "landfall node --socket s",
         ] {
             let parsed = Cli::try_parse_from(line.split_whitespace());
             assert!(parsed.is_ok(), "{line}: {}", parsed.err().map(|error| error.to_string()).unwrap_or_default());

@@ -292,6 +292,18 @@ pub async fn run(client: &Client, number: u64) -> Result<(), Failed> {
     if !rows.is_empty() {
         table(&["NODE", "STATE", "TIME", "TESTS"], &rows)?;
     }
+    if !answer["split"].is_null() && answer["over"] == true {
+        line(&client.sentence(json!({ "say": "split", "split": answer["split"], "nodes": answer["nodes"] })))?;
+        for file in list(&answer["split"], "red_files") {
+            line(&client.sentence(json!({ "say": "red_file", "file": file })))?;
+        }
+        for path in list(&answer["split"], "flaky_files") {
+            line(&client.sentence(json!({ "say": "flaky_file", "path": path })))?;
+        }
+    }
+    if !answer["verdict"]["failure"].is_null() {
+        line(&client.sentence(json!({ "say": "failure", "failure": answer["verdict"]["failure"] })))?;
+    }
     for node in list(&answer, "lanes") {
         for failure in list(node, "failures") {
             line(&format!("node {} failed: {}", text(node, &["node"]), print::plain(&text(failure, &["name"]))))?;
@@ -300,14 +312,37 @@ pub async fn run(client: &Client, number: u64) -> Result<(), Failed> {
     Ok(())
 }
 
-pub async fn rerun(client: &Client, number: u64) -> Result<(), Failed> {
-    let answer = client.post(&format!("/api/v1/runs/{number}/rerun"), json!({})).await?;
+pub async fn rerun(client: &Client, number: u64, failed: bool) -> Result<(), Failed> {
+    let answer = client.post(&format!("/api/v1/runs/{number}/rerun"), json!({ "failed": failed })).await?;
     if client.json {
         return print_json(&answer);
     }
     let run = text(&answer, &["run"]);
     let page = format!("{}/runs/{run}", client.url());
     line(&client.sentence(json!({ "say": "rerun", "run": run, "page": page })))
+}
+
+/// Does again what a node did: its output as it comes, then the verdict. Fails where that is not a pass.
+pub async fn repro(client: &Client, run: u64, node: u16) -> Result<(), Failed> {
+    let answer = client.post(&format!("/api/v1/runs/{run}/nodes/{node}/repro"), json!({})).await?;
+    let number = text(&answer, &["run"]);
+    let page = format!("{}/runs/{number}", client.url());
+    if !client.json {
+        line(&client.sentence(json!({ "say": "rerun", "run": number, "page": page })))?;
+    }
+    follow(client, &format!("/api/v1/runs/{number}/nodes/0/logs"), true, 2_000).await?;
+    loop {
+        let answer = client.get(&format!("/api/v1/runs/{number}")).await?;
+        if answer["verdict"].is_null() {
+            tokio::time::sleep(FOLLOW).await;
+            continue;
+        }
+        if !client.json {
+            let number = number.parse().unwrap_or_default();
+            self::run(client, number).await?;
+        }
+        return if text(&answer, &["verdict", "kind"]) == "passed" { Ok(()) } else { Err(Failed::Found) };
+    }
 }
 
 pub async fn cancel(client: &Client, number: u64) -> Result<(), Failed> {

@@ -147,8 +147,33 @@ pub struct OperatorOrder {
 #[serde(tag = "verb", rename_all = "snake_case")]
 pub enum OrderKind {
     Promote,
-    Rollback { app: AppName, to: Option<ReleaseNumber> },
-    RetryRelease { app: AppName },
+    Rollback {
+        app: AppName,
+        to: Option<ReleaseNumber>,
+    },
+    RetryRelease {
+        app: AppName,
+    },
+    /// Names only: values are nobody else's business.
+    Config {
+        scope: String,
+        names: Vec<String>,
+    },
+    /// `web=2:basic worker=1:basic`: the whole formation from then on.
+    Scale {
+        app: AppName,
+        formation: String,
+    },
+    /// All processes, or those of one name or type.
+    Restart {
+        app: AppName,
+        only: Option<String>,
+    },
+    /// A command that ran once, as process `run.<number>`. What it was may be private and stands with the app.
+    Run {
+        app: AppName,
+        number: u16,
+    },
 }
 
 /// Something that whoever reads of a command must know.

@@ -41,6 +41,17 @@ pub enum Event {
         commit: Sha,
         run: Option<super::RunNumber>,
         by: Option<String>,
+        /// Only what failed in that run.
+        only_failed: bool,
+    },
+    /// A merge queue wants to know whether this commit is green.
+    GroupQueued {
+        branch: String,
+        commit: Sha,
+    },
+    /// The merge queue no longer asks.
+    GroupGone {
+        branch: String,
     },
     /// Renamed, transferred, made private: only the facts changed.
     RepositoryChanged,

@@ -46,6 +46,12 @@ pub enum Failure {
     NotHealthy { process: String, seconds: u64, seen: String, tail: Vec<String> },
     /// Who asked for it may not do so any more.
     RightLost { login: String },
+    /// `[tests] files` names nothing that is there.
+    NoTestFiles { patterns: Vec<String> },
+    /// `[tests]` says which files are tests, and neither it nor a runner that is known says how they are run.
+    NoTestCommand,
+    /// The command of `[tests]` leaves no results that could be read, so nothing would be proven.
+    NoTestResults,
     /// The commit's own tests are not green.
     Tests { run: RunNumber },
     /// Landfall itself failed: the operator must look.

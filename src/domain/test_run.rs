@@ -24,9 +24,80 @@ pub struct TestRun {
     pub cancelled: Option<Cancelled>,
     pub verdict: Option<Verdict>,
     pub finished_at: Option<Timestamp>,
+    /// Of a run whose files are dealt to its nodes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split: Option<SplitSummary>,
+    /// Only the files that failed in that run are wanted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub only_failed_of: Option<RunNumber>,
+    /// It does again what a node of another run did, for a person to look at; nobody else is told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repeats: Option<Repeated>,
     /// It tests a stranger's code: it gets nothing secret.
     #[serde(default)]
     pub untrusted: bool,
+}
+
+/// A node of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Repeated {
+    pub run: RunNumber,
+    pub node: u16,
+    /// How many nodes that run had.
+    pub nodes: u16,
+}
+
+/// What came of the files that were dealt. The numbers are files, or what the runner takes for one.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct SplitSummary {
+    pub planned: u64,
+    pub passed: u64,
+    /// They ran and hold no test.
+    pub empty: u64,
+    /// They failed, and passed when they were run again; counted among the passed.
+    pub flaky: u64,
+    pub red: u64,
+    /// The first of them.
+    pub red_files: Vec<RedFile>,
+    pub flaky_files: Vec<String>,
+    /// Tests that their runner itself repeated until they passed.
+    pub flaky_tests: Vec<String>,
+    /// Tests that failed and are held in quarantine.
+    pub quarantined: Vec<String>,
+    pub slowest: Vec<FileTime>,
+    /// From the start of the run's nodes to the last result.
+    pub makespan_ms: u64,
+    /// What no dealing could have ended before, with what is known now.
+    pub bound_ms: u64,
+    /// What one node would have needed.
+    pub one_node_ms: u64,
+    /// Batches that were dealt.
+    pub batches: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RedFile {
+    pub path: String,
+    pub why: RedBecause,
+    /// It was red in the newest run of the default branch too.
+    #[serde(default)]
+    pub on_base: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RedBecause {
+    Failed,
+    /// Its command ended and left no result of it.
+    Missing,
+    Crashed,
+    TimedOut,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileTime {
+    pub path: String,
+    pub wall_ms: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +107,8 @@ pub enum Cancelled {
         commit: Sha,
     },
     Closed,
+    /// The merge queue no longer asks.
+    Dequeued,
     /// The app may not look at the repository any more.
     GrantEnded,
     By {

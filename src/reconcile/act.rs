@@ -2,7 +2,8 @@
 //! there before it does anything, and names the release that it serves.
 
 use super::apply::{enqueue, put_app};
-use super::{Trouble, World, addons, build, observe, start};
+use super::{Trouble, World, addons, build, observe, split, start};
+use crate::ci::split::Event;
 use crate::domain::*;
 use crate::outside;
 use crate::platform::{PlatformError, State};
@@ -79,6 +80,9 @@ pub(super) async fn app(world: &World, app: &App, actions: &[Action]) -> Result<
             | Action::StartNode { .. }
             | Action::CollectNode { .. }
             | Action::PlanNodes { .. }
+            | Action::ExpireLeases { .. }
+            | Action::NodeLost { .. }
+            | Action::Abandon
             | Action::Conclude { .. } => {
                 return Err(Trouble::bug("a test run's action for an app"));
             }
@@ -100,13 +104,19 @@ pub(super) async fn run(world: &World, run: &TestRun, actions: &[Action]) -> Res
             }
             Action::CollectBuild { key } => build::collect(world, key).await?,
             Action::PlanNodes { nodes } => {
-                let nodes = *nodes;
-                change_run(world, run.number, move |run, now| {
-                    run.nodes = nodes;
-                    run.started_at = Some(now);
-                })
-                .await?;
+                if let Some(slug) = start::slug_of(world, run)? {
+                    split::plan(world, run, *nodes, &slug).await?;
+                }
             }
+            Action::ExpireLeases { leases } => {
+                let events = leases.iter().map(|lease| Event::Expire { lease: *lease }).collect();
+                split::tell(world, run.number, events).await?;
+            }
+            Action::NodeLost { node, attempt } => {
+                let lost = Event::Lost { node: *node, attempt: *attempt };
+                split::tell(world, run.number, vec![lost]).await?;
+            }
+            Action::Abandon => split::tell(world, run.number, vec![Event::Abandon]).await?,
             Action::EnsureNodeAddons { node } => {
                 let owner = AddonOwner::Node { run: run.number, node: *node };
                 let wanted = start::node_addons(world, run)?;
@@ -121,6 +131,9 @@ pub(super) async fn run(world: &World, run: &TestRun, actions: &[Action]) -> Res
             Action::CollectNode { node, process } => collect_node(world, run, *node, process).await?,
             Action::Stop { process } => stop(world, process).await?,
             Action::Discard { process } => discard(world, process).await?,
+            Action::Conclude { verdict } if run.split.is_some() => {
+                split::conclude(world, run, verdict.clone()).await?;
+            }
             Action::Conclude { verdict } => conclude(world, run.number, verdict.clone()).await?,
             Action::EnsureAddons { .. }
             | Action::DropAddons
@@ -302,7 +315,7 @@ async fn with_tail(world: &World, failure: Failure, process: Option<&ProcessId>)
     })
 }
 
-async fn change_run(
+pub(super) async fn change_run(
     world: &World,
     number: RunNumber,
     change: impl FnOnce(&mut TestRun, crate::clock::Timestamp) + Send + 'static,
@@ -333,7 +346,7 @@ async fn change_run(
         .await
 }
 
-async fn conclude(world: &World, number: RunNumber, verdict: Verdict) -> Result<(), StoreError> {
+pub(super) async fn conclude(world: &World, number: RunNumber, verdict: Verdict) -> Result<(), StoreError> {
     info!(run = %number, "test run {number} ended: {}", verdict_word(&verdict));
     change_run(world, number, move |run, now| {
         run.verdict = Some(verdict);
@@ -388,7 +401,7 @@ const FAILURE_BYTES: usize = 10_000;
 const TAIL_BYTES: usize = 4_000;
 
 /// The first failures, as many as there is room for.
-fn within(failures: Vec<TestFailure>) -> Vec<TestFailure> {
+pub(super) fn within(failures: Vec<TestFailure>) -> Vec<TestFailure> {
     let mut bytes = 0;
     failures
         .into_iter()
@@ -433,6 +446,9 @@ pub(super) async fn discard(world: &World, process: &ProcessId) -> Result<(), Tr
         Err(error) => return Err(error.into()),
     }
     outside::point("platform removed").await;
+    if let Some(who) = split::who_is(process) {
+        split::close(world, who).await?;
+    }
     Ok(())
 }
 

@@ -80,7 +80,7 @@ pub fn apply(
                     }
                 }
             }
-            Change::StartRun { pull, branch, commit } => {
+            Change::StartRun { pull, branch, commit, only_failed_of } => {
                 let number = RunNumber(tx.next_number("run")?);
                 let ordinal = tx.next_number(&format!("run of {}", repository.id))?;
                 tx.put_run(&TestRun {
@@ -98,6 +98,9 @@ pub fn apply(
                     cancelled: None,
                     verdict: None,
                     finished_at: None,
+                    split: None,
+                    only_failed_of: *only_failed_of,
+                    repeats: None,
                     untrusted: is_untrusted(tx, repository, *pull)?,
                 })?;
                 newest_run = Some(number);
@@ -209,6 +212,26 @@ fn change_app(
 fn answer(tx: &mut Transaction<'_>, record: &CommandRecord, now: Timestamp) -> Result<(), StoreError> {
     tx.put_command(record)?;
     enqueue(tx, &Subject::Pull(record.repository, record.pull), now)
+}
+
+/// Writes down an order of a page or a terminal that was done with this very transaction.
+pub fn note_order(
+    tx: &mut Transaction<'_>,
+    repository: RepositoryId,
+    what: OrderKind,
+    by: &str,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let number = tx.next_number("order")?;
+    tx.put_order(&OperatorOrder {
+        number,
+        repository,
+        what,
+        by: by.to_owned(),
+        given_at: now,
+        answer: Answer::Done,
+        notes: Vec::new(),
+    })
 }
 
 /// Writes an app and queues everything that shows it.

@@ -3,7 +3,7 @@
 
 use super::apply::{apply, enqueue};
 use super::deliver::fresh_for;
-use super::{Trouble, World};
+use super::{Trouble, World, split};
 use crate::domain::*;
 use crate::store::{StoreError, queue};
 use crate::workflow::{
@@ -57,10 +57,16 @@ pub async fn roll_back(
 }
 
 /// Tests a run's commit again, as the Re-run button on GitHub does.
-pub async fn rerun(world: &World, run: &TestRun, by: &str) -> Result<Result<RunNumber, Refusal>, Trouble> {
+pub async fn rerun(
+    world: &World,
+    run: &TestRun,
+    by: &str,
+    only_failed: bool,
+) -> Result<Result<RunNumber, Refusal>, Trouble> {
     let _alone = world.locks.lock(&format!("repository {}", run.repository)).await;
     let repository = repository_of(world, run.repository)?;
-    let event = Event::RerunAsked { commit: run.commit.clone(), run: Some(run.number), by: Some(by.to_owned()) };
+    let event =
+        Event::RerunAsked { commit: run.commit.clone(), run: Some(run.number), by: Some(by.to_owned()), only_failed };
     let changes = decide(&event, &snapshot(world, &repository)?);
     if changes.is_empty() {
         return Ok(Err(Refusal::NothingToTest));
@@ -77,6 +83,55 @@ pub async fn rerun(world: &World, run: &TestRun, by: &str) -> Result<Result<RunN
     info!(run = %number, "{by} asked for test run {number}");
     world.wake.notify_waiters();
     Ok(Ok(number))
+}
+
+/// Does again what a node of a run did: the same files in the same order and batches, in the same environment. The new
+/// run is told to nobody else. `None` where that node did nothing.
+pub async fn repeat(world: &World, run: &TestRun, node: u16, by: &str) -> Result<Option<RunNumber>, Trouble> {
+    if node >= run.nodes || run.tree.is_none() || run.repeats.is_some() {
+        return Ok(None);
+    }
+    let dealt = match run.split {
+        Some(_) => match split::part_of(world, run.number, node).await? {
+            Some(part) => Some(part),
+            None => return Ok(None),
+        },
+        None => None,
+    };
+    let (run, now) = (run.clone(), world.now());
+    let number = world
+        .commit(move |tx| {
+            let number = RunNumber(tx.next_number("run")?);
+            let ordinal = tx.next_number(&format!("run of {}", run.repository))?;
+            let split = dealt
+                .as_ref()
+                .map(|(_, items)| SplitSummary { planned: items.len() as u64, ..SplitSummary::default() });
+            if let Some((plan, items)) = &dealt {
+                split::put_plan(tx, number, plan, items)?;
+            }
+            tx.put_run(&TestRun {
+                number,
+                ordinal,
+                pull: None,
+                created_at: now,
+                started_at: Some(now),
+                nodes: 1,
+                results: std::collections::BTreeMap::new(),
+                cancelled: None,
+                verdict: None,
+                finished_at: None,
+                split,
+                only_failed_of: None,
+                repeats: Some(Repeated { run: run.number, node, nodes: run.nodes }),
+                ..run.clone()
+            })?;
+            enqueue(tx, &Subject::Run(number), now)?;
+            Ok::<RunNumber, StoreError>(number)
+        })
+        .await?;
+    info!(run = %number, "{by} asked for a part of a test run to be done again, as run {number}");
+    world.wake.notify_waiters();
+    Ok(Some(number))
 }
 
 /// Ends one run. `false` when it was over or being ended already.

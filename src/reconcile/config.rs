@@ -3,7 +3,7 @@
 //! A change and the deploys that it leads to are written in one transaction, so a kill leaves both or neither. Values
 //! are opened in memory only, for a process' environment or for the person who asks; nothing here logs one.
 
-use super::apply::{Fresh, apply, enqueue};
+use super::apply::{Fresh, apply, enqueue, note_order};
 use super::{Trouble, World};
 use crate::domain::*;
 use crate::store::{SEALED, StoreError, Transaction};
@@ -187,6 +187,12 @@ pub async fn change(
                 };
             }
             tx.put_config(&scope, &vars)?;
+            let of = match &scope {
+                ConfigScope::Stage(_, stage) => stage.to_string(),
+                ConfigScope::App(app) => app.to_string(),
+            };
+            let what = OrderKind::Config { scope: of, names: names.clone() };
+            note_order(tx, repository.id, what, &by, now)?;
             let new = running(tx, &repository)?;
             let mut deployed = Vec::new();
             for ((app, old), (_, new)) in old.into_iter().zip(new) {

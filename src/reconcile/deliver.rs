@@ -7,8 +7,8 @@ use super::apply::{Fresh, apply, enqueue};
 use super::{Next, Trouble, World, policy, processes, publish_pull};
 use crate::domain::*;
 use crate::github::event::{
-    CheckRunAction, CheckSuiteAction, CommentAction, InstallationAction, PullAction, Reference, RepoRef,
-    RepositoryAction,
+    CheckRunAction, CheckSuiteAction, CommentAction, InstallationAction, MergeGroupAction, PullAction, Reference,
+    RepoRef, RepositoryAction,
 };
 use crate::github::{self, GitHubError, RepoHandle};
 use crate::store::{DeliveryRecord, StoreError, Transaction};
@@ -133,7 +133,7 @@ fn meaning(event: github::Event, own_app: Option<u64>) -> Meaning {
             )
         }
         github::Event::CheckRun {
-            action: CheckRunAction::Rerequested,
+            action: action @ (CheckRunAction::Rerequested | CheckRunAction::RequestedAction { .. }),
             repo,
             installation,
             name,
@@ -147,7 +147,15 @@ fn meaning(event: github::Event, own_app: Option<u64>) -> Meaning {
                 return Meaning::Ignored(IgnoredBecause::NothingToDo);
             }
             let run = external_id.as_deref().and_then(run_of_external_id);
-            about(facts(repo, installation), Event::RerunAsked { commit: head_sha, run, by: Some(sender.login) })
+            let only_failed = match action {
+                CheckRunAction::RequestedAction { identifier } if identifier == RERUN_FAILED => true,
+                CheckRunAction::RequestedAction { .. } => return Meaning::Ignored(IgnoredBecause::NothingToDo),
+                _ => false,
+            };
+            about(
+                facts(repo, installation),
+                Event::RerunAsked { commit: head_sha, run, by: Some(sender.login), only_failed },
+            )
         }
         github::Event::CheckSuite {
             action: CheckSuiteAction::Rerequested,
@@ -156,8 +164,19 @@ fn meaning(event: github::Event, own_app: Option<u64>) -> Meaning {
             head_sha,
             sender,
             ..
-        } => {
-            about(facts(repo, installation), Event::RerunAsked { commit: head_sha, run: None, by: Some(sender.login) })
+        } => about(
+            facts(repo, installation),
+            Event::RerunAsked { commit: head_sha, run: None, by: Some(sender.login), only_failed: false },
+        ),
+        github::Event::MergeGroup { action, repo, installation, head_sha, head_ref, .. } => {
+            let branch = head_ref.strip_prefix("refs/heads/").unwrap_or(&head_ref).to_owned();
+            match action {
+                MergeGroupAction::ChecksRequested => {
+                    about(facts(repo, installation), Event::GroupQueued { branch, commit: head_sha })
+                }
+                MergeGroupAction::Destroyed { .. } => about(facts(repo, installation), Event::GroupGone { branch }),
+                MergeGroupAction::Other(_) => Meaning::Ignored(IgnoredBecause::UnreadAction),
+            }
         }
         github::Event::Repository { action: RepositoryAction::Deleted, repo, installation } => {
             about(facts(repo, installation), Event::RepositoryGone)
@@ -191,6 +210,9 @@ fn meaning(event: github::Event, own_app: Option<u64>) -> Meaning {
         _ => Meaning::Ignored(IgnoredBecause::UnreadEvent),
     }
 }
+
+/// By which the button that runs again what failed is known.
+pub(super) const RERUN_FAILED: &str = "rerun_failed";
 
 /// `external_id` of our check runs.
 pub fn external_id(run: RunNumber) -> String {

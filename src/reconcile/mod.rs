@@ -22,6 +22,7 @@ mod policy;
 mod publish;
 mod publish_pull;
 mod shipment;
+pub mod split;
 mod start;
 mod sweep;
 mod trouble;
@@ -86,6 +87,9 @@ pub struct World {
     pub wake: Arc<Notify>,
     /// Set in the crash test only.
     pub outside: Option<Arc<Outside>>,
+    /// This program, which runs inside test processes as well.
+    pub executable: PathBuf,
+    pub boards: split::Boards,
     /// One build of a repository is prepared at a time, one table is sent at a time.
     pub locks: Locks,
 }
@@ -312,6 +316,7 @@ pub async fn run(world: Arc<World>, workers: usize) {
         tasks.spawn(work(world.clone()));
     }
     tasks.spawn(follow_platform(world.clone()));
+    tasks.spawn(split::listen(world.clone()));
     tasks.spawn(follow_knocks(world.clone()));
     tasks.spawn(tick(world));
     while let Some(ended) = tasks.join_next().await {

@@ -5,7 +5,7 @@ use super::{Trouble, World};
 use crate::domain::*;
 use crate::platform::{self, Exit, ProcessStatus, State};
 use crate::router;
-use crate::workflow::{AddonsView, AppView, ProcessState, ProcessView, RunView, TargetView, Use};
+use crate::workflow::{AddonsView, AppView, Claim, ProcessState, ProcessView, RunView, TargetView, Use, share};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -164,13 +164,17 @@ pub(super) async fn run(world: &World, number: RunNumber) -> Result<Option<(Test
                 other.tree.as_ref() == Some(tree)
                     && other.commit != run.commit
                     && other.verdict == Some(Verdict::Passed)
+                    && other.only_failed_of.is_none()
+                    && other.repeats.is_none()
             })
             .map(|other| other.number),
         None => None,
     };
     let own = number.to_string();
-    let is_node = |status: &&ProcessStatus| status.labels.contains_key(label::RUN);
-    let busy = all.iter().filter(is_node).filter(|status| !status.state.is_over()).count();
+    let split = match run.split.is_some() && run.verdict.is_none() {
+        true => super::split::view(world, number).await?,
+        false => None,
+    };
     let view = RunView {
         now: world.now(),
         build,
@@ -179,9 +183,41 @@ pub(super) async fn run(world: &World, number: RunNumber) -> Result<Option<(Test
         same_tree_passed,
         processes: all.iter().filter(|status| status.labels.get(label::RUN) == Some(&own)).map(process_view).collect(),
         addons: world.store.addons_of_run(number)?,
-        free_slots: world.config.tests.slots.saturating_sub(busy),
+        free_slots: free_slots(world, number, &all)?,
+        split,
     };
     Ok(Some((run, view)))
+}
+
+/// How many nodes the run may start now, beside all others that want to.
+fn free_slots(world: &World, run: RunNumber, all: &[ProcessStatus]) -> Result<usize, Trouble> {
+    let busy = |status: &&ProcessStatus| status.labels.contains_key(label::RUN) && !status.state.is_over();
+    let running = |run: RunNumber| {
+        let own = run.to_string();
+        all.iter().filter(busy).filter(|status| status.labels.get(label::RUN) == Some(&own)).count()
+    };
+    let free = world.config.tests.slots.saturating_sub(all.iter().filter(busy).count());
+    if free == 0 {
+        return Ok(0);
+    }
+    let claims: Vec<Claim> = world
+        .store
+        .runs_going_on()?
+        .iter()
+        .filter(|run| run.started_at.is_some() && run.cancelled.is_none())
+        .map(|run| {
+            let running = running(run.number);
+            let wanted = usize::from(run.nodes).saturating_sub(run.results.len()).saturating_sub(running);
+            Claim {
+                run: run.number,
+                repository: run.repository,
+                first: run.pull.is_none() && run.repeats.is_none(),
+                running,
+                wanted,
+            }
+        })
+        .collect();
+    Ok(share(free, &claims, run))
 }
 
 /// The build of a tree, and whether its process is over. A build whose process never came to be is none.

@@ -1,7 +1,7 @@
 //! What people ask of an app's processes: how many, how large, anew, and a command once. Nothing is started or stopped
 //! here but by `restart`: what is wanted is written, and the loop makes it true.
 
-use super::apply::put_app;
+use super::apply::{note_order, put_app};
 use super::observe::{self, label};
 use super::{Trouble, World, act};
 use crate::domain::*;
@@ -48,7 +48,7 @@ pub async fn scale(
 ) -> Result<Result<BTreeMap<String, Scale>, ScaleRefusal>, Trouble> {
     let _alone = alone(world).await;
     let limits = limits(world, name)?;
-    let (key, now) = (name.clone(), world.now());
+    let (key, now, who) = (name.clone(), world.now(), by.to_owned());
     let formation = world
         .commit(move |tx| {
             let app = tx.app(&key)?.filter(|app| app.wanted == Wanted::Running);
@@ -63,22 +63,36 @@ pub async fn scale(
                 app.formation = Some(formation.clone());
                 app.scaled_at = Some(now);
                 put_app(tx, &app, now)?;
+                let what = OrderKind::Scale { app: app.name.clone(), formation: in_words(&formation) };
+                note_order(tx, app.repository, what, &who, now)?;
             }
             Ok::<_, StoreError>(Ok(formation))
         })
         .await?;
     if let Ok(formation) = &formation {
-        let words: Vec<String> =
-            formation.iter().map(|(kind, scale)| format!("{kind}={}:{}", scale.quantity, scale.size)).collect();
-        info!(app = %name, "{by} scaled {name} to {}", words.join(" "));
+        info!(app = %name, "{by} scaled {name} to {}", in_words(formation));
     }
     world.wake.notify_waiters();
     Ok(formation)
 }
 
+/// `web=2:basic worker=1:standard-1x`.
+fn in_words(formation: &BTreeMap<String, Scale>) -> String {
+    let words: Vec<String> =
+        formation.iter().map(|(kind, scale)| format!("{kind}={}:{}", scale.quantity, scale.size)).collect();
+    words.join(" ")
+}
+
 /// Ends the app's processes, or those of one name (`web.1`) or type (`web`); the loop starts each anew. Gives their
 /// names.
-pub async fn restart(world: &World, app: &AppName, only: Option<&str>) -> Result<Vec<String>, Trouble> {
+pub async fn restart(world: &World, app: &AppName, only: Option<&str>, by: &str) -> Result<Vec<String>, Trouble> {
+    let (key, part, who, now) = (app.clone(), only.map(str::to_owned), by.to_owned(), world.now());
+    world
+        .commit(move |tx| match tx.app(&key)? {
+            Some(known) => note_order(tx, known.repository, OrderKind::Restart { app: key, only: part }, &who, now),
+            None => Ok(()),
+        })
+        .await?;
     let mut stopped = Vec::new();
     for status in observe::list(world).await? {
         let own = status.labels.get(label::APP).map(String::as_str) == Some(app.as_str());
@@ -161,6 +175,8 @@ pub async fn run_once(
             };
             app.one_offs.push(one_off.clone());
             put_app(tx, &app, now)?;
+            let what = OrderKind::Run { app: app.name.clone(), number: one_off.number };
+            note_order(tx, app.repository, what, &one_off.by, now)?;
             Ok::<_, StoreError>(Ok(one_off))
         })
         .await?;

@@ -5,13 +5,13 @@
 //! first byte is sent, and where the outcome is not known the thing is looked for. It is made again only when a list
 //! from after the staleness bound does not show it.
 
-use super::deliver::{CHECK_NAME, external_id, handle_of};
+use super::deliver::{CHECK_NAME, RERUN_FAILED, external_id, handle_of};
 use super::publish_pull;
 use super::{Trouble, World, shipment};
 use crate::domain::*;
 use crate::github::writes::{
-    CheckAction, CheckRun, CheckStatus, Conclusion, DeploymentState as Sent, NewDeployment, NewDeploymentStatus,
-    StatusState as SentStatus,
+    Annotation, AnnotationLevel, CheckAction, CheckRun, CheckStatus, Conclusion, DeploymentState as Sent,
+    NewDeployment, NewDeploymentStatus, StatusState as SentStatus,
 };
 use crate::github::{Advice, Comment, GitHubError, RepoHandle};
 use crate::store::{Reported, StoreError};
@@ -176,12 +176,19 @@ async fn set_status(
 }
 
 async fn run(world: &World, run: &TestRun) -> Result<(), Trouble> {
+    if run.repeats.is_some() {
+        return Ok(());
+    }
     let Some(repository) = reportable(world, run.repository)? else { return Ok(()) };
     let handle = handle_of(&repository);
     let report = workflow::run_report(run);
     let page = world.config.page(&format!("/runs/{}", run.number));
     let title = world.texts.line("check.md", json!({ "part": "title", "run": report }));
-    let summary = world.texts.render("check.md", json!({ "part": "summary", "run": report, "page": page }));
+    let longest = run.results.values().map(|result| result.finished_at.since(result.started_at).as_millis()).max();
+    let longest = longest.and_then(|longest| u64::try_from(longest).ok());
+    let summary = world
+        .texts
+        .render("check.md", json!({ "part": "summary", "run": report, "page": page, "longest_node": longest }));
     let conclusion = conclusion(&report);
     if world.config.github.app_id.is_none() {
         // Only apps may write check runs; a plain token says the same with a commit status.
@@ -216,17 +223,65 @@ async fn run(world: &World, run: &TestRun) -> Result<(), Trouble> {
         summary,
         text: None,
         annotations: Vec::new(),
-        actions: Vec::<CheckAction>::new(),
+        actions: actions(world, run),
     };
     let made_now = known.as_ref().and_then(|known| known.github_id).is_none();
     let Some(id) = make_once(world, &handle, &key, &Thing::Check(&wish), &print).await? else { return Ok(()) };
+    // GitHub appends annotations to those that it has, so they are sent at most once.
+    let annotations = if conclusion.is_some() { annotations(run) } else { Vec::new() };
+    let marker = format!("check/{}/annotations", run.number);
+    let first = !annotations.is_empty() && world.store.reported(&marker)?.is_none();
+    if first {
+        put(world, &marker, Reported { intent: Some(world.now()), ..Reported::default() }).await?;
+    }
+    let wish = CheckRun { annotations: if first { annotations } else { Vec::new() }, ..wish };
     // What was found rather than made may say something older.
-    if (!made_now || known.is_some())
+    if (!made_now || known.is_some() || first)
         && let Err(error) = world.github.update_check_run(&handle, id, &wish).await
     {
         return refused(world, &key, Some(id), print, &error).await;
     }
     accepted(world, &key, id, print).await
+}
+
+/// Annotations of one check run: GitHub takes 50 with each call, and more than a few hundred nobody reads.
+const MOST_ANNOTATIONS: usize = 200;
+
+/// The failures whose place in the repository is known, each at its line.
+fn annotations(run: &TestRun) -> Vec<Annotation> {
+    let on_base = |path: &str| {
+        let files = run.split.iter().flat_map(|split| &split.red_files);
+        files.into_iter().any(|file| file.on_base && file.path == path)
+    };
+    let failures = run.results.values().flat_map(|result| &result.failures);
+    let placed = failures.filter_map(|failure| {
+        let (path, line) = (failure.file.as_deref()?, failure.line.unwrap_or(1).max(1));
+        let path = path.strip_prefix("./").unwrap_or(path);
+        let inside = !path.starts_with('/') && !path.split('/').any(|part| part == "..") && !path.is_empty();
+        let message = crate::text::plain(&failure.message, 4_000);
+        inside.then(|| Annotation {
+            path: crate::text::plain(path, 500),
+            start_line: u64::from(line),
+            end_line: u64::from(line),
+            level: if on_base(path) { AnnotationLevel::Warning } else { AnnotationLevel::Failure },
+            title: Some(crate::text::plain(&failure.name, 200)),
+            message: if message.trim().is_empty() { crate::text::plain(&failure.name, 200) } else { message },
+            raw_details: None,
+        })
+    });
+    placed.take(MOST_ANNOTATIONS).collect()
+}
+
+/// The button that runs again only what failed, where that can be told.
+fn actions(world: &World, run: &TestRun) -> Vec<CheckAction> {
+    let some_failed = run.split.as_ref().is_some_and(|split| split.red > 0) && run.verdict == Some(Verdict::Failed);
+    let say = |part: &str| world.texts.line("check.md", json!({ "part": part, "run": workflow::run_report(run) }));
+    let button = || CheckAction {
+        label: say("button"),
+        description: say("button_description"),
+        identifier: RERUN_FAILED.to_owned(),
+    };
+    some_failed.then(button).into_iter().collect()
 }
 
 fn conclusion(report: &CheckReport) -> Option<Conclusion> {

@@ -3,7 +3,7 @@
 
 use super::apply::put_app;
 use super::observe::label;
-use super::{Trouble, World, act, addons, build, config, policy};
+use super::{Trouble, World, act, addons, build, config, policy, split};
 use crate::clock::Timestamp;
 use crate::domain::*;
 use crate::outside;
@@ -320,12 +320,13 @@ pub(super) async fn node(world: &World, run: &TestRun, node: u16, attempt: u32) 
         }
     }
     variables.extend(config::of_tests(world, run)?);
+    let (index, total) = run.repeats.map_or((node, run.nodes), |repeated| (repeated.node, repeated.nodes));
     variables.extend(
         [
             ("CI", "true".to_owned()),
-            ("CI_NODE_INDEX", node.to_string()),
-            ("CI_NODE_TOTAL", run.nodes.to_string()),
-            ("DYNO", format!("test.{node}")),
+            ("CI_NODE_INDEX", index.to_string()),
+            ("CI_NODE_TOTAL", total.to_string()),
+            ("DYNO", format!("test.{index}")),
             ("HEROKU_TEST_RUN_ID", run.number.to_string()),
             ("HEROKU_TEST_RUN_NUMBER", run.ordinal.to_string()),
             ("HEROKU_TEST_RUN_BRANCH", run.branch.clone()),
@@ -337,6 +338,13 @@ pub(super) async fn node(world: &World, run: &TestRun, node: u16, attempt: u32) 
         variables.insert("HEROKU_PR_NUMBER".to_owned(), pull.to_string());
     }
     let settings = &world.config.tests;
+    let (test, binds) = if run.split.is_some() {
+        let who = split::Who { run: run.number, node, attempt };
+        split::open(world, who).await?;
+        (split::command(), split::binds(world, who)?)
+    } else {
+        (script.test.clone(), Vec::new())
+    };
     let spec = Spec {
         id: run.process_id(node, attempt),
         labels: [
@@ -349,7 +357,7 @@ pub(super) async fn node(world: &World, run: &TestRun, node: u16, attempt: u32) 
         .into(),
         name: format!("test.{node}"),
         code: Code::Slug(slug.digest.clone()),
-        command: node_command(script.setup.as_deref(), &script.test),
+        command: node_command(script.setup.as_deref(), &test),
         environment: variables,
         limits: Limits {
             memory_bytes: settings.memory_mb << 20,
@@ -361,7 +369,7 @@ pub(super) async fn node(world: &World, run: &TestRun, node: u16, attempt: u32) 
         port: None,
         time_limit: Some(Duration::from_secs(settings.minutes * 60)),
         grace: Duration::from_secs(5),
-        binds: Vec::new(),
+        binds,
         services: addons::services(world, &owner, Timestamp(i64::MAX))?,
     };
     start(world, &spec).await?;
@@ -383,7 +391,7 @@ pub(super) fn node_addons(world: &World, run: &TestRun) -> Result<Vec<AddonReque
     Ok(slug.map(|slug| slug.manifest().for_environment(Environment::Test).addons).unwrap_or_default())
 }
 
-fn slug_of(world: &World, run: &TestRun) -> Result<Option<Slug>, Trouble> {
+pub(super) fn slug_of(world: &World, run: &TestRun) -> Result<Option<Slug>, Trouble> {
     let Some(tree) = &run.tree else { return Ok(None) };
     let Some(key) = world.store.build_of_tree(run.repository, tree)? else { return Ok(None) };
     match world.store.build(&key)?.map(|build| build.state) {

@@ -4,7 +4,7 @@
 use super::apply::{Fresh, apply};
 use super::deliver::{fresh_for, handle_of, pull_of, read_repository, with_message};
 use super::observe::{self, label};
-use super::{Trouble, World, act, addons, build, policy, prune};
+use super::{Trouble, World, act, addons, build, policy, prune, split};
 use crate::domain::*;
 use crate::platform::{self, ProcessStatus};
 use crate::store::queue;
@@ -61,6 +61,9 @@ pub async fn slow_tick(world: &World) -> Result<(), Trouble> {
     policy::look(world).await?;
     sweep_processes(world).await?;
     sweep_build_folders(world).await?;
+    for who in split::leftover_folders(world)? {
+        split::close(world, who).await?;
+    }
     prune::tidy_when_due(world).await?;
     let now = world.now();
     world
@@ -292,6 +295,10 @@ pub async fn leftovers(world: &World) -> Result<Vec<Leftover>, Trouble> {
     }
     for name in stale_build_folders(world).await? {
         found.push(Leftover { kind: "build folder", name });
+    }
+    for who in split::leftover_folders(world)? {
+        let name = format!("{}.{}.{}", who.run, who.node, who.attempt);
+        found.push(Leftover { kind: "node folder", name });
     }
     for name in addons::strays(world).await? {
         found.push(Leftover { kind: "add-on", name });

@@ -59,6 +59,8 @@ pub fn start(options: Options) -> Result<(Arc<World>, Running)> {
         actix_web::rt::System::new().block_on(async move {
             let server = HttpServer::new(move || App::new().app_data(data.clone()).default_service(web::to(dispatch)))
                 .workers(1)
+                // A machine that is busy with a hundred tests may be slow to send a request's first bytes.
+                .client_request_timeout(Duration::from_secs(60))
                 .disable_signals()
                 .shutdown_timeout(1)
                 .keep_alive(Duration::from_secs(75))

@@ -266,6 +266,27 @@ impl Source {
         found.map(|commit| commit.tree).ok_or_else(|| missing(commit))
     }
 
+    /// The paths of all files of a fetched commit, but for links and names that are not UTF-8.
+    pub async fn paths(
+        &self,
+        repository: RepositoryId,
+        commit: &Sha,
+    ) -> Result<std::collections::BTreeSet<String>, SourceError> {
+        if self.commit(repository, commit).await?.is_none() {
+            return Err(missing(commit));
+        }
+        let mirror = self.mirror(repository);
+        let mut command = git::command(&self.git, &self.folder, Some(&mirror));
+        command.args(["ls-tree", "-r", "-z", "--long", "--full-tree"]);
+        git::operands(&mut command, [commit.as_str()]);
+        let listed = git::run(command, self.limits.local, 128 << 20)
+            .await
+            .map_err(|error| SourceError::local("list a tree", error))?;
+        let files = super::tree::parse_entries(&listed)?.into_iter();
+        let files = files.filter(|entry| matches!(entry.kind, super::tree::EntryKind::File { .. }));
+        Ok(files.filter_map(|entry| String::from_utf8(entry.path).ok()).collect())
+    }
+
     /// One file of a fetched commit, `None` when there is nothing at `path`. A link is not followed but refused.
     pub async fn file(
         &self,

@@ -1,9 +1,11 @@
 //! Which record lies where. A table for each kind of thing, keys that sort the way lists are read, and one typed
 //! function for each question that the rest asks.
 
+use super::keys::key_number;
 use super::{BlobRef, Order, Store, StoreError, Table, Transaction, number_key};
 use crate::clock::Timestamp;
 use crate::domain::*;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 const REPOSITORIES: Table = Table("repository");
@@ -17,6 +19,10 @@ const TREES: Table = Table("tree");
 const RUNS: Table = Table("run");
 /// Repository and number of each run, so that one repository's runs are found without reading everybody's.
 const RUNS_OF: Table = Table("run_of");
+/// What a run that deals its files keeps besides its record: plan, events, results of batches.
+const RUN_PARTS: Table = Table("run_part");
+/// What a run measured of its files, by repository and number.
+const MEASURED: Table = Table("measured");
 const DELIVERIES: Table = Table("delivery");
 const DELIVERY_TIMES: Table = Table("delivery_time");
 const COMMANDS: Table = Table("command");
@@ -147,6 +153,28 @@ impl Store {
             runs.extend(self.run(number)?);
         }
         Ok(runs)
+    }
+
+    /// Runs without a verdict, oldest first.
+    pub fn runs_going_on(&self) -> Result<Vec<TestRun>, StoreError> {
+        Ok(self.runs()?.into_iter().filter(|run| run.verdict.is_none()).collect())
+    }
+
+    /// A part of a run under its name.
+    pub fn run_part<T: DeserializeOwned>(&self, run: RunNumber, name: &str) -> Result<Option<T>, StoreError> {
+        self.get(RUN_PARTS, &run_part_key(run, name))
+    }
+
+    /// The parts of a run whose names begin with `prefix`, in the order of their names.
+    pub fn run_parts<T: DeserializeOwned>(&self, run: RunNumber, prefix: &str) -> Result<Vec<T>, StoreError> {
+        values(self.scan(RUN_PARTS, &run_part_key(run, prefix))?)
+    }
+
+    /// What the runs of a repository measured, oldest first.
+    pub fn measured<T: DeserializeOwned>(&self, repository: RepositoryId) -> Result<Vec<(RunNumber, T)>, StoreError> {
+        let found = self.scan(MEASURED, &number_key(repository.0))?;
+        let number = |key: &[u8]| key.get(8..).and_then(key_number).map(RunNumber);
+        Ok(found.into_iter().filter_map(|(key, value)| Some((number(&key)?, value))).collect())
     }
 
     /// The state of a repository's pipeline; that of one without a policy where none was read.
@@ -344,8 +372,31 @@ impl Transaction<'_> {
         self.put(RUNS, &number_key(run.number.0), run)
     }
 
+    pub fn put_run_part<T: Serialize>(&mut self, run: RunNumber, name: &str, part: &T) -> Result<(), StoreError> {
+        self.put(RUN_PARTS, &run_part_key(run, name), part)
+    }
+
+    /// Writes what a run measured, and lets go of all but the newest `keep` of its repository.
+    pub fn put_measured<T: Serialize>(
+        &mut self,
+        repository: RepositoryId,
+        run: RunNumber,
+        measured: &T,
+        keep: usize,
+    ) -> Result<(), StoreError> {
+        self.put(MEASURED, &run_of_key(repository, run), measured)?;
+        let all = self.scan::<serde_json::Value>(MEASURED, &number_key(repository.0))?;
+        for (key, _) in all.iter().take(all.len().saturating_sub(keep)) {
+            self.delete(MEASURED, key)?;
+        }
+        Ok(())
+    }
+
     /// The run, and that it was reported; its check stays on GitHub as it is.
     pub fn delete_run(&mut self, repository: RepositoryId, number: RunNumber) -> Result<(), StoreError> {
+        for (key, _) in self.scan::<serde_json::Value>(RUN_PARTS, &number_key(number.0))? {
+            self.delete(RUN_PARTS, &key)?;
+        }
         self.delete(REPORTED, format!("check/{number}").as_bytes())?;
         self.delete(RUNS_OF, &run_of_key(repository, number))?;
         self.delete(RUNS, &number_key(number.0))
@@ -466,6 +517,12 @@ fn run_of_key(repository: RepositoryId, number: RunNumber) -> [u8; 16] {
     let mut key = [0; 16];
     key[..8].copy_from_slice(&number_key(repository.0));
     key[8..].copy_from_slice(&number_key(number.0));
+    key
+}
+
+fn run_part_key(run: RunNumber, name: &str) -> Vec<u8> {
+    let mut key = number_key(run.0).to_vec();
+    key.extend(name.as_bytes());
     key
 }
 

@@ -38,6 +38,7 @@ pub fn configure(config: &mut web::ServiceConfig) {
         .route("/api/v1/runs", web::get().to(runs))
         .route("/api/v1/runs/{number}", web::get().to(run))
         .route("/api/v1/runs/{number}/nodes/{node}/logs", web::get().to(node_logs))
+        .route("/api/v1/runs/{number}/nodes/{node}/repro", web::post().to(repeat))
         .route("/api/v1/runs/{number}/rerun", web::post().to(rerun))
         .route("/api/v1/runs/{number}/cancel", web::post().to(cancel))
         .route("/api/v1/builds/{key}", web::get().to(build))
@@ -328,7 +329,7 @@ async fn restart(request: HttpRequest, shared: Data<Shared>, path: Path<String>,
         let app = views::find_app(&shared.world, &path)?;
         let asked = body(&request, &bytes)?;
         let only = asked.get("process").and_then(Value::as_str).filter(|only| !only.is_empty());
-        let stopped = app_processes::restart(&shared.world, &app.name, only).await?;
+        let stopped = app_processes::restart(&shared.world, &app.name, only, OPERATOR).await?;
         Done::new(json!({ "app": app.name, "restarted": stopped }), format!("/apps/{}", app.name))
     };
     shared.done(&request, order.await)
@@ -352,10 +353,27 @@ async fn promote(
     shared.done(&request, order.await)
 }
 
-async fn rerun(request: HttpRequest, shared: Data<Shared>, path: Path<String>) -> HttpResponse {
+async fn rerun(request: HttpRequest, shared: Data<Shared>, path: Path<String>, bytes: Bytes) -> HttpResponse {
     let order = async {
         let run = views::find_run(&shared.world, &path)?;
-        let number = command::rerun(&shared.world, &run, OPERATOR).await?.map_err(refused)?;
+        let failed = match body(&request, &bytes)?.get("failed") {
+            None | Some(Value::Null) => false,
+            Some(Value::Bool(failed)) => *failed,
+            Some(Value::String(text)) => text == "true",
+            Some(other) => return Err(Problem::Malformed { what: "failed", detail: format!("{other} is no truth") }),
+        };
+        let number = command::rerun(&shared.world, &run, OPERATOR, failed).await?.map_err(refused)?;
+        Done::new(json!({ "run": number }), format!("/runs/{number}"))
+    };
+    shared.done(&request, order.await)
+}
+
+async fn repeat(request: HttpRequest, shared: Data<Shared>, path: Path<(String, String)>) -> HttpResponse {
+    let order = async {
+        let run = views::find_run(&shared.world, &path.0)?;
+        let (node, _) = views::node_process(&shared.world, &run, &path.1).await?;
+        let number = command::repeat(&shared.world, &run, node, OPERATOR).await?;
+        let number = number.ok_or_else(|| refused(Refusal::NothingToTest))?;
         Done::new(json!({ "run": number }), format!("/runs/{number}"))
     };
     shared.done(&request, order.await)

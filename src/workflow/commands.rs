@@ -470,7 +470,12 @@ fn retest(pull: PullNumber, failed: bool, snapshot: &Snapshot) -> Result<Change,
     if failed && !is_red {
         return Err(Refusal::NothingFailed);
     }
-    Ok(Change::StartRun { pull: Some(pull), branch: known.branch.clone(), commit: known.head.clone() })
+    Ok(Change::StartRun {
+        pull: Some(pull),
+        branch: known.branch.clone(),
+        commit: known.head.clone(),
+        only_failed_of: newest.filter(|_| failed).map(|run| run.number),
+    })
 }
 
 fn cancel(given: &Given<'_>, snapshot: &Snapshot) -> Result<Effect, Refusal> {
@@ -537,6 +542,7 @@ fn deploy_head(pull: &Pull, author: &str, snapshot: &Snapshot) -> Result<Effect,
             pull: Some(pull.number),
             branch: pull.branch.clone(),
             commit: pull.head.clone(),
+            only_failed_of: None,
         });
     }
     changes.push(Change::Deploy {

@@ -68,7 +68,11 @@ pub fn decide(event: &Event, snapshot: &Snapshot) -> Vec<Change> {
         Event::Comment { pull, comment, author, body, written_at } => {
             commands::decide(*pull, *comment, author, body, *written_at, snapshot)
         }
-        Event::RerunAsked { commit, run, by } => rerun(commit, *run, by.as_deref(), snapshot),
+        Event::RerunAsked { commit, run, by, only_failed } => {
+            rerun(commit, *run, by.as_deref(), *only_failed, snapshot)
+        }
+        Event::GroupQueued { branch, commit } => group_queued(branch, commit, snapshot),
+        Event::GroupGone { branch } => group_gone(branch, snapshot),
         Event::RepositoryChanged => Vec::new(),
         Event::RepositoryGone => vec![Change::EndGrant],
     }
@@ -139,6 +143,7 @@ fn pull_changed(told: &Pull, snapshot: &Snapshot) -> Vec<Change> {
             pull: Some(pull.number),
             branch: pull.branch.clone(),
             commit: pull.head.clone(),
+            only_failed_of: None,
         });
     }
     changes.extend(deploy);
@@ -183,7 +188,7 @@ fn branch_pushed(branch: &str, commit: &Sha, snapshot: &Snapshot) -> Vec<Change>
             except: Some(commit.clone()),
             because: Cancelled::Newer { commit: commit.clone() },
         },
-        Change::StartRun { pull: None, branch: branch.to_owned(), commit: commit.clone() },
+        Change::StartRun { pull: None, branch: branch.to_owned(), commit: commit.clone(), only_failed_of: None },
     ];
     if !held {
         changes.push(deploy_to_staging(branch, commit));
@@ -224,15 +229,48 @@ pub fn catch_up_staging(snapshot: &Snapshot) -> Option<Change> {
     (!held && !is_pushed(&newest.commit, snapshot)).then(|| deploy_to_staging(branch, &newest.commit))
 }
 
-fn rerun(commit: &Sha, number: Option<RunNumber>, by: Option<&str>, snapshot: &Snapshot) -> Vec<Change> {
-    let same = |run: &&TestRun| run.commit == *commit && number.is_none_or(|number| run.number == number);
+/// The merge queue waits for the check of its group's head: the pull requests in it, merged into their base.
+fn group_queued(branch: &str, commit: &Sha, snapshot: &Snapshot) -> Vec<Change> {
+    let known = |run: &TestRun| {
+        run.commit == *commit && run.branch == branch && run.cancelled.is_none() && run.repeats.is_none()
+    };
+    if snapshot.runs.iter().any(known) {
+        return Vec::new();
+    }
+    vec![Change::StartRun { pull: None, branch: branch.to_owned(), commit: commit.clone(), only_failed_of: None }]
+}
+
+fn group_gone(branch: &str, snapshot: &Snapshot) -> Vec<Change> {
+    let going_on =
+        |run: &TestRun| run.pull.is_none() && run.branch == branch && run.verdict.is_none() && run.cancelled.is_none();
+    if branch == snapshot.repository.default_branch || !snapshot.runs.iter().any(going_on) {
+        return Vec::new();
+    }
+    vec![Change::CancelRuns { pull: None, branch: branch.to_owned(), except: None, because: Cancelled::Dequeued }]
+}
+
+fn rerun(
+    commit: &Sha,
+    number: Option<RunNumber>,
+    by: Option<&str>,
+    only_failed: bool,
+    snapshot: &Snapshot,
+) -> Vec<Change> {
+    let same = |run: &&TestRun| {
+        run.commit == *commit && run.repeats.is_none() && number.is_none_or(|number| run.number == number)
+    };
     let Some(run) = snapshot.runs.iter().filter(same).max_by_key(|run| run.number) else {
         return Vec::new();
     };
     if run.verdict.is_none() && run.cancelled.is_none() {
         return Vec::new();
     }
-    let mut changes = vec![Change::StartRun { pull: run.pull, branch: run.branch.clone(), commit: commit.clone() }];
+    let mut changes = vec![Change::StartRun {
+        pull: run.pull,
+        branch: run.branch.clone(),
+        commit: commit.clone(),
+        only_failed_of: only_failed.then_some(run.number),
+    }];
     if run.pull.is_none() {
         // Red master was not deployed; green at the second try, it is.
         let staging = snapshot.app(Stage::Staging);

@@ -14,6 +14,8 @@ mod parse;
 mod policy;
 mod report;
 mod sleep;
+mod slots;
+mod split;
 mod test_run;
 
 pub use addons::{AddonsView, is_as_asked};
@@ -29,8 +31,13 @@ pub use report::{
     ShippedLine, StatusReport, StatusState, app_line, app_reports, comment_view, deployment_key, reactions, run_report,
 };
 pub use sleep::Use;
+pub use slots::{Claim, share};
+pub use split::{
+    BatchRecord, MeasuredRun, SplitPlan, SplitView, Way, holds, is_red, measured, node_results, summary, way,
+};
 pub use test_run::{RunView, SETUP_FAILED, plan_run, test_script, verdict};
 
+use crate::ci::split::LeaseId;
 use crate::clock::Timestamp;
 use crate::domain::*;
 use std::collections::BTreeMap;
@@ -63,6 +70,7 @@ pub enum Change {
         pull: Option<PullNumber>,
         branch: String,
         commit: Sha,
+        only_failed_of: Option<RunNumber>,
     },
     /// End the runs that are still going on for this pull request or branch, but those of `except`.
     CancelRuns {
@@ -231,6 +239,17 @@ pub enum Action {
     PlanNodes {
         nodes: u16,
     },
+    /// Leases of nodes that are silent go to others.
+    ExpireLeases {
+        leases: Vec<LeaseId>,
+    },
+    /// A node's process is gone: others get what it held.
+    NodeLost {
+        node: u16,
+        attempt: u32,
+    },
+    /// No node will come any more.
+    Abandon,
     Conclude {
         verdict: Verdict,
     },

@@ -136,6 +136,9 @@ pub struct CheckReport {
     pub counts: Counts,
     pub results: Vec<(u16, NodeResult)>,
     pub seconds: Option<u64>,
+    /// Of a run whose files are dealt.
+    pub split: Option<SplitSummary>,
+    pub only_failed_of: Option<RunNumber>,
 }
 
 pub fn run_report(run: &TestRun) -> CheckReport {
@@ -149,6 +152,8 @@ pub fn run_report(run: &TestRun) -> CheckReport {
         nodes: run.nodes,
         counts: run.counts(),
         results: run.results.iter().map(|(node, result)| (*node, result.clone())).collect(),
+        split: run.split.clone(),
+        only_failed_of: run.only_failed_of,
         seconds: match (run.started_at, run.finished_at) {
             (Some(started), Some(finished)) => Some(finished.since(started).as_secs()),
             _ => None,

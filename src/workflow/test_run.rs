@@ -5,6 +5,7 @@
 
 use super::addons::{AddonStep, drop_of_nodes, look_again, next_of_addons};
 use super::deploy::{BuildStep, next_of_build};
+use super::split::{SplitView, split_verdict};
 use super::{Action, Plan, ProcessState, ProcessView};
 use crate::clock::Timestamp;
 use crate::domain::*;
@@ -26,8 +27,10 @@ pub struct RunView {
     pub processes: Vec<ProcessView>,
     /// Of all its nodes.
     pub addons: Vec<Addon>,
-    /// Nodes of all runs that could start now.
+    /// Nodes that this run may start now.
     pub free_slots: usize,
+    /// The board, where files are dealt.
+    pub split: Option<SplitView>,
 }
 
 /// What a node runs, and how many nodes there are.
@@ -73,7 +76,8 @@ pub fn plan_run(run: &TestRun, view: &RunView) -> Plan {
         return plan;
     };
     if run.started_at.is_none() {
-        if let Some(earlier) = view.same_tree_passed {
+        let reuse = run.only_failed_of.is_none() && slug.settings().tests.reuse;
+        if let Some(earlier) = view.same_tree_passed.filter(|_| reuse) {
             plan.act(Action::Conclude { verdict: Verdict::Reused { run: earlier } });
             return plan;
         }
@@ -83,14 +87,93 @@ pub fn plan_run(run: &TestRun, view: &RunView) -> Plan {
         }
         return plan;
     }
-    drive_nodes(run, view, &mut plan);
+    match &view.split {
+        Some(split) => drive_dealing(run, view, split, &mut plan),
+        None => drive_nodes(run, view, &mut plan),
+    }
     plan
+}
+
+/// How often a dealing run is looked at, for silent nodes.
+const WATCH: Duration = Duration::from_millis(1_000);
+/// How long a node may take to notice that nothing is left.
+const LEAVE: Duration = Duration::from_secs(15);
+
+/// Nodes come as slots free up, take what is there, and go when all is settled; one that dies comes again while there is
+/// work, and what it held goes to others at once.
+fn drive_dealing(run: &TestRun, view: &RunView, split: &SplitView, plan: &mut Plan) {
+    if run.results.values().any(|result| result.setup_failed) {
+        plan.act(Action::Conclude { verdict: split_verdict(run, split) });
+        return;
+    }
+    if !split.silent.is_empty() {
+        plan.act(Action::ExpireLeases { leases: split.silent.clone() });
+    }
+    drop_of_nodes(&view.addons, &view.processes, |node| run.results.contains_key(&node), plan);
+    let mut free = view.free_slots;
+    let (mut going, mut coming) = (0, 0);
+    for node in 0..run.nodes {
+        let newest =
+            view.processes.iter().filter(|process| process.ordinal == node).max_by_key(|process| process.attempt);
+        if run.results.contains_key(&node) {
+            if let Some(process) = newest {
+                plan.act(Action::Discard { process: process.id.clone() });
+            }
+            continue;
+        }
+        let Some(process) = newest else {
+            coming += 1;
+            if !split.over && free > 0 {
+                free -= 1;
+                if !start_node(run, view, node, 1, plan) {
+                    return;
+                }
+            }
+            continue;
+        };
+        let ProcessState::Exited { ended, .. } = &process.state else {
+            going += 1;
+            let late = split.last_settled.is_some_and(|at| view.now.since(at) >= LEAVE);
+            if split.over && late && process.state != ProcessState::Stopping {
+                plan.act(Action::Stop { process: process.id.clone() });
+            }
+            continue;
+        };
+        if split.present.get(&node) == Some(&process.attempt) {
+            plan.act(Action::NodeLost { node, attempt: process.attempt });
+        }
+        let by_itself = matches!(ended, Ended::Exited { .. } | Ended::CouldNotStart { .. });
+        if split.over || by_itself || process.attempt >= ATTEMPTS {
+            plan.act(Action::CollectNode { node, process: process.id.clone() });
+        } else {
+            coming += 1;
+            if free > 0 {
+                free -= 1;
+                if !start_node(run, view, node, process.attempt + 1, plan) {
+                    return;
+                }
+            }
+        }
+    }
+    let moving = plan.actions.iter().any(|action| {
+        matches!(
+            action,
+            Action::StartNode { .. }
+                | Action::CollectNode { .. }
+                | Action::NodeLost { .. }
+                | Action::EnsureNodeAddons { .. }
+        )
+    });
+    match (split.over, going, coming) {
+        (true, 0, _) if !moving => plan.act(Action::Conclude { verdict: split_verdict(run, split) }),
+        (false, 0, 0) if !moving => plan.act(Action::Abandon),
+        (false, _, 1..) => plan.look_again_in(Duration::from_millis(250)),
+        _ => plan.look_again_in(WATCH),
+    }
 }
 
 fn drive_nodes(run: &TestRun, view: &RunView, plan: &mut Plan) {
     let mut free = view.free_slots;
-    let wanted =
-        view.slug.as_ref().map(|slug| slug.manifest().for_environment(Environment::Test).addons).unwrap_or_default();
     // A node's database goes with the node.
     drop_of_nodes(&view.addons, &view.processes, |node| run.results.contains_key(&node), plan);
     for node in 0..run.nodes {
@@ -118,23 +201,32 @@ fn drive_nodes(run: &TestRun, view: &RunView, plan: &mut Plan) {
             continue;
         }
         free -= 1;
-        let own =
-            view.addons.iter().filter(|addon| matches!(addon.owner, AddonOwner::Node { node: of, .. } if of == node));
-        match next_of_addons(&wanted, own, run.created_at) {
-            AddonStep::Ready => plan.act(Action::StartNode { node, attempt }),
-            AddonStep::Ensure => {
-                plan.act(Action::EnsureNodeAddons { node });
-                look_again(plan);
-            }
-            AddonStep::Failed(failure) => {
-                plan.act(Action::Conclude { verdict: Verdict::Errored { failure } });
-                return;
-            }
+        if !start_node(run, view, node, attempt, plan) {
+            return;
         }
     }
     if run.results.len() == usize::from(run.nodes) {
         plan.act(Action::Conclude { verdict: verdict(run) });
     }
+}
+
+/// Starts a node once it has its add-ons. `false` where it can't have them, which ends the run.
+fn start_node(run: &TestRun, view: &RunView, node: u16, attempt: u32, plan: &mut Plan) -> bool {
+    let wanted =
+        view.slug.as_ref().map(|slug| slug.manifest().for_environment(Environment::Test).addons).unwrap_or_default();
+    let own = view.addons.iter().filter(|addon| matches!(addon.owner, AddonOwner::Node { node: of, .. } if of == node));
+    match next_of_addons(&wanted, own, run.created_at) {
+        AddonStep::Ready => plan.act(Action::StartNode { node, attempt }),
+        AddonStep::Ensure => {
+            plan.act(Action::EnsureNodeAddons { node });
+            look_again(plan);
+        }
+        AddonStep::Failed(failure) => {
+            plan.act(Action::Conclude { verdict: Verdict::Errored { failure } });
+            return false;
+        }
+    }
+    true
 }
 
 /// What the results say, once every node has one.

@@ -1,6 +1,7 @@
 //! A whole installation in one test: the simulated GitHub over real HTTP and real git, the control plane as it is, and
 //! a platform and a router in memory. Tests speak as people do; `settle` works until nothing is left to do.
 
+use super::machine::free_address;
 use landfall::clock::Clock;
 use landfall::config::Config;
 use landfall::domain::{AppName, SlugDigest};
@@ -14,7 +15,7 @@ use landfall::store::queue;
 use landfall::web::{self, Intake};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -443,11 +444,6 @@ impl Town {
         self.kill().await;
         self.sim.stop().await;
     }
-}
-
-fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-    listener.local_addr().expect("an address")
 }
 
 /// What each process does, from what stands in the page.

@@ -1,3 +1,5 @@
+//! Projects as people have them, and what is found to run their tests.
+
 use super::*;
 
 struct Repository {

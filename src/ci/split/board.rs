@@ -251,6 +251,20 @@ impl Board {
         self.progress.iter().all(|progress| progress.settled.is_some())
     }
 
+    /// Nodes whose process has come and is not known to be gone, with its attempt.
+    pub fn present(&self) -> impl Iterator<Item = (u16, u32)> {
+        self.nodes.iter().filter(|(_, node)| node.present).map(|(number, node)| (*number, node.attempt))
+    }
+
+    /// When the last item was settled.
+    pub fn last_settled(&self) -> Option<Timestamp> {
+        self.progress.iter().filter_map(|progress| Some(progress.settled?.at)).max()
+    }
+
+    pub fn opened_at(&self) -> Timestamp {
+        self.opened_at
+    }
+
     /// What a batch costs before its first file, as learned so far, in milliseconds.
     pub fn start_up_ms(&self) -> u64 {
         self.start_up_ms / u64::from(self.start_ups.max(1))
@@ -392,7 +406,9 @@ impl Board {
         let retries = self.rules.retries;
         let progress = &mut self.progress[item as usize];
         progress.holders.remove(&id);
-        let again = if outcome.is_of_the_batch() {
+        let again = if !self.rules.fixed.is_empty() {
+            false
+        } else if outcome.is_of_the_batch() {
             progress.broken(size) && !(outcome == Outcome::TimedOut && size <= 1)
         } else if outcome.is_green() {
             false
@@ -530,7 +546,27 @@ impl Board {
         lease.state == LeaseState::Open && silence >= u128::from(self.rules.heartbeat_ms)
     }
 
+    /// The next batch of those that are fixed.
+    fn next_fixed(&self) -> Choice {
+        let mut from = 0;
+        for size in &self.rules.fixed {
+            let to = (from + *size as usize).min(self.items.len());
+            let open = |item: &usize| {
+                self.progress.get(*item).is_some_and(|one| one.settled.is_none() && one.holders.is_empty())
+            };
+            let items: Vec<usize> = (from..to).filter(open).collect();
+            if !items.is_empty() {
+                return Choice::Take(items);
+            }
+            from = to;
+        }
+        Choice::Wait
+    }
+
     fn deal(&self, now: Timestamp, node: u16) -> Choice {
+        if !self.rules.fixed.is_empty() {
+            return self.next_fixed();
+        }
         let seconds = |at: Timestamp| at.since(self.opened_at).as_millis() as f64 / 1_000.0;
         let start_up = self.start_up_ms() as f64 / 1_000.0;
         let clock = seconds(now);

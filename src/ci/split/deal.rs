@@ -36,6 +36,9 @@ pub struct Rules {
     pub heartbeat_ms: u64,
     /// How often a failed item is run again.
     pub retries: u32,
+    /// Sizes of batches that are dealt as they are, in the order of the items, each once: a part of a run, done again.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub fixed: Vec<u32>,
 }
 
 impl Default for Rules {
@@ -52,6 +55,7 @@ impl Default for Rules {
             race: 1,
             heartbeat_ms: 10_000,
             retries: 0,
+            fixed: Vec::new(),
         }
     }
 }

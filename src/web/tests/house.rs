@@ -377,6 +377,9 @@ pub fn run(verdict: Option<Verdict>) -> TestRun {
         cancelled: None,
         verdict,
         finished_at: None,
+        split: None,
+        only_failed_of: None,
+        repeats: None,
         untrusted: true,
     }
 }

@@ -4,7 +4,7 @@ use super::{PullLine, When, commit_url, milliseconds};
 use crate::clock::Timestamp;
 use crate::domain::*;
 use crate::platform::{ProcessStatus, State};
-use crate::reconcile::{World, label};
+use crate::reconcile::{World, label, split};
 use crate::web::problem::Problem;
 use serde::Serialize;
 
@@ -37,6 +37,10 @@ pub struct RunDetail {
     pub over: bool,
     pub build: Option<BuildKey>,
     pub lanes: Vec<Node>,
+    /// Of a run whose files are dealt.
+    pub split: Option<SplitSummary>,
+    /// Files in the order in which they ran, each on its node.
+    pub files: Vec<FileBar>,
     /// The length of the time axis.
     pub axis_ms: u64,
 }
@@ -126,8 +130,50 @@ pub async fn run_detail(world: &World, run: &TestRun) -> Result<RunDetail, Probl
         over: run.verdict.is_some() || run.cancelled.is_some(),
         build,
         lanes,
+        split: run.split.clone(),
+        files: timeline(world, run)?,
         axis_ms,
     })
+}
+
+/// One file on the picture of a run.
+#[derive(Debug, Clone, Serialize)]
+pub struct FileBar {
+    pub node: u16,
+    pub path: String,
+    pub passed: bool,
+    pub milliseconds: u64,
+    /// Thousandths of the time axis.
+    pub bar_from: u64,
+    pub bar_length: u64,
+}
+
+/// Files of a picture; more than that are narrower than anybody sees.
+const MOST_BARS: usize = 2_000;
+
+/// Where each file of a dealt run stood in time. Within a batch the runner tells how long each took, not when it began:
+/// they are drawn one after the other, to the batch's end.
+fn timeline(world: &World, run: &TestRun) -> Result<Vec<FileBar>, Problem> {
+    let (Some(begin), Some(_)) = (run.started_at, &run.split) else { return Ok(Vec::new()) };
+    let axis = milliseconds(run.finished_at.unwrap_or(world.now()).since(begin)).max(1);
+    let mut bars = Vec::new();
+    for batch in split::told(world, run.number)? {
+        let mut at =
+            milliseconds(batch.ended_at.since(begin)).saturating_sub(batch.files.iter().map(|file| file.wall_ms).sum());
+        for file in batch.files {
+            bars.push(FileBar {
+                node: batch.node,
+                path: file.path,
+                passed: file.passed,
+                milliseconds: file.wall_ms,
+                bar_from: (at * 1000 / axis).min(1000),
+                bar_length: (file.wall_ms * 1000 / axis).clamp(1, 1000),
+            });
+            at += file.wall_ms;
+        }
+    }
+    bars.truncate(MOST_BARS);
+    Ok(bars)
 }
 
 fn node(

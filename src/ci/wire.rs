@@ -1,0 +1,210 @@
+//! What a node and the control plane say to each other: frames of JSON with their length before them (four bytes,
+//! big-endian).
+//!
+//! The code under test shares the node's sandbox and may speak here as well as the node does, so nothing that comes from
+//! there is believed further than its own lease goes: sizes are bounded here, who speaks is told by the socket.
+
+use super::judge::BatchEnd;
+use super::presets::Unit;
+use super::split::{Item, LeaseId, Outcome, Refusal};
+use crate::domain::{Counts, TestFailure};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// Bytes of one request: the results of a batch.
+pub const MOST_REQUEST: usize = 1 << 20;
+/// Bytes of one answer: the files of a batch.
+pub const MOST_ANSWER: usize = 4 << 20;
+/// Failures that are told of one batch.
+pub const MOST_FAILURES: usize = 30;
+/// Names of flaky or quarantined tests that are told of one batch.
+pub const MOST_NAMES: usize = 50;
+/// Characters of a name.
+const NAME: usize = 300;
+/// Characters of a message.
+const MESSAGE: usize = 1_500;
+
+/// How often a node says that it lives, in milliseconds: several times before a lease expires.
+pub const BEAT_MS: u64 = 2_000;
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "say", rename_all = "snake_case")]
+pub enum Request {
+    /// The first word of a node's process.
+    Join,
+    Pull,
+    Beat {
+        lease: LeaseId,
+    },
+    Done {
+        lease: LeaseId,
+        done: Done,
+    },
+    /// Its command was ended on the control plane's word.
+    GiveBack {
+        lease: LeaseId,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "say", rename_all = "snake_case")]
+pub enum Answer {
+    Welcome {
+        orders: Orders,
+    },
+    Batch {
+        lease: LeaseId,
+        items: Vec<(u32, Item)>,
+        /// What a start-up is taken to cost.
+        start_up_ms: u64,
+    },
+    /// Ask again after that time.
+    Wait {
+        milliseconds: u64,
+    },
+    /// Nothing is left to do. `red`: what this node did holds something that counts as failed.
+    Over {
+        red: bool,
+    },
+    /// The lease holds: go on.
+    Go,
+    /// The lease is over: end its command, give it back, pull anew.
+    Stop,
+    Taken,
+    Refused {
+        why: Refusal,
+    },
+    /// The control plane can't do it now: say it again.
+    Later,
+}
+
+/// How batches are run, the same for all of a run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Orders {
+    /// With `{files}` and maybe `{junit}` in it.
+    pub command: String,
+    /// Values may hold `{junit}`.
+    pub environment: Vec<(String, String)>,
+    /// Where results are if not at `{junit}`: a pattern below the root of the code.
+    pub junit: Option<String>,
+    pub unit: Unit,
+    pub empty_status: Option<i32>,
+    pub timeout_ms: Option<u64>,
+    pub quarantine: Vec<String>,
+}
+
+/// What became of a batch, as its node saw it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Done {
+    pub end: BatchEnd,
+    pub wall_ms: u64,
+    pub items: Vec<ItemDone>,
+    pub counts: Counts,
+    pub failures: Vec<Failed>,
+    /// Tests that failed without counting.
+    pub quarantined: Vec<String>,
+    /// Tests that the runner itself ran again until they passed.
+    pub flaky: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ItemDone {
+    pub item: u32,
+    pub outcome: Outcome,
+    pub wall_ms: u64,
+    pub cases: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failed {
+    /// The item that it belongs to, where that can be told.
+    pub item: Option<u32>,
+    #[serde(flatten)]
+    pub failure: TestFailure,
+}
+
+impl Done {
+    /// The same within its bounds, and without what contradicts itself: where the command did not end by itself, nothing
+    /// passed.
+    pub fn bounded(mut self) -> Done {
+        let cut = |text: &mut String, most: usize| {
+            if let Some((at, _)) = text.char_indices().nth(most) {
+                text.truncate(at);
+            }
+        };
+        self.failures.truncate(MOST_FAILURES);
+        for Failed { failure, .. } in &mut self.failures {
+            cut(&mut failure.name, NAME);
+            cut(&mut failure.message, MESSAGE);
+            if let Some(file) = &mut failure.file {
+                cut(file, NAME);
+            }
+        }
+        for names in [&mut self.quarantined, &mut self.flaky] {
+            names.truncate(MOST_NAMES);
+            names.iter_mut().for_each(|name| cut(name, NAME));
+        }
+        let instead = match self.end {
+            BatchEnd::Exited { .. } => None,
+            BatchEnd::Killed => Some(Outcome::Crashed),
+            BatchEnd::TimedOut => Some(Outcome::TimedOut),
+        };
+        if let Some(instead) = instead {
+            self.items.iter_mut().filter(|done| done.outcome.is_green()).for_each(|done| done.outcome = instead);
+        }
+        self
+    }
+}
+
+/// A message as a frame; `None` where it is larger than `most`.
+pub fn frame(message: &impl Serialize, most: usize) -> Option<Vec<u8>> {
+    let body = serde_json::to_vec(message).ok().filter(|body| body.len() <= most)?;
+    let mut frame = u32::try_from(body.len()).ok()?.to_be_bytes().to_vec();
+    frame.extend(body);
+    Some(frame)
+}
+
+/// The length of the body that follows; `None` where it is larger than `most`.
+pub fn length(head: [u8; 4], most: usize) -> Option<usize> {
+    usize::try_from(u32::from_be_bytes(head)).ok().filter(|length| *length <= most)
+}
+
+pub fn read<T: DeserializeOwned>(body: &[u8]) -> Option<T> {
+    serde_json::from_slice(body).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_is_read_as_it_was_written_and_a_long_one_is_neither() {
+        let request = Request::Beat { lease: LeaseId(7) };
+        let bytes = frame(&request, MOST_REQUEST).unwrap();
+        let length = length(bytes[..4].try_into().unwrap(), MOST_REQUEST).unwrap();
+        assert_eq!(length, bytes.len() - 4);
+        assert_eq!(read::<Request>(&bytes[4..]), Some(request));
+        assert_eq!(read::<Request>(b"{\"say\":\"rm -rf\"}"), None);
+        assert_eq!(super::length([1, 0, 0, 1], MOST_REQUEST), None);
+        let long = Answer::Batch { lease: LeaseId(0), items: Vec::new(), start_up_ms: 0 };
+        assert_eq!(frame(&long, 10), None);
+    }
+
+    #[test]
+    fn what_a_node_tells_is_cut_to_its_bounds_and_a_killed_batch_passes_nothing() {
+        let failure = TestFailure { name: "ü".repeat(9_000), message: "x".repeat(9_000), file: None, line: None };
+        let done = Done {
+            end: BatchEnd::Killed,
+            wall_ms: 1,
+            items: vec![ItemDone { item: 0, outcome: Outcome::Passed, wall_ms: 1, cases: 1 }],
+            counts: Counts::default(),
+            failures: vec![Failed { item: None, failure }; 99],
+            quarantined: vec!["n".repeat(999); 99],
+            flaky: Vec::new(),
+        }
+        .bounded();
+        assert_eq!((done.failures.len(), done.quarantined.len()), (MOST_FAILURES, MOST_NAMES));
+        assert_eq!(done.failures[0].failure.name.chars().count(), NAME);
+        assert_eq!(done.items[0].outcome, Outcome::Crashed);
+    }
+}

@@ -1,0 +1,178 @@
+//! One batch: its command is run, watched and ended, and its results are read.
+
+use super::{descendants, results};
+use crate::ci::judge::BatchEnd;
+use crate::ci::presets::Unit;
+use crate::ci::split::Item;
+use crate::ci::wire::{Done, Orders};
+use crate::domain::{FILES, JUNIT};
+use nix::errno::Errno;
+use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// How often a running command is looked at.
+const LOOK: Duration = Duration::from_millis(10);
+/// From SIGTERM to SIGKILL.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// A folder of its own for scripts and results.
+pub struct Place {
+    pub folder: PathBuf,
+    /// The root of the code.
+    pub code: PathBuf,
+}
+
+impl Place {
+    pub fn make() -> io::Result<Place> {
+        let folder = std::env::temp_dir().join(format!("landfall-node-{}", std::process::id()));
+        std::fs::create_dir_all(&folder)?;
+        Ok(Place { folder, code: std::env::current_dir()? })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// Runs a batch. `beat` is called every so often and says whether to go on; `None` where it said no.
+pub fn run(
+    place: &Place,
+    orders: &Orders,
+    items: &[(u32, Item)],
+    start_up_ms: u64,
+    every: Duration,
+    beat: &mut dyn FnMut() -> bool,
+) -> io::Result<Option<Done>> {
+    let fresh = place.folder.join("batch");
+    let _ = std::fs::remove_dir_all(&fresh);
+    std::fs::create_dir_all(&fresh)?;
+    let junit = fresh.join("junit.xml");
+    results::clear(place, orders);
+    // As a file: one argument of a program has at most 128 KiB, a batch may name thousands of files.
+    let script = fresh.join("command.sh");
+    std::fs::write(&script, script_of(orders, items, &junit))?;
+    let began = Instant::now();
+    let Some(end) = watch(&script, orders, &junit, every, beat)? else { return Ok(None) };
+    let wall_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let report = results::read(place, orders, &junit);
+    Ok(Some(results::judge(orders, items, end, wall_ms, start_up_ms, report.as_ref())))
+}
+
+fn script_of(orders: &Orders, items: &[(u32, Item)], junit: &Path) -> String {
+    let mut files = String::new();
+    for (_, item) in items {
+        let names = if item.cases.is_empty() { std::slice::from_ref(&item.path) } else { item.cases.as_slice() };
+        for name in names {
+            if !files.is_empty() {
+                files.push(' ');
+            }
+            files.push_str(&quoted(orders.unit, name));
+        }
+    }
+    let command = orders.command.replacen(FILES, &files, 1);
+    command.replace(JUNIT, &junit.to_string_lossy())
+}
+
+/// As one word of a shell, that no program takes for an option.
+fn quoted(unit: Unit, name: &str) -> String {
+    let before = if unit == Unit::File && name.starts_with('-') { "./" } else { "" };
+    let plain = |one: char| one.is_ascii_alphanumeric() || "_-./=:,@+".contains(one);
+    if name.chars().all(plain) && !name.is_empty() {
+        return format!("{before}{name}");
+    }
+    format!("'{before}{}'", name.replace('\'', "'\\''"))
+}
+
+fn watch(
+    script: &Path,
+    orders: &Orders,
+    junit: &Path,
+    every: Duration,
+    beat: &mut dyn FnMut() -> bool,
+) -> io::Result<Option<BatchEnd>> {
+    let shell = if Path::new("/bin/bash").exists() { "/bin/bash" } else { "/bin/sh" };
+    let junit = junit.to_string_lossy();
+    let environment = orders.environment.iter().map(|(name, value)| (name, value.replace(JUNIT, &junit)));
+    let child = Command::new(shell).arg(script).envs(environment).stdin(Stdio::null()).spawn()?;
+    let main = i32::try_from(child.id()).unwrap_or(i32::MAX);
+    let began = Instant::now();
+    let limit = orders.timeout_ms.map(Duration::from_millis);
+    let mut next_beat = began + every;
+    let mut ending: Option<Instant> = None;
+    let (end, wanted) = loop {
+        if let Some(end) = take(main) {
+            break (if ending.is_some() { BatchEnd::TimedOut } else { end }, true);
+        }
+        let now = Instant::now();
+        if ending.is_some_and(|since| now >= since + GRACE) {
+            break (BatchEnd::TimedOut, true);
+        }
+        if ending.is_none() && limit.is_some_and(|limit| now >= began + limit) {
+            ending = Some(now);
+            descendants::signal(Signal::SIGTERM);
+        }
+        if now >= next_beat {
+            next_beat = now + every;
+            if !beat() {
+                break (BatchEnd::Killed, false);
+            }
+        }
+        std::thread::sleep(LOOK);
+    };
+    // Whatever it left behind would eat the next batch's time, and might write its results.
+    descendants::end();
+    Ok(wanted.then_some(end))
+}
+
+/// How the command ended, if it did. Orphans that ended are collected on the way.
+fn take(main: i32) -> Option<BatchEnd> {
+    loop {
+        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::Exited(pid, status)) if pid.as_raw() == main => {
+                // A shell tells so that a signal ended the program; 137 is the kernel's own when memory is short.
+                return Some(if status > 128 { BatchEnd::Killed } else { BatchEnd::Exited { status } });
+            }
+            Ok(WaitStatus::Signaled(pid, _, _)) if pid.as_raw() == main => return Some(BatchEnd::Killed),
+            Ok(WaitStatus::StillAlive) => return None,
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(_) => return Some(BatchEnd::Killed),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn item(path: &str) -> (u32, Item) {
+        (0, Item { path: path.into(), cases: Vec::new(), predicted_ms: 1, seen: false, expected_cases: 0 })
+    }
+
+    fn orders(command: &str) -> Orders {
+        Orders {
+            command: command.into(),
+            environment: vec![("OUT".into(), "{junit}".into())],
+            junit: None,
+            unit: Unit::File,
+            empty_status: None,
+            timeout_ms: None,
+            quarantine: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn no_name_of_a_file_is_read_as_anything_else_by_the_shell() {
+        let items = ["a b.py", "$(reboot).py", "it's.py", "-rf", "ok/test_a.py", "`x`;y"].map(item);
+        let script = script_of(&orders("run {files} --out={junit}"), &items, Path::new("/tmp/j.xml"));
+        assert_eq!(script, r"run 'a b.py' '$(reboot).py' 'it'\''s.py' ./-rf ok/test_a.py '`x`;y' --out=/tmp/j.xml");
+        let cases = vec!["t.py::a[1 2]".to_owned(), "t.py::b".to_owned()];
+        let part = (0, Item { cases, ..item("t.py").1 });
+        assert_eq!(script_of(&orders("{files}"), &[part], Path::new("/j")), "'t.py::a[1 2]' t.py::b");
+    }
+}

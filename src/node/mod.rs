@@ -1,0 +1,91 @@
+//! `landfall node`: inside a test process of a run whose files are dealt. It pulls batches, runs the test command on
+//! them, reads its results and tells what became of each file, until nothing is left.
+//!
+//! It outlives the control plane: whatever was not acknowledged is said again, for as long as it takes. It trusts
+//! nothing of the code under test: what a command leaves running is ended before the next batch, what it writes is
+//! read with bounds.
+
+mod batch;
+mod descendants;
+mod link;
+mod results;
+
+use crate::ci::split::Refusal;
+use crate::ci::wire::{Answer, BEAT_MS, Orders, Request};
+use link::Link;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Where a node finds the control plane inside its sandbox.
+pub const SOCKET: &str = "/landfall/node/s";
+
+/// A newer process of this node has come.
+const REPLACED: u8 = 97;
+/// The node could not do its work.
+const BROKEN: u8 = 98;
+
+/// Works until the run is over. Zero where all that this node did counts as passed.
+pub fn run(socket: &Path) -> ExitCode {
+    match work(&mut Link::new(socket)) {
+        Ok(red) => ExitCode::from(u8::from(red)),
+        Err(End::Replaced) => ExitCode::from(REPLACED),
+        Err(End::Broken(why)) => {
+            eprintln!("landfall: {why}");
+            ExitCode::from(BROKEN)
+        }
+    }
+}
+
+enum End {
+    Replaced,
+    Broken(String),
+}
+
+impl From<std::io::Error> for End {
+    fn from(error: std::io::Error) -> End {
+        End::Broken(error.to_string())
+    }
+}
+
+fn work(link: &mut Link) -> Result<bool, End> {
+    descendants::adopt_orphans()?;
+    let orders = join(link)?;
+    let place = batch::Place::make()?;
+    loop {
+        match link.insist(&Request::Pull) {
+            Answer::Batch { lease, items, start_up_ms } => {
+                let mut beat =
+                    || !matches!(link.once(&Request::Beat { lease }), Some(Answer::Stop | Answer::Over { .. }));
+                let every = Duration::from_millis(BEAT_MS);
+                let said = match batch::run(&place, &orders, &items, start_up_ms, every, &mut beat)? {
+                    Some(done) => Request::Done { lease, done: done.bounded() },
+                    None => Request::GiveBack { lease },
+                };
+                match link.insist(&said) {
+                    // Somebody else has the rest of it, or it was all over: nothing more is to be said of it.
+                    Answer::Taken | Answer::Refused { .. } | Answer::Over { .. } => {}
+                    other => return Err(unexpected(&other)),
+                }
+            }
+            Answer::Wait { milliseconds } => std::thread::sleep(Duration::from_millis(milliseconds.clamp(10, 5_000))),
+            Answer::Over { red } => return Ok(red),
+            Answer::Refused { why: Refusal::Replaced } => return Err(End::Replaced),
+            other => return Err(unexpected(&other)),
+        }
+    }
+}
+
+fn join(link: &mut Link) -> Result<Orders, End> {
+    match link.insist(&Request::Join) {
+        Answer::Welcome { orders } => Ok(orders),
+        Answer::Refused { .. } => Err(End::Replaced),
+        Answer::Over { .. } => Err(End::Replaced),
+        other => Err(unexpected(&other)),
+    }
+}
+
+fn unexpected(answer: &Answer) -> End {
+    let text = format!("{answer:?}");
+    End::Broken(format!("the control plane said {}", text.chars().take(200).collect::<String>()))
+}

@@ -1,0 +1,124 @@
+//! What a batch's command left as its results, from files that the code under test may have made to do harm.
+
+use super::batch::Place;
+use crate::ci::judge::{self, Batch, BatchEnd};
+use crate::ci::junit::{self, CaseResult, MOST_BYTES, Report};
+use crate::ci::split::Item;
+use crate::ci::wire::{Done, Failed, ItemDone, Orders};
+use crate::domain::matches_name;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+/// Result files of one batch that are read.
+const MOST_FILES: usize = 500;
+/// Entries that a search for result files looks at.
+const MOST_ENTRIES: usize = 100_000;
+
+/// Removes results of an earlier batch, which would speak for this one.
+pub fn clear(place: &Place, orders: &Orders) {
+    for file in found(place, orders) {
+        let _ = std::fs::remove_file(file);
+    }
+}
+
+/// All results of the batch as one report; `None` where there is no file.
+pub fn read(place: &Place, orders: &Orders, junit: &Path) -> Option<Report> {
+    let mut files = found(place, orders);
+    // PHPUnit's loop writes one file for each of its calls: `{junit}.1.xml`.
+    let name = junit.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    if let Some(entries) = junit.parent().and_then(|folder| std::fs::read_dir(folder).ok()) {
+        let own = |path: &PathBuf| {
+            path.file_name().is_some_and(|file| file.to_string_lossy().starts_with(&name)) && is_file(path)
+        };
+        files.extend(entries.flatten().map(|entry| entry.path()).filter(own));
+    }
+    files.sort();
+    files.truncate(MOST_FILES);
+    let reports: Vec<Report> = files.iter().filter_map(|file| one(file)).collect();
+    match reports.len() {
+        0 => None,
+        1 => reports.into_iter().next(),
+        _ => Some(Report::merge(reports)),
+    }
+}
+
+fn one(path: &Path) -> Option<Report> {
+    let file = std::fs::File::open(path).ok()?;
+    let mut bytes = Vec::new();
+    file.take(MOST_BYTES as u64 + 1).read_to_end(&mut bytes).ok()?;
+    Some(junit::read(&bytes))
+}
+
+/// A pipe would hold up whoever opens it.
+fn is_file(path: &PathBuf) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_file())
+}
+
+/// Files below the root of the code that the pattern of `[tests] junit` names.
+fn found(place: &Place, orders: &Orders) -> Vec<PathBuf> {
+    let Some(pattern) = &orders.junit else { return Vec::new() };
+    let Ok(glob) = globset::GlobBuilder::new(pattern).literal_separator(true).build() else { return Vec::new() };
+    let matcher = glob.compile_matcher();
+    // Where the pattern has no wildcard yet, nothing beside it is looked at.
+    let plain: PathBuf = Path::new(pattern)
+        .components()
+        .take_while(|part| !part.as_os_str().to_string_lossy().contains(['*', '?', '[', '{']))
+        .collect();
+    let start = place.code.join(&plain);
+    if is_file(&start) {
+        return vec![start];
+    }
+    let (mut folders, mut files, mut looked) = (vec![start], Vec::new(), 0);
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            looked += 1;
+            if looked > MOST_ENTRIES || files.len() >= MOST_FILES {
+                return files;
+            }
+            let path = entry.path();
+            let Ok(kind) = entry.file_type() else { continue };
+            if kind.is_dir() && entry.file_name() != "node_modules" && entry.file_name() != ".git" {
+                folders.push(path);
+            } else if kind.is_file() && path.strip_prefix(&place.code).is_ok_and(|below| matcher.is_match(below)) {
+                files.push(path);
+            }
+        }
+    }
+    files
+}
+
+pub fn judge(
+    orders: &Orders,
+    items: &[(u32, Item)],
+    end: BatchEnd,
+    wall_ms: u64,
+    start_up_ms: u64,
+    report: Option<&Report>,
+) -> Done {
+    let borrowed: Vec<(u32, &Item)> = items.iter().map(|(number, item)| (*number, item)).collect();
+    let batch = Batch { items: &borrowed, end, wall_ms, start_up_ms, report, empty_status: orders.empty_status };
+    let held = |name: &str| orders.quarantine.iter().any(|pattern| matches_name(pattern, name));
+    let judged = judge::judge(batch, held);
+    let failures = report.into_iter().flat_map(|report| &report.failures).filter(|failure| !held(&failure.name));
+    let flaky = report.into_iter().flat_map(|report| &report.cases).filter(|case| case.result == CaseResult::Flaky);
+    Done {
+        end,
+        wall_ms,
+        items: judged
+            .items
+            .iter()
+            .map(|(item, result)| ItemDone {
+                item: *item,
+                outcome: result.outcome,
+                wall_ms: result.wall_ms,
+                cases: result.cases,
+            })
+            .collect(),
+        counts: report.map(|report| report.counts).unwrap_or_default(),
+        failures: failures
+            .map(|failure| Failed { item: judged.failed.get(&failure.name).copied(), failure: failure.clone() })
+            .collect(),
+        quarantined: judged.quarantined,
+        flaky: flaky.map(junit::title).collect(),
+    }
+}
