@@ -12,6 +12,8 @@ mod support {
 mod addons;
 mod browser;
 mod builds;
+mod changes;
+mod commands;
 mod config_vars;
 mod crash;
 mod dealing;

@@ -7,24 +7,24 @@ const SETTINGS: &str = ".github/landfall.toml";
 
 impl Town {
     /// Puts rules on the default branch.
-    async fn rule(&self, repository: &str, rules: &str) {
+    pub(crate) async fn rule(&self, repository: &str, rules: &str) {
         let mut files = serde_json::Map::new();
         files.insert(SETTINGS.to_owned(), json!(rules));
         self.push_files(repository, "main", Value::Object(files)).await;
         self.settle().await;
     }
 
-    async fn make_user(&self, name: &str) {
+    pub(crate) async fn make_user(&self, name: &str) {
         self.control("POST", "/_/user", Some(json!({ "name": name }))).await;
     }
 
     /// Gives somebody a role on the repository.
-    async fn let_in(&self, repository: &str, name: &str, role: &str) {
+    pub(crate) async fn let_in(&self, repository: &str, name: &str, role: &str) {
         let path = format!("/repos/{repository}/collaborators/{name}");
         self.control("PUT", &path, Some(json!({ "permission": role }))).await;
     }
 
-    async fn throw_out(&self, repository: &str, name: &str) {
+    pub(crate) async fn throw_out(&self, repository: &str, name: &str) {
         self.control("DELETE", &format!("/repos/{repository}/collaborators/{name}"), None).await;
     }
 
@@ -66,7 +66,7 @@ impl Town {
     }
 
     /// A pull request whose commit is merged and on staging.
-    async fn merged(&self, repository: &str, branch: &str, page: &str) -> Pull {
+    pub(crate) async fn merged(&self, repository: &str, branch: &str, page: &str) -> Pull {
         self.push(repository, branch, page).await;
         let pull = self.open_pull(repository, branch, "Change the page").await;
         self.settle().await;

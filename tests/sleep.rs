@@ -20,7 +20,7 @@ fn running(town: &Town, app: &str) -> usize {
 }
 
 /// The app went live an hour ago, and nobody has used it since.
-async fn leave_alone(town: &Town, app: &str) {
+pub(crate) async fn leave_alone(town: &Town, app: &str) {
     let name = name(app);
     let seen = AppStatus { last_request: Some(Timestamp(1)), ..AppStatus::default() };
     town.router.lock().expect("no holder panics").apps.insert(name.clone(), seen);

@@ -68,12 +68,21 @@ pub enum Command {
     },
     Status,
     Help,
-    /// Process type → quantity.
+    /// How many of which process type, as written: `web=3`, `web=3:standard-2x` or `web=standard-2x`.
     Scale {
-        to: Vec<(String, u16)>,
+        #[serde(default = "review")]
+        stage: StageKind,
+        #[serde(default)]
+        what: Vec<String>,
     },
+    /// Wake the review app if it sleeps.
     Wake,
-    RetryRelease,
+    /// Run the release phase of the newest deploy again; of the review app where it is one that failed, else of
+    /// production, unless named.
+    RetryRelease {
+        #[serde(default)]
+        stage: Option<StageKind>,
+    },
     /// A known word whose arguments make no sense.
     Malformed {
         word: String,
@@ -82,6 +91,10 @@ pub enum Command {
         word: String,
         nearest: Option<String>,
     },
+}
+
+fn review() -> StageKind {
+    StageKind::Review
 }
 
 /// A moment as a person names it.
@@ -276,6 +289,24 @@ pub enum Refusal {
         stage: StageKind,
     },
     NothingExpires,
+    /// The live release has no such process type.
+    NoSuchProcess {
+        process: String,
+        known: Vec<String>,
+    },
+    /// The operator has no such dyno size.
+    NoSuchSize {
+        size: String,
+        known: Vec<String>,
+    },
+    /// The operator allows only so many processes; `everywhere`: of all apps together.
+    TooManyProcesses {
+        wanted: u32,
+        most: u32,
+        everywhere: bool,
+    },
+    /// It does not sleep.
+    Awake,
     /// An app of that name takes no such deploy.
     NoSuchTarget {
         to: String,

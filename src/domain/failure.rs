@@ -44,6 +44,8 @@ pub enum Failure {
     Crashed { process: String, ended: Ended, tail: Vec<String> },
     /// A web process ran, but never answered its health check in time.
     NotHealthy { process: String, seconds: u64, seen: String, tail: Vec<String> },
+    /// Who asked for it may not do so any more.
+    RightLost { login: String },
     /// `[tests] files` names nothing that is there.
     NoTestFiles { patterns: Vec<String> },
     /// `[tests]` says which files are tests, and neither it nor a runner that is known says how they are run.

@@ -137,6 +137,9 @@ pub struct Pull {
     /// Whether a bot opened it.
     #[serde(default)]
     pub by_bot: bool,
+    /// Whether the message of its head commit asks to leave it alone.
+    #[serde(default)]
+    pub skip: bool,
     /// Why it has no review app although the policy would give it one.
     #[serde(default)]
     pub parked: Option<Parked>,
@@ -150,8 +153,12 @@ pub enum Parked {
     Stale { days: u16 },
 }
 
-/// In a pull request's title: neither build nor test it.
-pub const SKIP_MARK: &str = "[skip landfall]";
+/// In a pull request's title or in its head commit's message: neither build nor test it.
+const SKIP_MARK: &str = "[skip landfall]";
+
+pub fn asks_to_skip(text: &str) -> bool {
+    text.to_ascii_lowercase().contains(SKIP_MARK)
+}
 
 impl Pull {
     /// Whether its code comes from another repository: such code is not trusted, whoever wrote it.
@@ -160,7 +167,7 @@ impl Pull {
     }
 
     pub fn is_skipped(&self) -> bool {
-        self.title.to_ascii_lowercase().contains(SKIP_MARK)
+        self.skip || asks_to_skip(&self.title)
     }
 }
 

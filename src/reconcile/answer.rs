@@ -53,7 +53,7 @@ async fn content(
             let lines = last_lines(world, &app, usize::from(*lines)).await?;
             Some(json!({ "part": "logs", "app": app, "lines": lines }))
         }
-        (Command::Promote { .. }, Answer::Deploying { app, deploy }) => {
+        (Command::Promote { .. } | Command::RetryRelease { .. }, Answer::Deploying { app, deploy }) => {
             let production = view.production.as_ref().filter(|production| production.name == *app);
             let release =
                 production.and_then(|production| production.deploy(*deploy)).and_then(|deploy| deploy.release);

@@ -130,6 +130,24 @@ pub fn apply(
             Change::Restart { stage, before } => {
                 change_app(tx, repository, *stage, |app| app.restart_at = Some(*before), now)?;
             }
+            Change::Scale { stage, formation } => {
+                let formation = Some(formation.clone());
+                let scale = |app: &mut App| {
+                    if app.formation != formation {
+                        app.formation = formation;
+                        app.scaled_at = Some(now);
+                    }
+                };
+                change_app(tx, repository, *stage, scale, now)?;
+            }
+            Change::Wake { stage } => {
+                let wake = |app: &mut App| {
+                    if app.asleep_since.take().is_some() {
+                        app.woken_at = Some(now);
+                    }
+                };
+                change_app(tx, repository, *stage, wake, now)?;
+            }
             Change::Keep { stage, until } => {
                 change_app(tx, repository, *stage, |app| app.kept_until = Some(*until), now)?;
             }

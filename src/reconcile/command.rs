@@ -272,6 +272,7 @@ fn snapshot(world: &World, repository: &Repository) -> Result<Snapshot, Trouble>
         right: None,
         first_right: None,
         pipeline: world.store.pipeline(repository.id)?,
+        scale_limits: None,
     })
 }
 

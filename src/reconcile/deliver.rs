@@ -4,7 +4,7 @@
 //! decided, so deliveries may be late, doubled, out of order or lies of a former administrator of the hook.
 
 use super::apply::{Fresh, apply, enqueue};
-use super::{Next, Trouble, World, policy};
+use super::{Next, Trouble, World, policy, processes, publish_pull};
 use crate::domain::*;
 use crate::github::event::{
     CheckRunAction, CheckSuiteAction, CommentAction, InstallationAction, MergeGroupAction, PullAction, Reference,
@@ -239,7 +239,24 @@ pub(super) fn pull_of(repository: RepositoryId, pull: &github::Pull) -> Pull {
         draft: pull.draft,
         labels: pull.labels.clone(),
         by_bot: pull.author.is_bot,
+        skip: false,
         parked: None,
+    }
+}
+
+/// What the message of its head asks for as well; GitHub is asked once for each head. A stranger's is not looked at.
+pub(super) async fn with_message(world: &World, handle: &RepoHandle, pull: Pull) -> Result<Pull, Trouble> {
+    if !pull.open || pull.is_fork() {
+        return Ok(pull);
+    }
+    let known = world.store.pull(pull.repository, pull.number)?;
+    if let Some(known) = known.filter(|known| known.head == pull.head) {
+        return Ok(Pull { skip: known.skip, ..pull });
+    }
+    match world.github.commit(handle, &pull.head).await {
+        Ok(commit) => Ok(Pull { skip: asks_to_skip(&commit.message), ..pull }),
+        Err(GitHubError::NotFound { .. }) => Ok(pull),
+        Err(error) => Err(Trouble::github(&error, world.now())),
     }
 }
 
@@ -260,6 +277,14 @@ async fn about(
     }
     let repository = known_repository(world, facts).await?;
     let handle = handle_of(&repository);
+    let mut scaling = None;
+    if let Event::Comment { comment, body, .. } = &event {
+        // Whoever wrote it sees that it was read before anything is asked of GitHub for it.
+        publish_pull::acknowledge(world, &handle, *comment).await;
+        if mentioned_commands(body).iter().any(|command| matches!(command, Command::Scale { .. })) {
+            scaling = Some(processes::alone(world).await);
+        }
+    }
     policy::read(world, &repository, &event).await?;
     let event = read_again(world, &handle, event, before, updated_at, attempts).await?;
     let Some(event) = event else {
@@ -267,7 +292,13 @@ async fn about(
     };
     let snapshot = snapshot(world, repository.clone(), &event, &handle).await?;
     let changes = decide(&event, &snapshot);
-    finish(world, record, repository, changes).await?;
+    let frees = changes.iter().any(|change| matches!(change, Change::Remove { stage: Stage::Review(_) }));
+    finish(world, record, repository.clone(), changes).await?;
+    drop(scaling);
+    if frees {
+        // Found by the slow tick as well, only later.
+        policy::look_at(world, &repository).await?;
+    }
     Ok(())
 }
 
@@ -294,6 +325,7 @@ async fn read_again(
                 return Err(Trouble::retry_in(Duration::from_secs(2), "GitHub's answer is older than its event"));
             }
             let truth = if stale { pull } else { pull_of(handle.id, &fresh) };
+            let truth = with_message(world, handle, truth).await?;
             Ok(Some(if truth.open { Event::PullChanged { pull: truth } } else { Event::PullClosed { pull: truth } }))
         }
         Event::BranchPushed { branch, commit } => {
@@ -328,15 +360,27 @@ async fn snapshot(
         Some(number) => world.store.pull(repository.id, number)?,
         None => None,
     };
-    let (mut right, mut first_right) = (None, None);
+    let (mut right, mut first_right, mut scale_limits) = (None, None, None);
     let pipeline = world.store.pipeline(repository.id)?;
     if let Event::Comment { author, body, pull: number, .. } = event {
         // A comment says nothing about its pull request's state; the truth is GitHub's, as for every event.
         let fresh = world.github.pull(handle, *number).await;
         let fresh = pull_of(repository.id, &fresh.map_err(|error| Trouble::github(&error, world.now()))?);
+        let fresh = with_message(world, handle, fresh).await?;
         let parked = pull.filter(|known| known.open).and_then(|known| known.parked);
         pull = Some(Pull { parked: parked.filter(|_| fresh.open), ..fresh });
-        if needs_right(&mentioned_commands(body)) {
+        let commands = mentioned_commands(body);
+        for command in &commands {
+            if let Command::Scale { stage, .. } = command {
+                let stage = match stage {
+                    StageKind::Review => Stage::Review(*number),
+                    StageKind::Staging => Stage::Staging,
+                    StageKind::Production => Stage::Production,
+                };
+                scale_limits = Some(processes::limits(world, &repository.app_name(stage))?);
+            }
+        }
+        if needs_right(&commands) {
             right = policy::right(world, handle, author, &pipeline.policy).await?;
             if let Some(first) = &pipeline.promotion {
                 first_right = policy::right(world, handle, &first.by, &pipeline.policy).await?;
@@ -345,7 +389,7 @@ async fn snapshot(
     }
     let apps = world.store.apps_of(repository.id)?;
     let mut releases = Vec::new();
-    for app in apps.iter().filter(|app| app.pull().is_none()) {
+    for app in apps.iter().filter(|app| app.pull().is_none() || app.pull() == number) {
         releases.extend(world.store.releases(&app.name)?);
     }
     let runs = world.store.runs_of(repository.id)?;
@@ -354,7 +398,19 @@ async fn snapshot(
         None => Vec::new(),
     };
     let answered = answered.iter().map(|record| (record.comment, record.place)).collect();
-    Ok(Snapshot { now: world.now(), repository, pull, apps, releases, runs, answered, right, first_right, pipeline })
+    Ok(Snapshot {
+        now: world.now(),
+        repository,
+        pull,
+        apps,
+        releases,
+        runs,
+        answered,
+        right,
+        first_right,
+        pipeline,
+        scale_limits,
+    })
 }
 
 /// The repository's record, made or brought up to date. What a delivery says of it is believed only where it is known

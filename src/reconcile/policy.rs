@@ -10,7 +10,8 @@ use crate::domain::*;
 use crate::github::reads::Level;
 use crate::github::writes::StatusState;
 use crate::github::{GitHubError, RepoHandle};
-use crate::workflow::{Change, Right, Snapshot, catch_up_staging, stale};
+use crate::workflow::{Change, Right, Snapshot, catch_up_staging, no_right, stale, waiting_for_room};
+use std::collections::BTreeSet;
 use tracing::{info, warn};
 
 /// The commit status by which a file is refused.
@@ -112,36 +113,67 @@ pub(super) async fn right(
     Ok(Some(Right { role: permission.role_name, access, teams }))
 }
 
-/// What became due by time alone: stale review apps, and what a freeze of staging held back.
+/// What became due by time alone, and what was left for later: stale review apps, those that there was no room for, and
+/// what a freeze of staging held back.
 pub(super) async fn look(world: &World) -> Result<(), Trouble> {
     for repository in world.store.repositories()?.into_iter().filter(|repository| repository.granted) {
         let _alone = world.locks.lock(&format!("repository {}", repository.id)).await;
-        let snapshot = Snapshot {
-            now: world.now(),
-            repository: repository.clone(),
-            pull: None,
-            apps: world.store.apps_of(repository.id)?,
-            releases: Vec::new(),
-            runs: world.store.runs_of(repository.id)?,
-            answered: Vec::new(),
-            right: None,
-            first_right: None,
-            pipeline: world.store.pipeline(repository.id)?,
-        };
-        let pulls = world.store.pulls(repository.id)?;
-        let mut changes = stale(&snapshot.apps, &pulls, &snapshot.pipeline, snapshot.now);
-        // Without an app on staging there is nothing that was held back.
-        if snapshot.running(Stage::Staging).is_some() {
-            changes.extend(catch_up_staging(&snapshot));
-        }
-        if changes.is_empty() {
-            continue;
-        }
-        for change in &changes {
-            info!(repository = %repository.full_name(), "it became time: {}", Change::summary(change));
-        }
-        let (fresh, now) = (fresh_for(world, &changes)?, world.now());
-        world.commit(move |tx| apply(tx, &repository, &changes, fresh, now)).await?;
+        look_at(world, &repository).await?;
     }
     Ok(())
+}
+
+/// `look` at one repository, whose lock the caller has.
+pub(super) async fn look_at(world: &World, repository: &Repository) -> Result<(), Trouble> {
+    let snapshot = Snapshot {
+        now: world.now(),
+        repository: repository.clone(),
+        pull: None,
+        apps: world.store.apps_of(repository.id)?,
+        releases: Vec::new(),
+        runs: world.store.runs_of(repository.id)?,
+        answered: Vec::new(),
+        right: None,
+        first_right: None,
+        pipeline: world.store.pipeline(repository.id)?,
+        scale_limits: None,
+    };
+    let pulls = world.store.pulls(repository.id)?;
+    let mut changes = stale(&snapshot.apps, &pulls, &snapshot.pipeline, snapshot.now);
+    // What goes now makes room at the next look.
+    changes.extend(waiting_for_room(&pulls, &snapshot));
+    // Without an app on staging there is nothing that was held back.
+    if snapshot.running(Stage::Staging).is_some() {
+        changes.extend(catch_up_staging(&snapshot));
+    }
+    if changes.is_empty() {
+        return Ok(());
+    }
+    for change in &changes {
+        info!(repository = %repository.full_name(), "it became time: {}", Change::summary(change));
+    }
+    let (fresh, now, repository) = (fresh_for(world, &changes)?, world.now(), repository.clone());
+    world.commit(move |tx| apply(tx, &repository, &changes, fresh, now)).await?;
+    world.wake.notify_waiters();
+    Ok(())
+}
+
+/// Who asked by a comment for this deploy and may not do so any more, as GitHub says now.
+pub(super) async fn lost_right(world: &World, app: &App, deploy: u64) -> Result<Option<String>, Trouble> {
+    let asked = |record: &CommandRecord| matches!(&record.answer, Answer::Deploying { app: name, deploy: number } if *name == app.name && *number == deploy);
+    let records = world.store.commands_of(app.repository)?.into_iter().filter(asked);
+    let people: BTreeSet<String> = records.map(|record| record.by).collect();
+    if people.is_empty() {
+        return Ok(None);
+    }
+    let Some(repository) = world.store.repository(app.repository)? else { return Ok(None) };
+    let policy = world.store.pipeline(repository.id)?.policy;
+    let handle = handle_of(&repository);
+    for login in people {
+        let right = right(world, &handle, &login, &policy).await?;
+        if no_right(app.stage.kind(), right.as_ref(), &policy).is_some() {
+            return Ok(Some(login));
+        }
+    }
+    Ok(None)
 }

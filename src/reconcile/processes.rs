@@ -16,14 +16,13 @@ pub const ONE_OFF_LIMIT: u64 = 24 * 3600;
 /// The longest command of a one-off process, in bytes.
 const LONGEST_COMMAND: usize = 8 << 10;
 
-/// Scales the app; its live release runs so many from now on. Gives the whole formation.
-pub async fn scale(
-    world: &World,
-    name: &AppName,
-    orders: BTreeMap<String, ScaleOrder>,
-    by: &str,
-) -> Result<Result<BTreeMap<String, Scale>, ScaleRefusal>, Trouble> {
-    let _alone = world.locks.lock("scale").await;
+/// Scaling goes one at a time, since what all apps may have together is counted.
+pub(super) async fn alone(world: &World) -> tokio::sync::OwnedMutexGuard<()> {
+    world.locks.lock("scale").await
+}
+
+/// What an app may be scaled to beside what the others have.
+pub(super) fn limits(world: &World, name: &AppName) -> Result<ScaleLimits, StoreError> {
     let mut elsewhere = 0;
     for other in world.store.apps()?.into_iter().filter(|app| app.wanted == Wanted::Running && app.name != *name) {
         let number = other.live.or_else(|| other.newest().and_then(|deploy| deploy.release));
@@ -32,12 +31,23 @@ pub async fn scale(
         elsewhere += formation.values().map(|scale| u32::from(scale.quantity)).sum::<u32>();
     }
     let settings = &world.config.apps;
-    let limits = ScaleLimits {
+    Ok(ScaleLimits {
         sizes: settings.size_names(),
         most: settings.max_processes_per_app,
         most_in_all: settings.max_processes,
         elsewhere,
-    };
+    })
+}
+
+/// Scales the app; its live release runs so many from now on. Gives the whole formation.
+pub async fn scale(
+    world: &World,
+    name: &AppName,
+    orders: BTreeMap<String, ScaleOrder>,
+    by: &str,
+) -> Result<Result<BTreeMap<String, Scale>, ScaleRefusal>, Trouble> {
+    let _alone = alone(world).await;
+    let limits = limits(world, name)?;
     let (key, now, who) = (name.clone(), world.now(), by.to_owned());
     let formation = world
         .commit(move |tx| {

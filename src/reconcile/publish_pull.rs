@@ -11,6 +11,7 @@ use crate::workflow::{self, CommentView, PullView, Reaction};
 use serde::Serialize;
 use serde_json::json;
 use std::collections::BTreeMap;
+use tracing::warn;
 
 /// By which a comment of ours is known again, besides its author.
 pub const MARKER: &str = "<!-- landfall -->";
@@ -116,6 +117,13 @@ async fn comment(world: &World, repo: &RepoHandle, number: PullNumber, wanted: &
         }
     }
     accepted(world, &key, id, print).await
+}
+
+/// Says at once that a comment was read. What can't be said now is said with the answer.
+pub(super) async fn acknowledge(world: &World, repo: &RepoHandle, comment: u64) {
+    if let Err(trouble) = react(world, repo, &Reaction { comment, content: "eyes" }).await {
+        warn!(comment, "the comment could not be acknowledged yet: {trouble}");
+    }
 }
 
 async fn react(world: &World, repo: &RepoHandle, reaction: &Reaction) -> Result<(), Trouble> {

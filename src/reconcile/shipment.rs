@@ -16,7 +16,8 @@ const LONGEST_CHAIN: usize = 50;
 /// Notes what the live release brought, if it was promoted and nothing is noted yet.
 pub(super) async fn note(world: &World, repository: &Repository, app: &App) -> Result<(), Trouble> {
     let Some(live) = app.live_deploy() else { return Ok(()) };
-    let (Some(release), Some(Outcome::Live { at }), Cause::Promotion { .. }) =
+    // What failed at first and was tried again goes out with the second try.
+    let (Some(release), Some(Outcome::Live { at }), Cause::Promotion { .. } | Cause::Retry { .. }) =
         (live.release, &live.outcome, &live.cause)
     else {
         return Ok(());
@@ -26,6 +27,9 @@ pub(super) async fn note(world: &World, repository: &Repository, app: &App) -> R
     }
     let served = |deploy: &&Deploy| deploy.number < live.number && matches!(deploy.outcome, Some(Outcome::Live { .. }));
     let from = app.deploys.iter().rev().find(served).map(|deploy| deploy.commit.clone());
+    if from.as_ref() == Some(&live.commit) && matches!(live.cause, Cause::Retry { .. }) {
+        return Ok(());
+    }
     let contents = contents(world, repository, from.as_ref(), &live.commit).await?;
     let shipment = Shipment {
         app: app.name.clone(),

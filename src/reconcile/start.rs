@@ -3,7 +3,7 @@
 
 use super::apply::put_app;
 use super::observe::label;
-use super::{Trouble, World, act, addons, build, config, split};
+use super::{Trouble, World, act, addons, build, config, policy, split};
 use crate::clock::Timestamp;
 use crate::domain::*;
 use crate::outside;
@@ -25,6 +25,14 @@ pub(super) async fn make_release(world: &World, app: &App, number: u64) -> Resul
     let Some(deploy) = app.deploy(number).filter(|deploy| deploy.release.is_none() && deploy.outcome.is_none()) else {
         return Ok(());
     };
+    if let Some(login) = policy::lost_right(world, app, number).await? {
+        let (failure, at) = (Failure::RightLost { login }, world.now());
+        act::change_deploy(world, app, number, move |_, deploy| {
+            deploy.outcome = Some(Outcome::Failed { failure, at });
+        })
+        .await?;
+        return Ok(());
+    }
     let made = match &deploy.cause {
         Cause::Rollback { to, .. } => earlier(world, app, *to, number)?,
         Cause::Promotion { slug, .. } | Cause::Config { slug, .. } | Cause::Retry { slug, .. } => {

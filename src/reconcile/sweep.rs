@@ -2,7 +2,7 @@
 //! folders that nobody's record names are taken away, and GitHub is asked for what its webhooks did not bring.
 
 use super::apply::{Fresh, apply};
-use super::deliver::{fresh_for, handle_of, pull_of, read_repository};
+use super::deliver::{fresh_for, handle_of, pull_of, read_repository, with_message};
 use super::observe::{self, label};
 use super::{Trouble, World, act, addons, build, policy, prune, split};
 use crate::domain::*;
@@ -193,8 +193,11 @@ pub(super) async fn repository(world: &World, id: RepositoryId) -> Result<(), Tr
     let handle = handle_of(repository);
     let github = |error: &crate::github::GitHubError| Trouble::github(error, world.now());
     let open = world.github.open_pulls(&handle).await.map_err(|error| github(&error))?;
-    let mut events: Vec<Event> =
-        open.iter().map(|pull| Event::PullChanged { pull: pull_of(repository.id, pull) }).collect();
+    let mut events = Vec::new();
+    for pull in &open {
+        let pull = with_message(world, &handle, pull_of(repository.id, pull)).await?;
+        events.push(Event::PullChanged { pull });
+    }
     let open_numbers: BTreeSet<PullNumber> = open.iter().map(|pull| pull.number).collect();
     for known in world.store.pulls(repository.id)? {
         if known.open && !open_numbers.contains(&known.number) {
@@ -235,6 +238,7 @@ pub(super) async fn repository(world: &World, id: RepositoryId) -> Result<(), Tr
             right: None,
             first_right: None,
             pipeline: world.store.pipeline(repository.id)?,
+            scale_limits: None,
         };
         let changes = decide(&event, &snapshot);
         if changes.is_empty() {

@@ -4,18 +4,22 @@
 //! once. Several commands of one comment see what those before them changed of the pipeline's state.
 
 use super::policy::{self, barred, is_tested, no_right};
-use super::{Change, Snapshot, mentioned_commands};
+use super::{Change, ScaleRefusal, Snapshot, mentioned_commands, parse_scale, scaled};
 use crate::clock::Timestamp;
 use crate::domain::*;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Whether GitHub must be asked what the author may do before this comment is decided on.
 pub fn needs_right(commands: &[Command]) -> bool {
-    commands.iter().any(|command| stage_of(command).is_some())
+    let free = |command: &Command| {
+        matches!(command, Command::Status | Command::Help | Command::Malformed { .. } | Command::Unknown { .. })
+    };
+    !commands.iter().all(free)
 }
 
 /// The stage whose right a command needs.
-fn stage_of(command: &Command) -> Option<StageKind> {
+fn stage_of(command: &Command, pull: PullNumber, snapshot: &Snapshot) -> Option<StageKind> {
     match command {
         Command::Deploy
         | Command::Destroy
@@ -24,13 +28,31 @@ fn stage_of(command: &Command) -> Option<StageKind> {
         | Command::Approve { .. }
         | Command::Extend { .. }
         | Command::Logs { .. }
-        | Command::Scale { .. }
         | Command::Wake => Some(StageKind::Review),
-        Command::Promote { .. } | Command::Freeze { .. } | Command::RetryRelease => Some(StageKind::Production),
+        Command::Promote { .. } | Command::Freeze { .. } => Some(StageKind::Production),
+        Command::RetryRelease { stage } => Some(retried(*stage, pull, snapshot)),
         Command::Rollback { stage: RollbackStage::Staging, .. } => Some(StageKind::Staging),
         Command::Rollback { stage: RollbackStage::Production, .. } => Some(StageKind::Production),
-        Command::Lock { stage, .. } | Command::Unlock { stage } | Command::Restart { stage } => Some(*stage),
+        Command::Lock { stage, .. }
+        | Command::Unlock { stage }
+        | Command::Restart { stage }
+        | Command::Scale { stage, .. } => Some(*stage),
         Command::Status | Command::Help | Command::Malformed { .. } | Command::Unknown { .. } => None,
+    }
+}
+
+/// What `/retry-release` means where it names no stage: the review app if it is what failed.
+fn retried(stage: Option<StageKind>, pull: PullNumber, snapshot: &Snapshot) -> StageKind {
+    let failed = |app: &App| app.newest().is_some_and(|deploy| matches!(deploy.outcome, Some(Outcome::Failed { .. })));
+    let review = snapshot.running(Stage::Review(pull)).is_some_and(failed);
+    stage.unwrap_or(if review { StageKind::Review } else { StageKind::Production })
+}
+
+fn stage_for(kind: StageKind, pull: PullNumber) -> Stage {
+    match kind {
+        StageKind::Review => Stage::Review(pull),
+        StageKind::Staging => Stage::Staging,
+        StageKind::Production => Stage::Production,
     }
 }
 
@@ -100,6 +122,11 @@ pub(super) fn decide(
                     match change {
                         Change::PutPipeline(state) => snapshot.pipeline = (**state).clone(),
                         Change::PutPull(pull) => snapshot.pull = Some(pull.clone()),
+                        Change::Scale { stage, formation } => {
+                            if let Some(app) = snapshot.apps.iter_mut().find(|app| app.stage == *stage) {
+                                app.formation = Some(formation.clone());
+                            }
+                        }
                         _ => {}
                     }
                 }
@@ -124,7 +151,7 @@ pub(super) fn decide(
 }
 
 fn effect(command: &Command, given: &Given<'_>, snapshot: &Snapshot) -> Result<Effect, Refusal> {
-    if let Some(stage) = stage_of(command)
+    if let Some(stage) = stage_of(command, given.pull, snapshot)
         && let Some(refusal) = no_right(stage, snapshot.right.as_ref(), &snapshot.pipeline.policy)
     {
         return Err(refusal);
@@ -133,7 +160,16 @@ fn effect(command: &Command, given: &Given<'_>, snapshot: &Snapshot) -> Result<E
         Command::Help => Ok(Effect::answer(Answer::Helped)),
         Command::Unknown { .. } => Err(Refusal::UnknownCommand),
         Command::Malformed { .. } => Err(Refusal::Malformed),
-        Command::Scale { .. } | Command::Wake | Command::RetryRelease => Err(Refusal::NotOffered),
+        Command::Scale { stage, what } => scale(stage_for(*stage, given.pull), what, snapshot),
+        Command::Wake => {
+            let app = snapshot.running(Stage::Review(given.pull)).ok_or(Refusal::NoApp)?;
+            app.asleep_since.ok_or(Refusal::Awake)?;
+            Ok(Effect::done(vec![Change::Wake { stage: app.stage }]))
+        }
+        Command::RetryRelease { stage } => {
+            let stage = stage_for(retried(*stage, given.pull, snapshot), given.pull);
+            retry_release(stage, given.author, snapshot).map(|change| Effect::done(vec![change]))
+        }
         Command::Promote { release, to, hotfix, canary } => {
             let wish = PromotionWish { release: *release, hotfix: hotfix.as_deref(), canary: *canary };
             promote_by_comment(&wish, to.as_deref(), given, snapshot)
@@ -190,11 +226,7 @@ fn effect(command: &Command, given: &Given<'_>, snapshot: &Snapshot) -> Result<E
             Ok(Effect::done(vec![Change::PutPipeline(Box::new(state))]))
         }
         Command::Restart { stage } => {
-            let stage = match stage {
-                StageKind::Review => Stage::Review(given.pull),
-                StageKind::Staging => Stage::Staging,
-                StageKind::Production => Stage::Production,
-            };
+            let stage = stage_for(*stage, given.pull);
             snapshot.running(stage).ok_or(Refusal::NoApp)?;
             Ok(Effect::done(vec![Change::Restart { stage, before: snapshot.now }]))
         }
@@ -210,6 +242,26 @@ fn effect(command: &Command, given: &Given<'_>, snapshot: &Snapshot) -> Result<E
         }
         Command::Status => Ok(Effect::answer(Answer::Told)),
     }
+}
+
+fn scale(stage: Stage, what: &[String], snapshot: &Snapshot) -> Result<Effect, Refusal> {
+    let app = snapshot.running(stage).ok_or(Refusal::NoApp)?;
+    let limits = snapshot.scale_limits.as_ref().ok_or(Refusal::NotOffered)?;
+    let orders = what.iter().map(|word| parse_scale(word)).collect::<Result<BTreeMap<_, _>, _>>();
+    let number = app.live.or_else(|| app.newest().and_then(|deploy| deploy.release));
+    let release = number.and_then(|number| snapshot.release(&app.name, number));
+    let formation =
+        orders.and_then(|orders| scaled(app, release, &orders, limits)).map_err(|refusal| match refusal {
+            ScaleRefusal::Nothing | ScaleRefusal::NotUnderstood { .. } => Refusal::Malformed,
+            ScaleRefusal::NoRelease { .. } => Refusal::NoApp,
+            ScaleRefusal::NoSuchType { kind, known, .. } => Refusal::NoSuchProcess { process: kind, known },
+            ScaleRefusal::UnknownSize { size, known } => Refusal::NoSuchSize { size, known },
+            ScaleRefusal::TooMany { wanted, most, .. } => {
+                Refusal::TooManyProcesses { wanted, most: u32::from(most), everywhere: false }
+            }
+            ScaleRefusal::TooManyInAll { wanted, most } => Refusal::TooManyProcesses { wanted, most, everywhere: true },
+        })?;
+    Ok(Effect::done(vec![Change::Scale { stage, formation }]))
 }
 
 fn promote_by_comment(
@@ -385,6 +437,9 @@ pub fn retry_release(stage: Stage, author: &str, snapshot: &Snapshot) -> Result<
     let deploy = app.newest().filter(failed).ok_or(Refusal::NothingToRetry)?;
     let release =
         deploy.release.and_then(|number| snapshot.release(&app.name, number)).ok_or(Refusal::NothingToRetry)?;
+    if let Some(refusal) = barred(stage.kind(), &snapshot.pipeline, snapshot.now) {
+        return Err(refusal);
+    }
     Ok(Change::Deploy {
         stage,
         commit: release.commit.clone(),

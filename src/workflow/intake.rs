@@ -3,7 +3,7 @@
 //! The event's facts were read again from GitHub before they came here, so a delivery that is late, doubled or out of
 //! order leads to the same wishes as one in time.
 
-use super::{Change, commands, policy};
+use super::{Change, ScaleLimits, commands, policy};
 use crate::clock::Timestamp;
 use crate::domain::*;
 
@@ -26,6 +26,8 @@ pub struct Snapshot {
     /// The same for who asked first for the promotion that waits for a second person.
     pub first_right: Option<Right>,
     pub pipeline: PipelineState,
+    /// What the operator allows; `None` where nobody asked to scale.
+    pub scale_limits: Option<ScaleLimits>,
 }
 
 /// A person's permission on a repository.

@@ -27,7 +27,7 @@ pub use deploy::{AppView, plan_app};
 pub use formation::{ScaleLimits, ScaleOrder, ScaleRefusal, parse_scale, scaled};
 pub use intake::{Right, Snapshot, catch_up_staging, decide};
 pub use parse::mentioned_commands;
-pub use policy::{NoApp, barred, expiry, other_review_apps, review_app_refused, stale};
+pub use policy::{NoApp, barred, expiry, no_right, other_review_apps, review_app_refused, stale, waiting_for_room};
 pub use report::{
     AppLine, CheckReport, CommandLine, CommentView, DeploymentReport, DeploymentState, PullView, Reaction, RunLine,
     ShippedLine, StatusReport, StatusState, app_line, app_reports, comment_view, deployment_key, reactions, run_report,
@@ -43,6 +43,7 @@ pub use watch::WatchView;
 use crate::ci::split::LeaseId;
 use crate::clock::Timestamp;
 use crate::domain::*;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Something that is wanted from now on. All changes of one delivery are written in one transaction with the mark
@@ -87,6 +88,15 @@ pub enum Change {
         stage: Stage,
         before: Timestamp,
     },
+    /// Run so many of each process type from now on.
+    Scale {
+        stage: Stage,
+        formation: BTreeMap<String, Scale>,
+    },
+    /// End its sleep, as a visitor's knock does.
+    Wake {
+        stage: Stage,
+    },
     /// The app is not stale before that moment.
     Keep {
         stage: Stage,
@@ -121,6 +131,8 @@ impl Change {
             Change::CancelRuns { .. } => "cancel older test runs".to_owned(),
             Change::PutPipeline(_) => "change the pipeline's state".to_owned(),
             Change::Restart { stage, .. } => format!("restart {}", stage.environment()),
+            Change::Scale { stage, .. } => format!("scale {}", stage.environment()),
+            Change::Wake { stage } => format!("wake {}", stage.environment()),
             Change::Keep { stage, .. } => format!("keep {} longer", stage.environment()),
             Change::Answer(record) | Change::AnswerWithNewest(record) => {
                 format!("answer a command in pull request {}", record.pull)

@@ -3,6 +3,7 @@
 //! A command stands alone on its line and starts it; code blocks, quotes and HTML comments hold none. What follows the
 //! word must make sense as a whole: a command with a word too many is answered and not guessed at.
 
+use super::parse_scale;
 use crate::clock::Timestamp;
 use crate::domain::*;
 
@@ -117,15 +118,15 @@ fn known(word: &str, arguments: &[&str]) -> Option<Command> {
         }
         ("status", []) => Some(Command::Status),
         ("help", _) => Some(Command::Help),
-        ("scale", arguments @ [_, ..]) => {
-            let pair = |argument: &&str| {
-                let (kind, quantity) = argument.split_once('=')?;
-                Some((kind.to_owned(), quantity.parse().ok()?))
-            };
-            Some(Command::Scale { to: arguments.iter().map(pair).collect::<Option<_>>()? })
+        ("scale", arguments) => {
+            let (stage, what) = stage_first(arguments);
+            let sound = !what.is_empty() && what.iter().all(|word| parse_scale(word).is_ok());
+            let what = what.iter().map(|word| (*word).to_owned()).collect();
+            sound.then_some(Command::Scale { stage: stage.unwrap_or(StageKind::Review), what })
         }
         ("wake", []) => Some(Command::Wake),
-        ("retry-release", []) => Some(Command::RetryRelease),
+        ("retry-release", []) => Some(Command::RetryRelease { stage: None }),
+        ("retry-release", [stage]) => Some(Command::RetryRelease { stage: Some(self::stage(stage)?) }),
         _ => None,
     }
 }
@@ -321,6 +322,8 @@ mod tests {
         let sha = "a".repeat(40);
         let malformed = |word: &str| Command::Malformed { word: word.to_owned() };
         let lock = |stage, reason: &str| Command::Lock { stage, reason: reason.to_owned() };
+        let scale =
+            |stage, what: &[&str]| Command::Scale { stage, what: what.iter().map(|word| (*word).to_owned()).collect() };
         let freeze = |until, reason: &str| Command::Freeze { until, reason: reason.to_owned() };
         for (line, expected) in [
             ("/deploy", Command::Deploy),
@@ -366,9 +369,14 @@ mod tests {
             ("/extend 3 days", malformed("extend")),
             ("/extend 0d", malformed("extend")),
             ("/logs 500", malformed("logs")),
-            ("/scale web=2 worker=1", Command::Scale { to: vec![("web".into(), 2), ("worker".into(), 1)] }),
+            ("/scale web=2 worker=1:standard-2x", scale(StageKind::Review, &["web=2", "worker=1:standard-2x"])),
+            ("/scale staging web=basic", scale(StageKind::Staging, &["web=basic"])),
+            ("/scale web", malformed("scale")),
+            ("/scale staging", malformed("scale")),
             ("/scale", malformed("scale")),
-            ("/retry-release", Command::RetryRelease),
+            ("/retry-release", Command::RetryRelease { stage: None }),
+            ("/retry-release staging", Command::RetryRelease { stage: Some(StageKind::Staging) }),
+            ("/retry-release now", malformed("retry-release")),
         ] {
             assert_eq!(mentioned_commands(line), [expected], "{line}");
         }

@@ -129,6 +129,37 @@ pub fn stale(apps: &[App], pulls: &[Pull], state: &PipelineState, now: Timestamp
     changes
 }
 
+/// Open pull requests that wait for a review app only since there was no room, or the stage was locked; those that were
+/// opened first come first.
+pub fn waiting_for_room(pulls: &[Pull], snapshot: &Snapshot) -> Vec<Change> {
+    let mut open: Vec<&Pull> = pulls.iter().filter(|pull| pull.open && !pull.is_fork()).collect();
+    open.sort_by_key(|pull| pull.number);
+    let runs = |app: &&App| app.pull().is_some() && app.wanted == Wanted::Running;
+    let mut live = snapshot.apps.iter().filter(runs).count();
+    let mut changes = Vec::new();
+    for pull in open {
+        let stage = Stage::Review(pull.number);
+        // A pull request that was seen without a test run is one whose event is still to be decided on.
+        let decided = snapshot.runs.iter().any(|run| run.pull == Some(pull.number) && run.commit == pull.head);
+        if !decided
+            || snapshot.app(stage).is_some_and(|app| app.wanted != Wanted::Gone)
+            || review_app_refused(pull, &snapshot.pipeline, live).is_some()
+        {
+            continue;
+        }
+        live += 1;
+        changes.push(Change::Deploy {
+            stage,
+            commit: pull.head.clone(),
+            branch: pull.branch.clone(),
+            cause: Cause::Push,
+            by: None,
+            after_tests: snapshot.pipeline.policy.review.wait_for_ci,
+        });
+    }
+    changes
+}
+
 /// Whether the commit's own tests are green: the newest verdict counts.
 pub fn is_tested(commit: &Sha, snapshot: &Snapshot) -> bool {
     let concluded = snapshot.runs.iter().filter(|run| run.commit == *commit && run.cancelled.is_none());

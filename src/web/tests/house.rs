@@ -217,6 +217,7 @@ fn pull(number: u64) -> Pull {
         draft: false,
         labels: vec![HOSTILE.to_owned()],
         by_bot: false,
+        skip: false,
         parked: None,
     }
 }
@@ -349,6 +350,7 @@ fn failures() -> Vec<Failure> {
         Failure::MissingConfig { names: tail() },
         Failure::NothingToRun,
         Failure::NotHealthy { process: detail(), seconds: 60, seen: detail(), tail: tail() },
+        Failure::RightLost { login: detail() },
         Failure::Tests { run: RunNumber(1) },
         Failure::Worse {
             release: ReleaseNumber(2),
@@ -562,6 +564,10 @@ fn refusals() -> Vec<Refusal> {
         Refusal::NotLocked { stage },
         Refusal::NothingExpires,
         Refusal::NoSuchTarget { to: text() },
+        Refusal::NoSuchProcess { process: text(), known: vec![text()] },
+        Refusal::NoSuchSize { size: text(), known: vec![text()] },
+        Refusal::TooManyProcesses { wanted: 9, most: 8, everywhere: true },
+        Refusal::Awake,
         Refusal::Malformed,
         Refusal::NotOffered,
     ]

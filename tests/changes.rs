@@ -1,0 +1,104 @@
+//! Repositories, branches and pull requests that change under a pipeline.
+
+use crate::support::town::{OWNER, Town};
+use serde_json::json;
+
+#[actix_web::test]
+async fn a_renamed_repository_keeps_its_apps_and_their_names() {
+    let town = Town::start().await;
+    let repository = town.make_repository("hello", "one").await;
+    town.push(&repository, "change", "two").await;
+    town.open_pull(&repository, "change", "Say two").await;
+    town.settle().await;
+    town.control("POST", "/_/rename", Some(json!({ "repo": repository, "name": "hallo", "user": OWNER }))).await;
+    town.settle().await;
+    let renamed = format!("{OWNER}/hallo");
+    town.push(&renamed, "change", "three").await;
+    town.push(&renamed, "main", "four").await;
+    town.settle().await;
+    assert_eq!(town.served("hello-pr-1").as_deref(), Some("three"));
+    assert_eq!(town.served("hello-staging").as_deref(), Some("four"));
+    let known = town.world().store.repositories().unwrap();
+    assert_eq!((known.len(), known[0].full_name()), (1, renamed));
+    town.leave().await;
+}
+
+#[actix_web::test]
+async fn a_repository_that_is_made_private_goes_on() {
+    let town = Town::start().await;
+    let repository = town.make_repository("hello", "one").await;
+    town.settle().await;
+    town.control("PATCH", &format!("/repos/{repository}"), Some(json!({ "private": true }))).await;
+    town.settle().await;
+    town.push(&repository, "change", "two").await;
+    town.open_pull(&repository, "change", "Say two").await;
+    town.settle().await;
+    assert_eq!(town.served("hello-pr-1").as_deref(), Some("two"));
+    assert!(town.world().store.repositories().unwrap()[0].private);
+    town.leave().await;
+}
+
+#[actix_web::test]
+async fn a_deleted_branch_takes_the_review_app_with_its_pull_request() {
+    let town = Town::start().await;
+    let repository = town.make_repository("hello", "one").await;
+    town.push(&repository, "change", "two").await;
+    let pull = town.open_pull(&repository, "change", "Say two").await;
+    town.settle().await;
+    assert_eq!(town.served("hello-pr-1").as_deref(), Some("two"));
+    let gone = json!({ "repo": repository, "branch": "change", "user": OWNER });
+    town.control("POST", "/_/delete-branch", Some(gone)).await;
+    town.settle().await;
+    assert_eq!(town.served("hello-pr-1"), None);
+    assert!(town.comment(&pull).await.contains("Closed"));
+    assert_eq!(town.served("hello-staging").as_deref(), Some("one"));
+    town.leave().await;
+}
+
+#[actix_web::test]
+async fn a_force_push_and_a_tag_lead_to_what_the_branch_says() {
+    let town = Town::start().await;
+    let repository = town.make_repository("hello", "one").await;
+    let first = town.head(&repository, "main").await;
+    town.push(&repository, "main", "two").await;
+    town.settle().await;
+    assert_eq!(town.served("hello-staging").as_deref(), Some("two"));
+    let tag = json!({ "ref": "refs/tags/v1", "sha": first });
+    town.control("POST", &format!("/repos/{repository}/git/refs"), Some(tag)).await;
+    town.settle().await;
+    assert_eq!(town.served("hello-staging").as_deref(), Some("two"), "a tag deploys nothing");
+    let back = json!({ "sha": first, "force": true });
+    town.control("PATCH", &format!("/repos/{repository}/git/refs/heads/main"), Some(back)).await;
+    town.settle().await;
+    assert_eq!(
+        town.served("hello-staging").as_deref(),
+        Some("one"),
+        "the branch is the truth, also where it went back"
+    );
+    town.leave().await;
+}
+
+#[actix_web::test]
+async fn stacked_pull_requests_have_an_app_each_and_a_new_base_changes_nothing_that_serves() {
+    let town = Town::start().await;
+    let repository = town.make_repository("hello", "one").await;
+    town.push(&repository, "lower", "two").await;
+    let lower = town.open_pull(&repository, "lower", "Say two").await;
+    let wish = json!({ "ref": "refs/heads/upper", "sha": town.head(&repository, "lower").await });
+    town.control("POST", &format!("/repos/{repository}/git/refs"), Some(wish)).await;
+    town.push(&repository, "upper", "three").await;
+    let open = json!({ "title": "Say three", "head": "upper", "base": "lower", "body": "" });
+    town.control("POST", &format!("/repos/{repository}/pulls"), Some(open)).await;
+    town.settle().await;
+    assert_eq!(town.served("hello-pr-1").as_deref(), Some("two"));
+    assert_eq!(town.served("hello-pr-2").as_deref(), Some("three"));
+    let started = town.memory.history().len();
+    town.control("PATCH", &format!("/repos/{repository}/pulls/2"), Some(json!({ "base": "main" }))).await;
+    town.settle().await;
+    assert_eq!(town.memory.history().len(), started, "nothing is built or started for another base");
+    town.merge(&lower).await;
+    town.settle().await;
+    assert_eq!((town.served("hello-pr-1"), town.served("hello-pr-2").as_deref()), (None, Some("three")));
+    assert_eq!(town.served("hello-staging").as_deref(), Some("two"));
+    town.leave().await;
+}
