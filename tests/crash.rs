@@ -108,7 +108,7 @@ fn without_times(state: &str) -> String {
 }
 
 /// Every so many crossings are killed at, to keep the everyday run short; `LANDFALL_CRASH_STRIDE=1` kills at each.
-const STRIDE: usize = 3;
+const STRIDE: usize = 5;
 
 /// Rounds that wait for git and for the disk at the same time.
 const AT_A_TIME: usize = 4;
