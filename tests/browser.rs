@@ -110,8 +110,7 @@ async fn a_newcomer_clicks_through_the_demo() {
 
     browser.go(&pull).await;
     browser.press("Push commit: Greet more warmly still").await;
-    browser.go(&app).await;
-    browser.reads_after_reload("A warm welcome, world!").await;
+    browser.reads_at(&app, "A warm welcome, world!").await;
     assert_eq!(browser.complaints().await, Vec::<String>::new(), "the app must go on serving during a deploy");
 
     browser.go(&pull).await;
@@ -124,8 +123,7 @@ async fn a_newcomer_clicks_through_the_demo() {
 
     browser.press("Merge pull request").await;
     browser.reads("merged").await;
-    browser.go(&demo.staging).await;
-    browser.reads_after_reload("A warm welcome, world!").await;
+    browser.reads_at(&demo.staging, "A warm welcome, world!").await;
     browser.go(&pull).await;
     browser.reads("The review app was removed").await;
     browser.write("Comment as", "/promote").await;

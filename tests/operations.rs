@@ -232,11 +232,16 @@ async fn postdeploy_fills_the_database_of_a_review_app_and_pr_predestroy_still_r
     machine.push(&repository, "one", &note, "Add a note").await;
     let pull = machine.open_pull(&repository, "one", "Add a note").await;
     machine.serves("visits-pr-1", "visits: 1").await;
+    // The app answers while its `postdeploy` still runs.
     let planted = async |how: &str| {
-        let said = machine.visit("visits-pr-1", seeds).await.expect("it answers").body;
-        assert_eq!(said, "planted", "{how}");
+        let look = async || {
+            let said = machine.visit("visits-pr-1", seeds).await?.body;
+            anyhow::ensure!(said == "planted", "{said}");
+            Ok(())
+        };
+        machine.expect(how, look).await;
     };
-    planted("after its first deploy").await;
+    planted("the seeds after its first deploy").await;
     // A second deploy does not run it again: that would fail, since its table is there.
     let sha = machine.push(&repository, "one", &BTreeMap::from([("note.txt".into(), "two".into())]), "Another").await;
     let newer = async || {
@@ -245,7 +250,7 @@ async fn postdeploy_fills_the_database_of_a_review_app_and_pr_predestroy_still_r
         Ok(())
     };
     machine.expect("the second deploy to serve", newer).await;
-    planted("after its second deploy").await;
+    planted("the seeds after its second deploy").await;
     let path = format!("/repos/{repository}/pulls/{pull}");
     machine.github(Method::PATCH, &path, Some(json!({ "state": "closed" }))).await;
     let comment = machine.comment_says(&repository, pull, "Its `pr-predestroy` script ended with status 42").await;

@@ -126,6 +126,20 @@ impl Browser {
         }
     }
 
+    /// Waits for a page that has no script of its own, by going there again and again: a form that was sent just before
+    /// may lead elsewhere once more.
+    pub async fn reads_at(&self, url: &str, text: &str) {
+        let look = async || {
+            self.ask("/url", json!({ "url": url })).await?;
+            let page = self.text().await;
+            anyhow::ensure!(page.contains(text), "the page says:\n{page}");
+            Ok(())
+        };
+        if let Err(error) = eventually(look).await {
+            panic!("waited for {url} to say {text:?}; {error:#}");
+        }
+    }
+
     /// Waits for a page that has no script of its own, by asking for it again.
     pub async fn reads_after_reload(&self, text: &str) {
         let look = async || {

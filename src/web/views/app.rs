@@ -305,6 +305,8 @@ pub async fn processes(world: &World, app: &App) -> Result<Vec<ProcessLine>, Pro
     let targets = world.router.status().await.map(|status| status.targets).unwrap_or_default();
     let mut commands: BTreeMap<ReleaseNumber, BTreeMap<String, String>> = BTreeMap::new();
     let mut found = Vec::new();
+    let live = app.live.map(|number| world.store.release(&app.name, number)).transpose()?.flatten();
+    let formation = live.map(|release| app.formation_of(&release)).unwrap_or_default();
     for status in world.platform.list().await? {
         let text = |name: &str| status.labels.get(name).map(String::as_str).unwrap_or_default();
         if text(label::APP) != app.name.as_str() {
@@ -316,6 +318,14 @@ pub async fn processes(world: &World, app: &App) -> Result<Vec<ProcessLine>, Pro
         {
             let types = world.store.release(&app.name, number)?.map(|release| release.process_types);
             commands.insert(number, types.unwrap_or_default());
+        }
+        // What was scaled away is remembered only for the number that its next start gets.
+        let ordinal: u16 = text(label::ORDINAL).parse().unwrap_or(1);
+        let scaled_away = release == app.live
+            && is_scalable(text(label::TYPE))
+            && formation.get(text(label::TYPE)).is_none_or(|scale| ordinal > scale.quantity);
+        if scaled_away && status.state.is_over() {
+            continue;
         }
         let (state, since) = match &status.state {
             State::Starting => (ProcessWord::Starting, status.started_at),
