@@ -187,7 +187,7 @@ fn gate_of(
     if started.is_some() {
         return Ok(started);
     }
-    let of_commit = |run: &TestRun| run.commit == *commit && run.cancelled.is_none();
+    let of_commit = |run: &TestRun| run.commit == *commit && run.cancelled.is_none() && run.repeats.is_none();
     Ok(tx.runs_of(repository.id)?.into_iter().filter(of_commit).map(|run| run.number).max())
 }
 

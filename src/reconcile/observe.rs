@@ -169,6 +169,8 @@ pub(super) async fn run(world: &World, number: RunNumber) -> Result<Option<(Test
                     && other.verdict == Some(Verdict::Passed)
                     && other.only_failed_of.is_none()
                     && other.repeats.is_none()
+                    // A stranger's run had none of the test stage's config.
+                    && (run.untrusted || !other.untrusted)
             })
             .map(|other| other.number),
         None => None,

@@ -38,7 +38,9 @@ pub async fn guard(
     };
     let verdict = judge(request.method(), request.headers(), &shared.world.config.server.public_url);
     let verdict = match request.peer_addr() {
-        Some(peer) if request.path() != "/healthz" && is_sandboxed(peer).await => Err(Suspicion::Origin),
+        Some(peer) if request.path() != "/healthz" && is_sandboxed(peer, request.app_config().local_addr()).await => {
+            Err(Suspicion::Origin)
+        }
         _ => verdict,
     };
     let mut response = match verdict {
@@ -63,9 +65,9 @@ pub async fn guard(
     Ok(response)
 }
 
-async fn is_sandboxed(peer: std::net::SocketAddr) -> bool {
+async fn is_sandboxed(peer: std::net::SocketAddr, own: std::net::SocketAddr) -> bool {
     // A look that fails is no proof of anything good.
-    actix_web::web::block(move || super::peer::is_sandboxed(peer)).await.unwrap_or(true)
+    actix_web::web::block(move || super::peer::is_sandboxed(peer, own)).await.unwrap_or(true)
 }
 
 fn word(suspicion: Suspicion) -> &'static str {

@@ -218,7 +218,8 @@ fn deploy_to_staging(branch: &str, commit: &Sha) -> Change {
 /// The newest commit of staging's branch, if it was held back by a lock or a freeze that is over.
 pub fn catch_up_staging(snapshot: &Snapshot) -> Option<Change> {
     let branch = snapshot.staging_branch();
-    let of_branch = |run: &&TestRun| run.pull.is_none() && run.branch == branch;
+    // What somebody ran again by hand says nothing about what was pushed.
+    let of_branch = |run: &&TestRun| run.pull.is_none() && run.branch == branch && run.repeats.is_none();
     // An older commit may have been tested again since; when it was tested first says when it was pushed.
     let first = |run: &&TestRun| {
         let earlier = |other: &TestRun| other.commit == run.commit && other.pull.is_none() && other.number < run.number;

@@ -162,7 +162,8 @@ pub fn waiting_for_room(pulls: &[Pull], snapshot: &Snapshot) -> Vec<Change> {
 
 /// Whether the commit's own tests are green: the newest verdict counts.
 pub fn is_tested(commit: &Sha, snapshot: &Snapshot) -> bool {
-    let concluded = snapshot.runs.iter().filter(|run| run.commit == *commit && run.cancelled.is_none());
+    let concluded =
+        snapshot.runs.iter().filter(|run| run.commit == *commit && run.cancelled.is_none() && run.repeats.is_none());
     let newest = concluded.filter(|run| run.verdict.is_some()).max_by_key(|run| run.number);
     newest.and_then(|run| run.verdict.as_ref()).is_some_and(Verdict::is_green)
 }
