@@ -11,7 +11,7 @@ use crate::router;
 use crate::store::{StoreError, StoredRoute, Transaction, queue};
 use crate::workflow::{Action, SETUP_FAILED};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use tracing::{info, warn};
 
 /// Lines of output that a report shows.
@@ -591,11 +591,16 @@ async fn remove_logs_of(world: &World, app: &AppName) -> Result<(), Trouble> {
     let mut folder = tokio::fs::read_dir(world.folder("logs")).await?;
     while let Some(entry) = folder.next_entry().await? {
         if entry.file_name().to_string_lossy().starts_with(&prefix) {
-            match tokio::fs::remove_file(entry.path()).await {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
-                _ => {}
-            }
+            remove_file(&entry.path()).await?;
         }
     }
     Ok(())
+}
+
+/// Removing twice is removing once.
+pub(super) async fn remove_file(path: &Path) -> Result<(), Trouble> {
+    match tokio::fs::remove_file(path).await {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+        _ => Ok(()),
+    }
 }

@@ -556,10 +556,7 @@ async fn deprovision(world: &World, addon: &Addon) -> Result<Result<bool, AddonE
 }
 
 async fn remove_log(world: &World, process: &ProcessId) -> Result<(), Trouble> {
-    match tokio::fs::remove_file(act::log_file(world, process)).await {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
-        _ => Ok(()),
-    }
+    act::remove_file(&act::log_file(world, process)).await
 }
 
 /// Whether the server behind a label is one that some add-on needs.

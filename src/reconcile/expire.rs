@@ -1,13 +1,12 @@
 //! What is old is let go: deliveries with their payloads, test runs with their logs, logs of processes that ended
 //! long ago. Whatever is not dealt with yet stays, however old it is.
 
-use super::{Trouble, World};
+use super::{Trouble, World, act};
 use crate::clock::Timestamp;
 use crate::domain::*;
 use crate::store::StoreError;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::time::{Duration, SystemTime};
 use tracing::info;
 
@@ -91,7 +90,7 @@ async fn runs(world: &World) -> Result<usize, Trouble> {
     }
     for run in &old {
         for result in run.results.values() {
-            remove(&super::log_file(world, &result.process)).await?;
+            act::remove_file(&super::log_file(world, &result.process)).await?;
         }
     }
     for some in old.chunks(AT_A_TIME) {
@@ -115,7 +114,7 @@ async fn logs(world: &World, kept_for: Duration) -> Result<usize, Trouble> {
     while let Some(entry) = folder.next_entry().await? {
         let Ok(modified) = entry.metadata().await.and_then(|metadata| metadata.modified()) else { continue };
         if age(modified) >= kept_for {
-            remove(&entry.path()).await?;
+            act::remove_file(&entry.path()).await?;
             count += 1;
         }
     }
@@ -124,11 +123,4 @@ async fn logs(world: &World, kept_for: Duration) -> Result<usize, Trouble> {
 
 fn age(modified: SystemTime) -> Duration {
     modified.elapsed().unwrap_or_default()
-}
-
-async fn remove(path: &Path) -> Result<(), Trouble> {
-    match tokio::fs::remove_file(path).await {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
-        _ => Ok(()),
-    }
 }

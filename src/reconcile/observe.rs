@@ -5,7 +5,9 @@ use super::{Trouble, World};
 use crate::domain::*;
 use crate::platform::{self, Exit, ProcessStatus, State};
 use crate::router;
-use crate::workflow::{AddonsView, AppView, Claim, ProcessState, ProcessView, RunView, TargetView, Use, share};
+use crate::workflow::{
+    AddonsView, AppView, Claim, ProcessState, ProcessView, RunView, TargetView, Use, environment_of, share,
+};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -117,12 +119,8 @@ pub(super) fn wanted_addons(world: &World, app: &App, build: Option<&Build>) -> 
         // An earlier release has the config of then, with what its add-ons gave.
         (Some(Cause::Rollback { .. } | Cause::Push) | None, _) => return Ok(Vec::new()),
     };
-    let environment = match app.stage {
-        Stage::Review(_) => Environment::Review,
-        Stage::Staging | Stage::Production => Environment::Plain,
-    };
     let slug = world.store.slug(slug)?;
-    Ok(slug.map(|slug| slug.manifest().for_environment(environment).addons).unwrap_or_default())
+    Ok(slug.map(|slug| slug.manifest().for_environment(environment_of(app.stage)).addons).unwrap_or_default())
 }
 
 /// The release with as many processes as are wanted now: scaling makes no release.

@@ -507,16 +507,18 @@ fn rewrite_each<'a>(
 }
 
 fn pull_key(repository: RepositoryId, number: PullNumber) -> [u8; 16] {
-    let mut key = [0; 16];
-    key[..8].copy_from_slice(&number_key(repository.0));
-    key[8..].copy_from_slice(&number_key(number.0));
-    key
+    numbered_key(repository, number.0)
 }
 
 fn run_of_key(repository: RepositoryId, number: RunNumber) -> [u8; 16] {
+    numbered_key(repository, number.0)
+}
+
+/// Sorts by repository, then by number.
+fn numbered_key(repository: RepositoryId, number: u64) -> [u8; 16] {
     let mut key = [0; 16];
     key[..8].copy_from_slice(&number_key(repository.0));
-    key[8..].copy_from_slice(&number_key(number.0));
+    key[8..].copy_from_slice(&number_key(number));
     key
 }
 

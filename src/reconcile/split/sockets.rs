@@ -5,7 +5,7 @@ use super::answer::{Who, answer};
 use crate::ci::wire::{self, Answer, MOST_ANSWER, MOST_REQUEST};
 use crate::domain::*;
 use crate::platform::Bind;
-use crate::reconcile::{Trouble, World};
+use crate::reconcile::{Trouble, World, build};
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -42,10 +42,7 @@ pub(in crate::reconcile) async fn open(world: &World, who: Who) -> Result<(), Tr
 }
 
 pub(in crate::reconcile) async fn close(world: &World, who: Who) -> Result<(), Trouble> {
-    match tokio::fs::remove_dir_all(folder(world, who)).await {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
-        _ => Ok(()),
-    }
+    build::remove_folder(&folder(world, who)).await
 }
 
 pub(in crate::reconcile) fn binds(world: &World, who: Who) -> Result<Vec<Bind>, Trouble> {

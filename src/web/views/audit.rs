@@ -7,6 +7,7 @@ use crate::reconcile::{self, World};
 use crate::web::problem::Problem;
 use serde::Serialize;
 use std::cmp::Reverse;
+use std::collections::BTreeMap;
 
 /// Entries that a page shows.
 pub const AUDITED: usize = 100;
@@ -40,6 +41,10 @@ pub fn audit(world: &World, only: Option<RepositoryId>, most: usize) -> Result<V
     let now = world.now();
     let mut lines: Vec<(Timestamp, AuditLine)> = Vec::new();
     let shown = |error: serde_json::Error| Problem::Internal { detail: error.to_string() };
+    let mut orders: BTreeMap<RepositoryId, Vec<OperatorOrder>> = BTreeMap::new();
+    for order in world.store.orders()? {
+        orders.entry(order.repository).or_default().push(order);
+    }
     for repository in world.store.repositories()? {
         if only.is_some_and(|only| only != repository.id) {
             continue;
@@ -59,7 +64,7 @@ pub fn audit(world: &World, only: Option<RepositoryId>, most: usize) -> Result<V
             };
             lines.push((record.given_at, line));
         }
-        for order in world.store.orders()?.into_iter().filter(|order| order.repository == repository.id) {
+        for order in orders.remove(&repository.id).unwrap_or_default() {
             let line = AuditLine {
                 repository: repository.full_name(),
                 by: order.by,
