@@ -20,13 +20,15 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tracing::{info, warn};
 
 /// How often GitHub is asked for what its webhooks did not bring. What has not changed costs no call of the limit.
 const COMPARE_EVERY: Duration = Duration::from_secs(60);
 /// Entries of the queue that are worked on at a time.
-const WORKERS: usize = 12;
+pub const WORKERS: usize = 12;
+/// How many of them may be waiting for GitHub.
+const LINES: usize = 8;
 
 /// What a test puts in the place of the machine's own.
 pub struct Parts {
@@ -88,6 +90,7 @@ pub fn open_world(config: Config, parts: Parts) -> anyhow::Result<World> {
         executable: own_executable()?,
         boards: reconcile::split::Boards::default(),
         locks: Locks::default(),
+        lines: Semaphore::new(LINES),
         config,
     })
 }

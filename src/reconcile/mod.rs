@@ -54,7 +54,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tracing::{error, warn};
 
 /// How long a claim holds if its holder says nothing more. A claim of an earlier start of the server is void at once.
@@ -65,6 +65,8 @@ const PRUNE_EVERY: u64 = 120;
 const KNOCK_WAIT: Duration = Duration::from_secs(10);
 /// A delivery that failed this often waits for a person.
 const DELIVERY_ATTEMPTS: u32 = 20;
+/// What finds no line to GitHub free asks again after so long.
+const LINE_WAIT: Duration = Duration::from_millis(250);
 
 /// All that the loop works with.
 pub struct World {
@@ -93,6 +95,9 @@ pub struct World {
     pub boards: split::Boards,
     /// One build of a repository is prepared at a time, one table is sent at a time.
     pub locks: Locks,
+    /// So many entries may be waiting for GitHub at once. There are fewer than workers, so that boots, switches and
+    /// drains go on while GitHub is slow.
+    pub lines: Semaphore,
 }
 
 /// Named locks.
@@ -157,7 +162,13 @@ pub enum Step {
 /// What follows for the queue entry.
 enum Next {
     Done,
-    Again { after: Duration },
+    Again {
+        after: Duration,
+    },
+    /// The rest of it is put off, and the attempts so far count on.
+    PutOff {
+        after: Duration,
+    },
 }
 
 /// Claims one entry and works on it.
@@ -182,7 +193,10 @@ async fn step_inside(world: &World) -> Result<Step, StoreError> {
         return Ok(Step::Worked { key });
     };
     let result = match key.split_once(':') {
-        Some(("delivery", id)) => deliver::process(world, id, entry.attempts).await,
+        Some(("delivery", id)) => match world.lines.try_acquire() {
+            Ok(_line) => deliver::process(world, id, entry.attempts).await,
+            Err(_) => Ok(Next::PutOff { after: LINE_WAIT }),
+        },
         _ => match key.parse::<Subject>() {
             Ok(subject) => reconcile(world, &subject).await,
             Err(error) => Err(Trouble::bug(error)),
@@ -216,6 +230,15 @@ async fn settle(
                 .transact(move |tx| {
                     queue::complete(tx, &key, token, now)?;
                     queue::enqueue(tx, &key, now + after)
+                })
+                .await?;
+        }
+        Ok(Next::PutOff { after }) => {
+            world
+                .store
+                .transact(move |tx| {
+                    queue::put_off(tx, &key, token, now + after)?;
+                    Ok::<(), StoreError>(())
                 })
                 .await?;
         }
@@ -291,7 +314,16 @@ async fn reconcile(world: &World, subject: &Subject) -> Result<Next, Trouble> {
             return Ok(Next::Done);
         }
     };
+    let Ok(line) = world.lines.try_acquire() else {
+        let after = match plan.again_in {
+            Some(after) => after.min(LINE_WAIT),
+            None if plan.actions.is_empty() || forget.is_some() => LINE_WAIT,
+            None => Duration::ZERO,
+        };
+        return Ok(Next::PutOff { after });
+    };
     let published = publish::subject(world, subject).await;
+    drop(line);
     if let (Err(Trouble::Retry { .. }), Some(again)) = (&published, plan.again_in) {
         // What GitHub could not be told yet is told at a later look; boots and drains do not wait for it.
         warn!(%subject, "GitHub could not be told yet");
