@@ -27,8 +27,9 @@ use tracing::{info, warn};
 const COMPARE_EVERY: Duration = Duration::from_secs(60);
 /// Entries of the queue that are worked on at a time.
 pub const WORKERS: usize = 12;
-/// How many of them may be waiting for GitHub.
-const LINES: usize = 8;
+/// How many of them may be reading what deliveries are about, and how many telling GitHub something.
+const INCOMING: usize = 4;
+const OUTGOING: usize = 6;
 
 /// What a test puts in the place of the machine's own.
 pub struct Parts {
@@ -90,7 +91,7 @@ pub fn open_world(config: Config, parts: Parts) -> anyhow::Result<World> {
         executable: own_executable()?,
         boards: reconcile::split::Boards::default(),
         locks: Locks::default(),
-        lines: Semaphore::new(LINES),
+        lines: reconcile::Lines { incoming: Semaphore::new(INCOMING), outgoing: Semaphore::new(OUTGOING) },
         config,
     })
 }

@@ -95,9 +95,16 @@ pub struct World {
     pub boards: split::Boards,
     /// One build of a repository is prepared at a time, one table is sent at a time.
     pub locks: Locks,
-    /// So many entries may be waiting for GitHub at once. There are fewer than workers, so that boots, switches and
-    /// drains go on while GitHub is slow.
-    pub lines: Semaphore,
+    pub lines: Lines,
+}
+
+/// How many entries of the queue may be waiting for GitHub at once, each way. Together they are fewer than the workers, so
+/// that boots, switches and drains go on while GitHub is slow; and what comes in does not wait behind what goes out.
+pub struct Lines {
+    /// Deliveries, which read.
+    pub incoming: Semaphore,
+    /// Reports, which write.
+    pub outgoing: Semaphore,
 }
 
 /// Named locks.
@@ -193,7 +200,7 @@ async fn step_inside(world: &World) -> Result<Step, StoreError> {
         return Ok(Step::Worked { key });
     };
     let result = match key.split_once(':') {
-        Some(("delivery", id)) => match world.lines.try_acquire() {
+        Some(("delivery", id)) => match world.lines.incoming.try_acquire() {
             Ok(_line) => deliver::process(world, id, entry.attempts).await,
             Err(_) => Ok(Next::PutOff { after: LINE_WAIT }),
         },
@@ -314,7 +321,7 @@ async fn reconcile(world: &World, subject: &Subject) -> Result<Next, Trouble> {
             return Ok(Next::Done);
         }
     };
-    let Ok(line) = world.lines.try_acquire() else {
+    let Ok(line) = world.lines.outgoing.try_acquire() else {
         let after = match plan.again_in {
             Some(after) => after.min(LINE_WAIT),
             None if plan.actions.is_empty() || forget.is_some() => LINE_WAIT,
