@@ -33,6 +33,8 @@ pub mod github;
 pub mod platform;
 pub mod slug;
 pub mod addons;
+pub mod meters;
+pub mod figures;
 pub mod router;
 pub mod reconcile;
 pub mod node;

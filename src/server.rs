@@ -4,6 +4,7 @@
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
 use crate::domain::Secret;
+use crate::meters::Meters;
 use crate::github::{Credentials, GitHub, RsaKey, Settings, Timeouts, WebhookSecrets, install_crypto_provider};
 use crate::outside::Outside;
 use crate::platform::{self, Local, LocalSettings, Platform};
@@ -67,6 +68,7 @@ pub fn open_world(config: Config, parts: Parts) -> anyhow::Result<World> {
     }
     let buildpacks = slug::buildpacks_folder(&std::path::absolute(folder)?.join("buildpacks"))
         .context("cannot write the buildpacks into the data folder")?;
+    let started_at = parts.clock.now();
     Ok(World {
         clock: parts.clock,
         store,
@@ -87,6 +89,8 @@ pub fn open_world(config: Config, parts: Parts) -> anyhow::Result<World> {
         outside: parts.outside,
         executable: own_executable()?,
         boards: reconcile::split::Boards::default(),
+        started_at,
+        meters: Arc::new(Meters::open(folder.join("meters.json"))),
         locks: Locks::default(),
         config,
     })

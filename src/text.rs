@@ -33,6 +33,7 @@ const TEMPLATES: &[(&str, &str)] = &templates![
     "deliveries.html",
     "delivery.html",
     "audit.html",
+    "alert.txt",
     "message.html",
     "cli.txt",
     "demo.txt",

@@ -2,7 +2,7 @@
 
 use super::control::{Answer, MAX_LINE, Request};
 use super::log::LogLine;
-use super::metrics::{AppNumbers, Resolution};
+use super::metrics::{AppNumbers, Resolution, Slot};
 use super::table::{Table, TargetState};
 use super::{AppStatus, Status, TargetStatus, dial};
 use crate::domain::{AppName, ProcessId};
@@ -139,6 +139,17 @@ impl Router {
                 other => Err(unexpected(other)),
             },
             Router::Memory(memory) => Ok(lock(memory).numbers.get(app).cloned().unwrap_or_default()),
+        }
+    }
+
+    /// What was counted of each process since the router started, by app, release and name.
+    pub async fn totals(&self) -> Result<BTreeMap<AppName, BTreeMap<String, Slot>>, RouterError> {
+        match self {
+            Router::Remote { socket } => match ask(socket, &Request::Totals).await? {
+                Answer::Totals { apps } => Ok(apps),
+                other => Err(unexpected(other)),
+            },
+            Router::Memory(_) => Ok(BTreeMap::new()),
         }
     }
 

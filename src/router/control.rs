@@ -7,7 +7,7 @@ use super::errors::Code;
 use super::histogram::Histogram;
 use super::live::Routes;
 use super::log::{Log, LogLine};
-use super::metrics::{AppNumbers, Resolution};
+use super::metrics::{AppNumbers, Resolution, Slot};
 use super::table::{Table, TargetState};
 use crate::clock::{Clock, Timestamp};
 use crate::domain::{AppName, ProcessId};
@@ -56,6 +56,8 @@ pub(super) enum Request {
         app: AppName,
         resolution: Resolution,
     },
+    /// What was counted of each process since the router started.
+    Totals,
     Stop,
 }
 
@@ -69,6 +71,7 @@ pub(super) enum Answer {
     Logs { lines: Vec<LogLine> },
     Knocks { last: u64, apps: Vec<AppName> },
     Numbers(AppNumbers),
+    Totals { apps: BTreeMap<AppName, BTreeMap<String, Slot>> },
 }
 
 /// The router's own account of itself.
@@ -210,6 +213,11 @@ async fn answer(request: Request, control: &Arc<Control>) -> Answer {
             let metrics = control.routes.live().apps.get(&app).map(|app| app.metrics.clone());
             let now = control.clock.now();
             Answer::Numbers(metrics.map(|metrics| metrics.numbers(resolution, now)).unwrap_or_default())
+        }
+        Request::Totals => {
+            let live = control.routes.live();
+            let apps = live.apps.iter().map(|(name, app)| (name.clone(), app.metrics.process_totals()));
+            Answer::Totals { apps: apps.filter(|(_, processes)| !processes.is_empty()).collect() }
         }
         Request::Stop => {
             control.stop.send_replace(true);
