@@ -1,7 +1,7 @@
 //! Configuration: one TOML file, each key overridable by an environment variable. The only module that reads the
 //! environment. Every key has a default that works on one machine, but for what only the operator can know.
 
-use crate::domain::{AlertSettings, AlertWords, Secret};
+use crate::domain::{AlertSettings, AlertWords, AppName, Secret};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -36,6 +36,7 @@ pub struct Config {
     pub keep: Keep,
     pub alerts: Alerts,
     pub otlp: Otlp,
+    pub drains: Drains,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -252,6 +253,18 @@ pub struct Alerts {
     pub production: AlertWords,
 }
 
+/// Where log lines are sent, besides the drains that are added while Landfall runs.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Drains {
+    /// A PEM file with the authorities that receivers' certificates are signed by, besides the machine's own.
+    pub ca: Option<PathBuf>,
+    /// Addresses that get everybody's lines: `syslog+tls://logs.example.com:6514`.
+    pub all: Vec<Secret>,
+    /// Addresses by app.
+    pub apps: BTreeMap<String, Vec<Secret>>,
+}
+
 /// Where numbers are sent in OpenTelemetry's form.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -313,6 +326,7 @@ impl Default for Config {
             keep: Keep::default(),
             alerts: Alerts::default(),
             otlp: Otlp::default(),
+            drains: Drains::default(),
         }
     }
 }
@@ -522,8 +536,21 @@ impl Config {
             return invalid("addons.partner.<service>.base_url", "must begin with http:// or https://");
         }
         let webhooks = self.alerts.webhook.iter().chain(self.alerts.webhooks.values());
-        if webhooks.into_iter().any(|url| !url.expose().starts_with("http://") && !url.expose().starts_with("https://")) {
+        if webhooks.into_iter().any(|url| !url.expose().starts_with("http://") && !url.expose().starts_with("https://"))
+        {
             return invalid("alerts.webhook", "must begin with http:// or https://");
+        }
+        for (app, addresses) in self.drains.apps.iter().chain([(&"all".to_owned(), &self.drains.all)]) {
+            let known = |address: &Secret| {
+                let text = address.expose();
+                ["syslog://", "syslog+tls://", "https://", "http://"].iter().any(|scheme| text.starts_with(scheme))
+            };
+            if app.parse::<AppName>().is_err() || !addresses.iter().all(known) {
+                return invalid(
+                    "drains",
+                    "are addresses such as syslog+tls://HOST:PORT or https://…, by the name of an app",
+                );
+            }
         }
         if self.otlp.endpoint.as_ref().is_some_and(|url| !url.starts_with("http://") && !url.starts_with("https://")) {
             return invalid("otlp.endpoint", "must begin with http:// or https://");

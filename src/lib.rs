@@ -35,6 +35,7 @@ pub mod slug;
 pub mod addons;
 pub mod meters;
 pub mod figures;
+pub mod drains;
 pub mod router;
 pub mod reconcile;
 pub mod node;

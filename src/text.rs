@@ -34,6 +34,8 @@ const TEMPLATES: &[(&str, &str)] = &templates![
     "delivery.html",
     "audit.html",
     "alert.txt",
+    "metrics.html",
+    "alerts.html",
     "message.html",
     "cli.txt",
     "demo.txt",

@@ -5,6 +5,8 @@ mod otlp;
 mod prometheus;
 
 pub use otlp::request;
+#[cfg(test)]
+pub use prometheus::tests::faults;
 pub use prometheus::text;
 
 use crate::clock::Timestamp;

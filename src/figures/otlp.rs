@@ -55,8 +55,7 @@ fn metric(family: &Family, now: Timestamp) -> Json {
     match family.kind {
         Kind::Gauge => json["gauge"] = json!({ "dataPoints": points }),
         Kind::Counter => {
-            json["sum"] =
-                json!({ "dataPoints": points, "aggregationTemporality": CUMULATIVE, "isMonotonic": true });
+            json["sum"] = json!({ "dataPoints": points, "aggregationTemporality": CUMULATIVE, "isMonotonic": true });
         }
         Kind::Histogram => {
             json["histogram"] = json!({ "dataPoints": points, "aggregationTemporality": CUMULATIVE });

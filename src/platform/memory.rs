@@ -181,8 +181,14 @@ impl Memory {
         );
         let outcome = (inner.script)(spec);
         let status_at_start = inner.clock.now();
-        let process =
-            Process { spec: spec.clone(), outcome, state: State::Starting, status_at_start, lines: Vec::new(), codes: BTreeMap::new() };
+        let process = Process {
+            spec: spec.clone(),
+            outcome,
+            state: State::Starting,
+            status_at_start,
+            lines: Vec::new(),
+            codes: BTreeMap::new(),
+        };
         inner.processes.insert(spec.id.clone(), process);
         inner.history.push(spec.clone());
         drop(inner);

@@ -162,7 +162,8 @@ pub(super) async fn post(world: &World, app: &str, attempts: u32) -> Result<Next
     // Without a webhook (any more) there is nobody to tell.
     if let Some(url) = world.config.alerts.webhook_of(&repository) {
         let request = world.http.post(url.expose()).timeout(PATIENCE);
-        let request = request.header("idempotency-key", format!("{}-{number}", alerts.id)).json(&body(world, &name, &post));
+        let request =
+            request.header("idempotency-key", format!("{}-{number}", alerts.id)).json(&body(world, &name, &post));
         outside::point("alert webhook").await;
         let sent = request.send().await;
         outside::point("alert webhook done").await;

@@ -62,6 +62,7 @@ pub async fn gather(world: &World) -> Result<Vec<Family>, Trouble> {
     let states = tally(world.store.runs()?.iter().map(|run| vec![("state", run_word(run.state()).to_owned())]));
     all.push(counted("landfall_test_runs", "Test runs by state.", states));
     alerts(world, &mut all)?;
+    drains(world, &mut all);
 
     let (status, totals) = (world.router.status().await, world.router.totals().await);
     let up = f64::from(u8::from(status.is_ok()));
@@ -140,6 +141,22 @@ fn alerts(world: &World, all: &mut Vec<Family>) -> Result<(), Trouble> {
     let help = "Posts to the webhook for alerts that were given up, of the apps that there are.";
     all.push(Family::single("landfall_alert_posts_lost", Kind::Gauge, help, Timestamp(0), lost as f64));
     Ok(())
+}
+
+fn drains(world: &World, all: &mut Vec<Family>) {
+    let since = world.started_at;
+    let help = "Log lines that a drain has taken since the control plane started.";
+    let mut sent = Family::new("landfall_drain_lines_sent_total", Kind::Counter, help, since);
+    let help = "Log lines that gave way since the control plane started, because a drain was too slow or refused them.";
+    let mut dropped = Family::new("landfall_drain_lines_dropped_total", Kind::Counter, help, since);
+    let mut waiting =
+        Family::new("landfall_drain_lines_waiting", Kind::Gauge, "Log lines that wait for a drain.", since);
+    for (id, figures) in world.drains.figures() {
+        sent.add(vec![("drain", id.clone())], figures.sent as f64);
+        dropped.add(vec![("drain", id.clone())], figures.dropped as f64);
+        waiting.add(vec![("drain", id)], figures.waiting as f64);
+    }
+    all.extend([sent, dropped, waiting]);
 }
 
 /// What the router counted, by app and by process.

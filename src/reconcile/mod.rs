@@ -14,6 +14,7 @@ mod build;
 pub mod command;
 pub mod config;
 mod deliver;
+pub mod drains;
 mod expire;
 mod figures;
 mod inputs;
@@ -99,6 +100,8 @@ pub struct World {
     /// What is counted of processes.
     pub meters: Arc<crate::meters::Meters>,
     pub started_at: Timestamp,
+    /// Sends log lines away.
+    pub drains: crate::drains::Drains,
     /// One build of a repository is prepared at a time, one table is sent at a time.
     pub locks: Locks,
 }
@@ -329,6 +332,7 @@ pub async fn run(world: Arc<World>, workers: usize) {
     tasks.spawn(split::listen(world.clone()));
     tasks.spawn(follow_knocks(world.clone()));
     tasks.spawn(monitor::run(world.clone()));
+    tasks.spawn(drains::run(world.clone()));
     tasks.spawn(figures::export(world.clone()));
     tasks.spawn(tick(world));
     while let Some(ended) = tasks.join_next().await {

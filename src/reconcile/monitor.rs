@@ -71,10 +71,13 @@ pub(super) fn meter(world: &World, status: &ProcessStatus, now: Timestamp) -> Re
 
 /// A deploy failed: whether its process did not listen in time, or at another port, is one of Heroku's codes.
 pub(super) fn note_failure(world: &World, app: &AppName, failure: &Failure) {
-    if let Failure::NotHealthy { seen, .. } = failure
+    if let Failure::NotHealthy { seen, process, seconds, .. } = failure
         && (seen.is_empty() || seen == "refused")
     {
         world.meters.note(app, RuntimeCode::R10, world.now());
+        let text =
+            format!("{} -> Web process failed to bind to $PORT within {seconds} seconds", RuntimeCode::R10.line());
+        super::drains::say(world, app, process, &text, world.now());
     }
 }
 

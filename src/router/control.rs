@@ -9,6 +9,7 @@ use super::live::Routes;
 use super::log::{Log, LogLine};
 use super::metrics::{AppNumbers, Resolution, Slot};
 use super::table::{Table, TargetState};
+use super::tail::TailPage;
 use crate::clock::{Clock, Timestamp};
 use crate::domain::{AppName, ProcessId};
 use serde::{Deserialize, Serialize};
@@ -24,6 +25,8 @@ use tokio::sync::watch;
 pub(super) const MAX_LINE: u64 = 32 * 1024 * 1024;
 /// How long an answer to `knocks` may be waited for.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// Lines that one answer to `tail` holds.
+const TAIL_LINES: usize = 5_000;
 /// Lines that one answer to `logs` holds.
 const LOG_LINES: usize = 1500;
 
@@ -58,6 +61,12 @@ pub(super) enum Request {
     },
     /// What was counted of each process since the router started.
     Totals,
+    /// Log lines of all apps after a cursor of the router that was started then.
+    Tail {
+        since: Timestamp,
+        after: u64,
+        limit: usize,
+    },
     Stop,
 }
 
@@ -71,6 +80,7 @@ pub(super) enum Answer {
     Logs { lines: Vec<LogLine> },
     Knocks { last: u64, apps: Vec<AppName> },
     Numbers(AppNumbers),
+    Tail(TailPage),
     Totals { apps: BTreeMap<AppName, BTreeMap<String, Slot>> },
 }
 
@@ -213,6 +223,11 @@ async fn answer(request: Request, control: &Arc<Control>) -> Answer {
             let metrics = control.routes.live().apps.get(&app).map(|app| app.metrics.clone());
             let now = control.clock.now();
             Answer::Numbers(metrics.map(|metrics| metrics.numbers(resolution, now)).unwrap_or_default())
+        }
+        Request::Tail { since, after, limit } => {
+            let after = if since == control.started_at { after } else { 0 };
+            let (lines, next) = control.log.tail(after, limit.min(TAIL_LINES));
+            Answer::Tail(TailPage { started_at: control.started_at, lines, next })
         }
         Request::Totals => {
             let live = control.routes.live();

@@ -3,6 +3,7 @@
 //! Requests never wait for it: lines go through a bounded queue to one writer, and what does not fit is counted.
 
 use super::errors::Code;
+use super::tail::{Tail, TailLine};
 use crate::clock::Clock;
 use crate::domain::AppName;
 use serde::{Deserialize, Serialize};
@@ -111,6 +112,7 @@ struct Memory {
     rings: Mutex<HashMap<AppName, Ring>>,
     dropped: AtomicU64,
     strangers: Mutex<Strangers>,
+    tail: Mutex<Tail>,
 }
 
 /// How many lines without an app may still be written, and how many were left out since the last one.
@@ -193,6 +195,11 @@ impl Log {
     }
 
     /// The lines after a cursor (0 for all that are kept), oldest first, at most `limit`.
+    /// The lines of all apps after a cursor, oldest first.
+    pub fn tail(&self, after: u64, limit: usize) -> (Vec<TailLine>, u64) {
+        self.memory.tail().after(after, limit)
+    }
+
     pub fn after(&self, app: &AppName, cursor: u64, limit: usize) -> Vec<LogLine> {
         let rings = self.memory.lock();
         let lines = rings.get(app).into_iter().flat_map(|ring| &ring.lines);
@@ -216,6 +223,10 @@ impl Log {
 }
 
 impl Memory {
+    fn tail(&self) -> MutexGuard<'_, Tail> {
+        self.tail.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<AppName, Ring>> {
         self.rings.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -244,7 +255,10 @@ fn write_lines(mut file: Turning, lines: &Receiver<Message>, memory: &Memory) {
                 Message::Line { app, line } => {
                     file.line(&line);
                     if let Some(app) = app {
-                        memory.lock().entry(app).or_default().push(line);
+                        let mut rings = memory.lock();
+                        let ring = rings.entry(app.clone()).or_default();
+                        memory.tail().push(app, ring.next + 1, &line);
+                        ring.push(line);
                     }
                 }
                 Message::Forget(app) => {

@@ -38,7 +38,7 @@ impl Resolution {
     }
 
     /// How far back slots are kept, in seconds.
-    fn kept(self) -> i64 {
+    pub fn kept(self) -> i64 {
         match self {
             Resolution::Minute => 2 * 3600,
             Resolution::TenMinutes => 24 * 3600,

@@ -37,8 +37,9 @@ const ADDON_TAGS: Table = Table("addon_tag");
 const CONFIGS: Table = Table("config");
 const FAREWELLS: Table = Table("farewell");
 const ALERTS: Table = Table("alert");
+const DRAINS: Table = Table("drain");
 /// Where sealed texts stand: a rotation of the vault's key goes through these.
-pub const SEALED: [Table; 5] = [APPS, RELEASES, CONFIGS, ADDONS, ADDON_SERVERS];
+pub const SEALED: [Table; 6] = [APPS, RELEASES, CONFIGS, ADDONS, ADDON_SERVERS, DRAINS];
 /// The last release number of an app that is gone, so that an app of the same name goes on counting from there: process
 /// ids, logs and links of the two are never the same.
 const LAST_RELEASES: Table = Table("last_release");
@@ -223,6 +224,10 @@ impl Store {
         values(self.scan(ALERTS, b"")?)
     }
 
+    pub fn drains(&self) -> Result<Vec<Drain>, StoreError> {
+        values(self.scan(DRAINS, b"")?)
+    }
+
     pub fn addons(&self) -> Result<Vec<Addon>, StoreError> {
         values(self.scan(ADDONS, b"")?)
     }
@@ -321,6 +326,18 @@ impl Transaction<'_> {
     pub fn apps_of(&self, repository: RepositoryId) -> Result<Vec<App>, StoreError> {
         let all: Vec<App> = values(self.scan(APPS, b"")?)?;
         Ok(all.into_iter().filter(|app| app.repository == repository).collect())
+    }
+
+    pub fn drains(&self) -> Result<Vec<Drain>, StoreError> {
+        values(self.scan(DRAINS, b"")?)
+    }
+
+    pub fn put_drain(&mut self, drain: &Drain) -> Result<(), StoreError> {
+        self.put(DRAINS, drain.id.as_bytes(), drain)
+    }
+
+    pub fn delete_drain(&mut self, id: &str) -> Result<(), StoreError> {
+        self.delete(DRAINS, id.as_bytes())
     }
 
     pub fn put_alerts(&mut self, alerts: &Alerts) -> Result<(), StoreError> {

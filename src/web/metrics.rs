@@ -19,9 +19,9 @@ pub async fn healthz(shared: Data<Shared>) -> HttpResponse {
 
 pub async fn metrics(shared: Data<Shared>) -> HttpResponse {
     match gather(&shared.world).await {
-        Ok(families) => HttpResponse::Ok()
-            .content_type("text/plain; version=0.0.4; charset=utf-8")
-            .body(figures::text(&families)),
+        Ok(families) => {
+            HttpResponse::Ok().content_type("text/plain; version=0.0.4; charset=utf-8").body(figures::text(&families))
+        }
         Err(trouble) => shared.refuse("/metrics", &trouble.into()),
     }
 }

@@ -23,8 +23,8 @@ mod split;
 mod test_run;
 mod watch;
 
-pub use alerts::{AlertFacts, look as look_at_alerts};
 pub use addons::{AddonsView, is_as_asked};
+pub use alerts::{AlertFacts, look as look_at_alerts};
 pub use commands::{PromotionWish, destroy_app, needs_right, promote, retry_release, roll_back};
 pub use config::{AfterConfig, Chosen, Level, Levels, Settled, after_config, environment_of, first_formation, settle};
 pub use deploy::{AppView, plan_app};

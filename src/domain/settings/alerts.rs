@@ -162,7 +162,8 @@ mod alert_tests {
     #[test]
     fn a_repository_s_word_replaces_the_operator_s_and_that_one_the_built_in() {
         let operator =
-            alerts("[alerts.production]\nerror_rate = \"2%\"\np95 = \"500ms\"\n[alerts.review]\ncrash_loop = 5").unwrap();
+            alerts("[alerts.production]\nerror_rate = \"2%\"\np95 = \"500ms\"\n[alerts.review]\ncrash_loop = 5")
+                .unwrap();
         let repository =
             alerts("[alerts.production]\nerror_rate = \"0.5%\"\ncrash_loop = \"off\"\nno_healthy_process = \"2m\"")
                 .unwrap();
