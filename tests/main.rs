@@ -4,6 +4,7 @@ mod support {
     pub mod browser;
     pub mod load;
     pub mod machine;
+    pub mod receiver;
     pub mod schemas;
     pub mod servers;
     pub mod town;
@@ -26,6 +27,7 @@ mod intake;
 mod layers;
 mod machine;
 mod manifest;
+mod monitoring;
 mod operations;
 mod sim_schemas;
 mod sleep;
