@@ -30,4 +30,5 @@ mod operations;
 mod sim_schemas;
 mod sleep;
 mod pipelines;
+mod runners;
 mod story;
