@@ -33,4 +33,5 @@ mod sim_schemas;
 mod sleep;
 mod steady;
 mod pipelines;
+mod runners;
 mod story;

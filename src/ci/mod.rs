@@ -1,5 +1,6 @@
 //! What test runners say, read without trust; how their files are spread over nodes; what becomes of them. Pure.
 
+pub mod cases;
 pub mod judge;
 pub mod junit;
 pub mod presets;

@@ -39,7 +39,8 @@ pub use report::{
 pub use sleep::Use;
 pub use slots::{Claim, share};
 pub use split::{
-    BatchRecord, MeasuredRun, SplitPlan, SplitView, Way, holds, is_red, measured, node_results, summary, way,
+    BatchRecord, CaseRecord, MeasuredRun, SplitPlan, SplitView, Way, holds, is_red, measured, node_results, red_paths,
+    summary, way,
 };
 pub use test_run::{RunView, SETUP_FAILED, plan_run, test_script, verdict};
 pub use watch::WatchView;

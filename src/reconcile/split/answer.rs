@@ -58,6 +58,11 @@ pub async fn answer(world: &World, who: Who, request: Request) -> Result<Answer,
                 None => (Answer::Refused { why: Refusal::NoSuchLease }, None),
                 Some(LeaseState::Finished) => (Answer::Taken, None),
                 Some(LeaseState::Open) => {
+                    let held = live.board.lease(lease);
+                    let items = held.map(|held| held.items.clone()).unwrap_or_default();
+                    let age = held.map(|held| now.since(held.dealt_at).as_millis()).unwrap_or_default();
+                    // A clock may have been set meanwhile; a second is nobody's gain.
+                    let done = done.of_lease(&items, u64::try_from(age).unwrap_or(u64::MAX).saturating_add(1_000));
                     finish(live, lease, &done, now);
                     (Answer::Taken, Some(BatchRecord { lease, node, attempt, at: now, done }))
                 }
