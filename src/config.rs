@@ -200,6 +200,9 @@ pub struct PostgresAddons {
     pub url: Option<Secret>,
     /// A database on that server that review apps begin with a copy of.
     pub template: Option<String>,
+    /// A database on another server that review apps begin with a copy of, by dump and restore: an address of somebody
+    /// who may read all of it.
+    pub template_url: Option<Secret>,
     /// Memory of the server of our own, in MiB.
     pub memory_mb: u64,
     /// Its disk, in MiB.
@@ -365,6 +368,7 @@ impl Default for PostgresAddons {
             mode: None,
             url: None,
             template: None,
+            template_url: None,
             memory_mb: 1024,
             disk_mb: 16_384,
             connections: 300,
@@ -461,6 +465,9 @@ impl Config {
         let addons = &self.addons;
         if addons.postgres.mode() == AddonMode::Server && addons.postgres.url.is_none() {
             return invalid("addons.postgres.url", "is needed for the mode \"server\"");
+        }
+        if addons.postgres.template.is_some() && addons.postgres.template_url.is_some() {
+            return invalid("addons.postgres.template_url", "and template are two places for one thing: keep one");
         }
         if addons.redis.mode() == AddonMode::Server && addons.redis.url.is_none() {
             return invalid("addons.redis.url", "is needed for the mode \"server\"");

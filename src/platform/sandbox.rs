@@ -159,9 +159,18 @@ pub fn etc_files(spec: &Spec) -> [(&'static str, String); 4] {
             ),
         ),
         ("group", format!("root:x:0:\napp:x:{INSIDE_ID}:\nnogroup:x:65534:\n")),
-        ("hosts", format!("127.0.0.1 localhost\n::1 localhost\n127.0.0.1 {host}\n")),
+        ("hosts", format!("127.0.0.1 localhost\n::1 localhost\n127.0.0.1 {host}\n{}", service_names(spec))),
         ("nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\n".to_owned()),
     ]
+}
+
+/// Lines for the names that lead to services on the loopback; what is no host name is left out.
+fn service_names(spec: &Spec) -> String {
+    let is_name = |name: &&String| {
+        name.len() < 254 && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_'))
+    };
+    let names = spec.services.iter().filter_map(|service| service.name.as_ref()).filter(is_name);
+    names.map(|name| format!("127.0.0.1 {name}\n")).collect()
 }
 
 /// A filter that refuses system calls which a web application has no use for and which have been ways out of

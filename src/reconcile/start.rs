@@ -229,7 +229,7 @@ pub(super) async fn process(
         port,
         time_limit: duty.time_limit,
         grace: Duration::from_secs(settings.grace_seconds),
-        binds: Vec::new(),
+        binds: addons::binds(world, &AddonOwner::of(app), release.created_at)?,
         services: addons::services(world, &AddonOwner::of(app), release.created_at)?,
     };
     start(world, &spec).await?;
@@ -340,13 +340,14 @@ pub(super) async fn node(world: &World, run: &TestRun, node: u16, attempt: u32) 
         variables.insert("HEROKU_PR_NUMBER".to_owned(), pull.to_string());
     }
     let settings = &world.config.tests;
-    let (test, binds) = if run.split.is_some() {
+    let (test, mut binds) = if run.split.is_some() {
         let who = split::Who { run: run.number, node, attempt };
         split::open(world, who).await?;
         (split::command(), split::binds(world, who)?)
     } else {
         (script.test.clone(), Vec::new())
     };
+    binds.extend(addons::binds(world, &owner, Timestamp(i64::MAX))?);
     let spec = Spec {
         id: run.process_id(node, attempt),
         labels: [
