@@ -101,6 +101,19 @@ pub struct Build {
     /// Hosts (with their port, where it is not the usual one) that buildpacks may be fetched from, besides the GitHub
     /// of this installation. The control plane asks them itself, so they must be public ones.
     pub buildpack_hosts: Vec<String>,
+    /// The container engine that builds images from a `Dockerfile`: "docker", "podman" or "buildah". It runs as Landfall
+    /// does and outside the sandbox. Without one such repositories are refused.
+    pub engine: Option<EngineKind>,
+    /// Options before the engine's own command, such as `["--storage-driver", "vfs"]`.
+    pub engine_options: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EngineKind {
+    Docker,
+    Podman,
+    Buildah,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -326,6 +339,8 @@ impl Default for Build {
                 .chain(["buildpack-registry.s3.amazonaws.com"])
                 .map(str::to_owned)
                 .collect(),
+            engine: None,
+            engine_options: Vec::new(),
         }
     }
 }

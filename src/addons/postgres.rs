@@ -11,9 +11,9 @@ use crate::outside;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
+use tokio_postgres::Client;
 use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::error::SqlState;
-use tokio_postgres::Client;
 
 /// A statement that takes longer is cut off; copying a template is what takes long.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -229,10 +229,12 @@ impl PostgresServer {
 
     /// Whether a database of ours still waits for the copy that it is to begin as.
     pub async fn wants_copy(&self, wanted: &Database<'_>) -> Result<bool, AddonError> {
-        let remark = "SELECT coalesce(shobj_description(oid, 'pg_database') = $2, false) FROM pg_database WHERE datname = $1";
+        let remark =
+            "SELECT coalesce(shobj_description(oid, 'pg_database') = $2, false) FROM pg_database WHERE datname = $1";
         let query = async {
             let admin = self.connect(None).await?;
-            let row = admin.query_opt(remark, &[&wanted.name(), &copy::WANTED]).await.map_err(|error| refused(&error))?;
+            let row =
+                admin.query_opt(remark, &[&wanted.name(), &copy::WANTED]).await.map_err(|error| refused(&error))?;
             Ok(row.is_some_and(|row| row.get(0)))
         };
         limited(query).await

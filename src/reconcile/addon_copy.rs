@@ -4,7 +4,7 @@
 use super::addons::{folder, password_of, postgres_port};
 use super::observe::{self, label};
 use super::{Trouble, World, act};
-use crate::addons::{self, Address, AddonError, Database, PostgresServer, Provided, TARGET_PORT, TEMPLATE_PORT};
+use crate::addons::{self, AddonError, Address, Database, PostgresServer, Provided, TARGET_PORT, TEMPLATE_PORT};
 use crate::domain::*;
 use crate::outside;
 use crate::platform::{Bind, Code, Exit, Limits, Network, Spec, State};
@@ -161,6 +161,7 @@ async fn begin(
         grace: Duration::from_secs(5),
         binds: binds.collect(),
         services,
+        walls: crate::platform::Walls::Sandbox,
     };
     outside::point("platform start").await;
     world.platform.start(&spec).await?;

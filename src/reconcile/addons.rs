@@ -173,38 +173,8 @@ async fn provision(world: &World, addon: &Addon, waited: Duration) -> Result<Res
     match addon.kind {
         AddonKind::Postgres if settings.postgres.mode() == AddonMode::Off => Ok(Err(off(addon.service()))),
         AddonKind::Redis if settings.redis.mode() == AddonMode::Off => Ok(Err(off(addon.service()))),
-        AddonKind::Postgres => {
-            let server = match postgres(world, addon.own).await? {
-                Ok(server) => server,
-                Err(error) => return Ok(Err(error)),
-            };
-            let (tag, password) = (tag(world).await?, password_of(world, addon)?);
-            let seen = seen_at(world, addon, server.endpoint());
-            let named = inside_name(world, addon, &server);
-            let on_machine = network_of(world, &addon.owner) == Network::Host;
-            let told = server.address().told(named.is_some() || on_machine, AUTHORITY.as_ref());
-            let stranger = is_stranger(world, &addon.owner)?;
-            let may_copy = !stranger && is_review(world, &addon.owner)?;
-            let database = Database {
-                addon,
-                tag: &tag,
-                password: &password,
-                template: settings.postgres.template.as_deref().filter(|_| may_copy),
-                copied: may_copy && settings.postgres.template_url.is_some(),
-                most_connections: most_connections(world, addon, stranger),
-                seen_at: (named.as_deref().unwrap_or(&seen.0), seen.1),
-                told: &told,
-            };
-            let provided = server.provision(&database).await;
-            if !database.copied || !matches!(provided, Ok(Provided::Ready { .. })) {
-                return Ok(provided);
-            }
-            Ok(match addon_copy::ensure(world, &server, &database).await? {
-                Ok(Some(pending)) => Ok(pending),
-                Ok(None) => provided,
-                Err(error) => Err(error),
-            })
-        }
+        // On the heap: what is polled for one add-on stays small however much one of its kinds does.
+        AddonKind::Postgres => Box::pin(provision_postgres(world, addon)).await,
         AddonKind::Redis if addon.own => {
             let policy = match addons::policy_of(addon) {
                 Ok(policy) => policy,
@@ -241,6 +211,40 @@ async fn provision(world: &World, addon: &Addon, waited: Duration) -> Result<Res
             Ok(partner.provision(&world.http, addon, &addon.owner.to_string(), waited).await)
         }
     }
+}
+
+async fn provision_postgres(world: &World, addon: &Addon) -> Result<Result<Provided, AddonError>, Trouble> {
+    let settings = &world.config.addons;
+    let server = match postgres(world, addon.own).await? {
+        Ok(server) => server,
+        Err(error) => return Ok(Err(error)),
+    };
+    let (tag, password) = (tag(world).await?, password_of(world, addon)?);
+    let seen = seen_at(world, addon, server.endpoint());
+    let named = inside_name(world, addon, &server);
+    let on_machine = network_of(world, &addon.owner) == Network::Host;
+    let told = server.address().told(named.is_some() || on_machine, AUTHORITY.as_ref());
+    let stranger = is_stranger(world, &addon.owner)?;
+    let may_copy = !stranger && is_review(world, &addon.owner)?;
+    let database = Database {
+        addon,
+        tag: &tag,
+        password: &password,
+        template: settings.postgres.template.as_deref().filter(|_| may_copy),
+        copied: may_copy && settings.postgres.template_url.is_some(),
+        most_connections: most_connections(world, addon, stranger),
+        seen_at: (named.as_deref().unwrap_or(&seen.0), seen.1),
+        told: &told,
+    };
+    let provided = server.provision(&database).await;
+    if !database.copied || !matches!(provided, Ok(Provided::Ready { .. })) {
+        return Ok(provided);
+    }
+    Ok(match Box::pin(addon_copy::ensure(world, &server, &database)).await? {
+        Ok(Some(pending)) => Ok(pending),
+        Ok(None) => provided,
+        Err(error) => Err(error),
+    })
 }
 
 /// Whether a stranger's code would use it: it gets no data of the repository's own, and nothing that costs money.
@@ -430,6 +434,7 @@ async fn keep(world: &World, server: &Server) -> Result<Result<(), AddonError>, 
         grace: Duration::from_secs(world.config.apps.grace_seconds),
         binds: vec![Bind { host: server.folder.clone(), inside: "/data".into(), writable: true }],
         services: Vec::new(),
+        walls: crate::platform::Walls::Sandbox,
     };
     outside::point("platform start").await;
     world.platform.start(&spec).await?;
@@ -528,11 +533,7 @@ fn operator_s_postgres(world: &World) -> Option<PostgresServer> {
 }
 
 /// Files that the owner's processes need to trust its servers. As with services, only what was there at `until` counts.
-pub(super) fn binds(
-    world: &World,
-    owner: &AddonOwner,
-    until: crate::clock::Timestamp,
-) -> Result<Vec<Bind>, Trouble> {
+pub(super) fn binds(world: &World, owner: &AddonOwner, until: crate::clock::Timestamp) -> Result<Vec<Bind>, Trouble> {
     let needs = |addon: &Addon| addon.kind == AddonKind::Postgres && !addon.own && addon.created_at <= until;
     if !world.store.addons_of(owner)?.iter().any(needs) {
         return Ok(Vec::new());
@@ -625,7 +626,7 @@ pub(super) async fn process_changed(world: &World, status: &ProcessStatus) -> Re
         act::discard(world, &status.id).await?;
         return Ok(None);
     }
-    look_after(world).await?;
+    Box::pin(look_after(world)).await?;
     Ok(Some(RESTART))
 }
 

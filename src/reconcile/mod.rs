@@ -15,6 +15,7 @@ pub mod command;
 pub mod config;
 mod deliver;
 mod expire;
+mod image;
 mod inputs;
 mod observe;
 pub mod processes;

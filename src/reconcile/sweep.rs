@@ -106,7 +106,8 @@ async fn stale_build_folders(world: &World) -> Result<Vec<String>, Trouble> {
         let name = entry.file_name().to_string_lossy().into_owned();
         let key = name.split('.').nth(1).unwrap_or_default().to_owned();
         let build = world.store.build(&BuildKey(key))?;
-        let going_on = build.is_some_and(|build| build.process.as_str() == name && build.state == BuildState::Running);
+        let going_on =
+            build.is_some_and(|build| build.process_at(BuildPhase::Pack) == name && build.state == BuildState::Running);
         if !going_on {
             stale.push(name);
         }
