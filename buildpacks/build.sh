@@ -27,6 +27,13 @@ export STACK=${STACK:-heroku-24} SOURCE_VERSION=${SOURCE_VERSION:-}
 export HOME=$build_dir REQUEST_ID=${REQUEST_ID:-} CI=${CI:-}
 [ -n "$CI" ] || unset CI
 
+# Some package managers bring a list of authorities of their own, which knows nothing of an operator's proxy or registry.
+authorities=/etc/ssl/certs/ca-certificates.crt
+if [ -f "$authorities" ]; then
+  export SSL_CERT_FILE=${SSL_CERT_FILE:-$authorities} REQUESTS_CA_BUNDLE=${REQUESTS_CA_BUNDLE:-$authorities}
+  export NODE_EXTRA_CA_CERTS=${NODE_EXTRA_CA_CERTS:-$authorities} UV_SYSTEM_CERTS=${UV_SYSTEM_CERTS:-1}
+fi
+
 # A buildpack may write into its own folder (`export`), so they run from a copy.
 work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT
