@@ -64,6 +64,8 @@ pub struct Router {
     pub tls_key: Option<PathBuf>,
     /// Whoever comes without TLS is sent to the address with it, where there is one.
     pub tls_redirect: bool,
+    /// Error pages in place of Landfall's own: a folder of templates such as `H80.html`, `404.html` and `error.html`.
+    pub error_pages: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -303,6 +305,7 @@ impl Default for Router {
             tls_certificate: None,
             tls_key: None,
             tls_redirect: true,
+            error_pages: None,
         }
     }
 }

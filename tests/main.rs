@@ -30,5 +30,6 @@ mod manifest;
 mod operations;
 mod sim_schemas;
 mod sleep;
+mod steady;
 mod pipelines;
 mod story;

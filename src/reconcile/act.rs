@@ -537,6 +537,7 @@ fn route_of(world: &World, app: &App, route: &WantedRoute) -> router::Route {
             Notice::Failed => Some(router::Notice::Failed),
             Notice::Crashed => Some(router::Notice::Crashed),
             Notice::Asleep => Some(router::Notice::Asleep),
+            Notice::Maintenance => Some(router::Notice::Maintenance),
             // The router's own word for it is H14.
             Notice::NoWeb => None,
         }),

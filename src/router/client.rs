@@ -35,6 +35,16 @@ pub enum Router {
     Memory(Arc<Mutex<MemoryRouter>>),
 }
 
+/// Which router runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct About {
+    pub process: u32,
+    /// The address that clients reach.
+    pub listen: String,
+    /// Tells one program from another; empty where it was not said.
+    pub build: String,
+}
+
 /// A router for tests: it records tables and calls a target healthy when the test says so.
 #[derive(Debug, Default)]
 pub struct MemoryRouter {
@@ -144,12 +154,19 @@ impl Router {
 
     /// Whether a router answers, and the address that its clients reach.
     pub async fn ping(&self) -> Result<String, RouterError> {
+        self.about().await.map(|about| about.listen)
+    }
+
+    /// Which router answers.
+    pub async fn about(&self) -> Result<About, RouterError> {
         match self {
             Router::Remote { socket } => match ask(socket, &Request::Ping).await? {
-                Answer::Pong { listen, .. } => Ok(listen),
+                Answer::Pong { process, listen, build } => Ok(About { process, listen, build }),
                 other => Err(unexpected(other)),
             },
-            Router::Memory(_) => Ok("127.0.0.1:0".to_owned()),
+            Router::Memory(_) => {
+                Ok(About { process: std::process::id(), listen: "127.0.0.1:0".to_owned(), build: String::new() })
+            }
         }
     }
 
@@ -220,7 +237,7 @@ async fn ask(socket: &Path, request: &Request) -> Result<Answer, RouterError> {
     ask_within(socket, request, PATIENCE).await
 }
 
-async fn ask_within(socket: &Path, request: &Request, limit: Duration) -> Result<Answer, RouterError> {
+pub(super) async fn ask_within(socket: &Path, request: &Request, limit: Duration) -> Result<Answer, RouterError> {
     let late = |_| RouterError::Unreachable(std::io::ErrorKind::TimedOut.into());
     let line = tokio::time::timeout(limit, exchange(socket, request)).await.map_err(late)?;
     let line = line.map_err(RouterError::Unreachable)?;

@@ -142,7 +142,7 @@ enum Message {
     Forget(AppName),
 }
 
-/// One app's last lines. The cursor of a line is its number since the router started.
+/// One app's last lines. Cursors go up over restarts of the router, since they begin with the time.
 #[derive(Default)]
 struct Ring {
     lines: VecDeque<(u64, String)>,
@@ -164,9 +164,11 @@ impl Log {
         let (queue, lines) = sync_channel(QUEUE);
         let memory = Arc::new(Memory::default());
         let writer_memory = memory.clone();
+        // A thousand lines a millisecond are more than there can be.
+        let first = u64::try_from(clock.now().0).unwrap_or(0).saturating_mul(1000);
         std::thread::Builder::new()
             .name("router-log".into())
-            .spawn(move || write_lines(file, &lines, &writer_memory))?;
+            .spawn(move || write_lines(file, &lines, &writer_memory, first))?;
         Ok(Log { queue, memory, clock })
     }
 
@@ -222,8 +224,8 @@ impl Memory {
 }
 
 impl Ring {
-    fn push(&mut self, line: String) {
-        self.next += 1;
+    fn push(&mut self, line: String, first: u64) {
+        self.next = (self.next + 1).max(first);
         self.bytes += line.len();
         self.lines.push_back((self.next, line));
         while self.lines.len() > RING_LINES || self.bytes > RING_BYTES {
@@ -235,16 +237,16 @@ impl Ring {
     }
 }
 
-fn write_lines(mut file: Turning, lines: &Receiver<Message>, memory: &Memory) {
+fn write_lines(mut file: Turning, lines: &Receiver<Message>, memory: &Memory, first: u64) {
     // One wake-up for whatever has gathered, one flush for all of it.
-    while let Ok(first) = lines.recv() {
-        let mut next = Some(first);
+    while let Ok(message) = lines.recv() {
+        let mut next = Some(message);
         while let Some(message) = next {
             match message {
                 Message::Line { app, line } => {
                     file.line(&line);
                     if let Some(app) = app {
-                        memory.lock().entry(app).or_default().push(line);
+                        memory.lock().entry(app).or_default().push(line, first);
                     }
                 }
                 Message::Forget(app) => {
@@ -392,11 +394,11 @@ mod tests {
 
         let mut ring = Ring::default();
         for number in 0..2000 {
-            ring.push(format!("line {number}"));
+            ring.push(format!("line {number}"), 0);
         }
         assert_eq!((ring.lines.len(), ring.lines[0].0), (RING_LINES, 501));
         for _ in 0..2000 {
-            ring.push("x".repeat(2000));
+            ring.push("x".repeat(2000), 0);
         }
         assert!(ring.bytes <= RING_BYTES && ring.lines.len() == RING_BYTES / 2000);
     }

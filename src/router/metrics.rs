@@ -145,6 +145,12 @@ pub(super) struct Kept {
     processes: BTreeMap<String, Series>,
 }
 
+impl Kept {
+    pub fn is_empty(&self) -> bool {
+        self.series.is_none() && self.processes.is_empty()
+    }
+}
+
 /// Counts one request as in flight until it is dropped.
 pub(super) struct AppInFlight(Arc<AppMetrics>);
 
@@ -226,6 +232,26 @@ impl AppMetrics {
         }
     }
 
+    /// As `kept`, and counts anew: what comes back was not told to anybody before.
+    pub fn take(&self) -> Kept {
+        let mut counted = self.lock();
+        let processes = std::mem::take(&mut counted.processes);
+        Kept { last_request: self.last_request.load(Ordering::Relaxed), series: counted.series.take(), processes }
+    }
+
+    /// Adds what another router counted.
+    pub fn absorb(&self, kept: &Kept) {
+        self.last_request.fetch_max(kept.last_request, Ordering::Relaxed);
+        let mut counted = self.lock();
+        if let Some(series) = &kept.series {
+            series.minutes.iter().for_each(|slot| counted.total.merge(slot));
+            counted.series.get_or_insert_default().absorb(series);
+        }
+        for (name, series) in &kept.processes {
+            counted.processes.entry(name.clone()).or_default().absorb(series);
+        }
+    }
+
     pub fn of(kept: Kept) -> AppMetrics {
         AppMetrics {
             last_request: AtomicI64::new(kept.last_request),
@@ -245,6 +271,20 @@ impl Series {
             Resolution::Minute => &self.minutes,
             Resolution::TenMinutes => &self.tens,
             Resolution::Hour => &self.hours,
+        }
+    }
+
+    fn absorb(&mut self, other: &Series) {
+        for (mine, theirs) in
+            [(&mut self.minutes, &other.minutes), (&mut self.tens, &other.tens), (&mut self.hours, &other.hours)]
+        {
+            for slot in theirs {
+                let place = mine.partition_point(|have| have.at < slot.at);
+                match mine.get_mut(place) {
+                    Some(have) if have.at == slot.at => have.merge(slot),
+                    _ => mine.insert(place, slot.clone()),
+                }
+            }
         }
     }
 

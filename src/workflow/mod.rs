@@ -11,6 +11,8 @@ mod deploy;
 mod guard;
 mod formation;
 mod intake;
+mod keep;
+mod once;
 mod parse;
 mod policy;
 mod report;

@@ -232,6 +232,16 @@ impl Town {
         }
     }
 
+    /// Waits for something that others work on, and answers health checks meanwhile.
+    pub async fn until(&self, what: &str, is_so: impl Fn() -> bool) {
+        let deadline = Instant::now() + PATIENCE / 2;
+        while !is_so() {
+            assert!(Instant::now() < deadline, "it does not happen: {what}");
+            self.answer_health_checks();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// Works until nothing is due within a few seconds.
     async fn work(&self, world: &World) {
         loop {

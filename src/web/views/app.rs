@@ -23,6 +23,10 @@ pub enum AppState {
     Starting,
     Live,
     Failed,
+    /// Nothing of it runs until somebody asks for it.
+    Asleep,
+    /// Its processes run, and visitors are told to come again.
+    Maintenance,
     /// It was live, and none of its web processes answers.
     Crashed,
     Held,
@@ -38,6 +42,8 @@ pub struct AppCard {
     pub url: String,
     /// Something of it answers requests.
     pub serves: bool,
+    /// Visitors are told that it is under maintenance, whatever else is so.
+    pub maintenance: bool,
     pub live: Option<Live>,
     pub newest: Option<DeployLine>,
     pub pull: Option<PullLine>,
@@ -203,7 +209,8 @@ pub fn card(world: &World, app: &App, repository: Option<&Repository>) -> Result
         stage: app.stage.word(),
         state: state(world, app, crashed)?,
         url: world.app_url(&app.name),
-        serves,
+        serves: serves && !app.maintenance,
+        maintenance: app.maintenance,
         live,
         newest,
         pull: pull.as_ref().map(PullLine::new),
@@ -227,6 +234,8 @@ fn state(world: &World, app: &App, crashed: bool) -> Result<AppState, StoreError
         Phase::WaitingForConfig => AppState::WaitingForConfig,
         Phase::Releasing => AppState::ReleasePhase,
         Phase::Booting => AppState::Starting,
+        Phase::Live | Phase::Replaced if app.maintenance => AppState::Maintenance,
+        Phase::Live | Phase::Replaced if app.asleep_since.is_some() => AppState::Asleep,
         Phase::Live | Phase::Replaced if crashed => AppState::Crashed,
         Phase::Live | Phase::Replaced => AppState::Live,
         Phase::Failed => AppState::Failed,
