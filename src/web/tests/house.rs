@@ -177,6 +177,7 @@ impl House {
             grace: Duration::from_secs(1),
             binds: Vec::new(),
             services: Vec::new(),
+            walls: crate::platform::Walls::Sandbox,
         };
         let platform = Platform::Memory(memory.clone());
         futures_util::FutureExt::now_or_never(platform.start(&spec))
