@@ -130,7 +130,11 @@ pub fn apply(
                 }
             }
             Change::Restart { stage, before } => {
-                change_app(tx, repository, *stage, |app| app.restart_at = Some(*before), now)?;
+                let restart = |app: &mut App| {
+                    app.restart_at = Some(*before);
+                    app.restart_only = None;
+                };
+                change_app(tx, repository, *stage, restart, now)?;
             }
             Change::Scale { stage, formation } => {
                 let formation = Some(formation.clone());
@@ -274,6 +278,8 @@ fn app_or_new(
         created_at: now,
         untrusted: false,
         restart_at: None,
+        restart_only: None,
+        maintenance: false,
         kept_until: None,
         watch: None,
         formation: None,

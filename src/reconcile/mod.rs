@@ -7,14 +7,18 @@
 
 mod act;
 mod addons;
+pub mod alerts;
 mod answer;
 mod apply;
 mod build;
 pub mod command;
 pub mod config;
 mod deliver;
+pub mod drains;
 mod expire;
+mod figures;
 mod inputs;
+mod monitor;
 mod observe;
 pub mod processes;
 mod prune;
@@ -32,6 +36,8 @@ pub use act::log_file;
 pub use addons::{AddonLine, addon_lines};
 pub use apply::{apply, enqueue};
 pub use expire::{Expired, expire};
+pub use figures::{export_once, gather};
+pub use monitor::{keep as keep_numbers, monitor};
 pub use observe::{ended, label};
 pub use prune::{KEPT_RELEASES, tidy};
 pub use shipment::{Contents, contents};
@@ -54,7 +60,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tracing::{error, warn};
 
 /// How long a claim holds if its holder says nothing more. A claim of an earlier start of the server is void at once.
@@ -65,6 +71,8 @@ const PRUNE_EVERY: u64 = 120;
 const KNOCK_WAIT: Duration = Duration::from_secs(10);
 /// A delivery that failed this often waits for a person.
 const DELIVERY_ATTEMPTS: u32 = 20;
+/// What finds no line to GitHub free asks again after so long.
+const LINE_WAIT: Duration = Duration::from_millis(250);
 
 /// All that the loop works with.
 pub struct World {
@@ -91,8 +99,23 @@ pub struct World {
     /// This program, which runs inside test processes as well.
     pub executable: PathBuf,
     pub boards: split::Boards,
+    /// What is counted of processes.
+    pub meters: Arc<crate::meters::Meters>,
+    pub started_at: Timestamp,
+    /// Sends log lines away.
+    pub drains: crate::drains::Drains,
     /// One build of a repository is prepared at a time, one table is sent at a time.
     pub locks: Locks,
+    pub lines: Lines,
+}
+
+/// How many entries of the queue may be waiting for GitHub at once, each way. Together they are fewer than the workers, so
+/// that boots, switches and drains go on while GitHub is slow; and what comes in does not wait behind what goes out.
+pub struct Lines {
+    /// Deliveries, which read.
+    pub incoming: Semaphore,
+    /// Reports, which write.
+    pub outgoing: Semaphore,
 }
 
 /// Named locks.
@@ -157,7 +180,13 @@ pub enum Step {
 /// What follows for the queue entry.
 enum Next {
     Done,
-    Again { after: Duration },
+    Again {
+        after: Duration,
+    },
+    /// The rest of it is put off, and the attempts so far count on.
+    PutOff {
+        after: Duration,
+    },
 }
 
 /// Claims one entry and works on it.
@@ -182,7 +211,11 @@ async fn step_inside(world: &World) -> Result<Step, StoreError> {
         return Ok(Step::Worked { key });
     };
     let result = match key.split_once(':') {
-        Some(("delivery", id)) => deliver::process(world, id, entry.attempts).await,
+        Some(("delivery", id)) => match world.lines.incoming.try_acquire() {
+            Ok(_line) => deliver::process(world, id, entry.attempts).await,
+            Err(_) => Ok(Next::PutOff { after: LINE_WAIT }),
+        },
+        Some(("alert", app)) => alerts::post(world, app, entry.attempts).await,
         _ => match key.parse::<Subject>() {
             Ok(subject) => reconcile(world, &subject).await,
             Err(error) => Err(Trouble::bug(error)),
@@ -216,6 +249,15 @@ async fn settle(
                 .transact(move |tx| {
                     queue::complete(tx, &key, token, now)?;
                     queue::enqueue(tx, &key, now + after)
+                })
+                .await?;
+        }
+        Ok(Next::PutOff { after }) => {
+            world
+                .store
+                .transact(move |tx| {
+                    queue::put_off(tx, &key, token, now + after)?;
+                    Ok::<(), StoreError>(())
                 })
                 .await?;
         }
@@ -291,7 +333,16 @@ async fn reconcile(world: &World, subject: &Subject) -> Result<Next, Trouble> {
             return Ok(Next::Done);
         }
     };
+    let Ok(line) = world.lines.outgoing.try_acquire() else {
+        let after = match plan.again_in {
+            Some(after) => after.min(LINE_WAIT),
+            None if plan.actions.is_empty() || forget.is_some() => LINE_WAIT,
+            None => Duration::ZERO,
+        };
+        return Ok(Next::PutOff { after });
+    };
     let published = publish::subject(world, subject).await;
+    drop(line);
     if let (Err(Trouble::Retry { .. }), Some(again)) = (&published, plan.again_in) {
         // What GitHub could not be told yet is told at a later look; boots and drains do not wait for it.
         warn!(%subject, "GitHub could not be told yet");
@@ -319,6 +370,9 @@ pub async fn run(world: Arc<World>, workers: usize) {
     tasks.spawn(follow_platform(world.clone()));
     tasks.spawn(split::listen(world.clone()));
     tasks.spawn(follow_knocks(world.clone()));
+    tasks.spawn(monitor::run(world.clone()));
+    tasks.spawn(drains::run(world.clone()));
+    tasks.spawn(figures::export(world.clone()));
     tasks.spawn(tick(world));
     while let Some(ended) = tasks.join_next().await {
         if let Err(error) = ended {

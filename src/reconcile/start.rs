@@ -219,7 +219,8 @@ pub(super) async fn process(
         command: duty.command,
         environment,
         limits: Limits {
-            memory_bytes: size.memory_mb << 20,
+            memory_bytes: (size.memory_mb << 20) / 100 * u64::from(settings.memory_hard_percent),
+            memory_quota: size.memory_mb << 20,
             cpu_millis: size.cpu_millis,
             processes: settings.processes,
             disk_bytes: settings.disk_mb << 20,

@@ -5,6 +5,8 @@
 //! stopped only when no request is left on it. If anything fails before the switch, nothing of the live one changed.
 
 use super::addons::{AddonStep, AddonsView, look_again, next_of_addons};
+use super::keep::{is_coming, is_surplus, keep_running, surplus_since, watch_what_comes_back};
+use super::once::{farewell, is_of, one_offs, postdeploy, release_phase};
 use super::sleep::{Rest, Use, rest};
 use super::watch::{self, Share, WatchView};
 use super::{Action, Plan, ProcessState, ProcessView, TargetView};
@@ -14,16 +16,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// How often a boot or a drain is looked at, while it lasts.
-const WATCH: Duration = Duration::from_millis(100);
-/// The same for a process of the live release that has not answered for longer than a boot may take.
-const WATCH_LATE: Duration = Duration::from_secs(5);
-/// Crash restarts: at once, then 1 s, 2 s, 4 s … up to this.
-const LONGEST_BACKOFF: Duration = Duration::from_secs(300);
-/// A process that ran this long before it crashed starts with a clean slate.
-const STABLE: Duration = Duration::from_secs(600);
-
-/// A restart that is due within this time is waited for by requests.
-const WORTH_WAITING: Duration = Duration::from_secs(5);
+pub(super) const WATCH: Duration = Duration::from_millis(100);
 
 /// All that is observed about one app.
 #[derive(Debug, Clone)]
@@ -138,9 +131,9 @@ fn run(app: &App, view: &AppView, plan: &mut Plan) {
 
 /// A release whose processes are coming up beside the live one.
 #[derive(Clone, Copy)]
-struct Boot<'a> {
-    deploy: u64,
-    release: &'a Release,
+pub(super) struct Boot<'a> {
+    pub deploy: u64,
+    pub release: &'a Release,
     /// Every one of its web processes answers healthy.
     ready: bool,
     /// It has so many of a hundred requests already.
@@ -272,101 +265,6 @@ fn make_release(deploy: &Deploy, view: &AppView, plan: &mut Plan) {
     }
 }
 
-/// `scripts.postdeploy` of an app's first release: it answers by now, and is reported live once the script succeeded.
-/// Whether nothing of it is left to do.
-fn postdeploy(app: &App, boot: Boot<'_>, view: &AppView, plan: &mut Plan) -> bool {
-    if !view.postdeploy || app.postdeploy_done || app.live.is_some() {
-        return true;
-    }
-    // One that was begun for an earlier deploy may succeed although that deploy was overtaken.
-    let succeeded = |process: &ProcessView| {
-        process.kind == "postdeploy"
-            && matches!(&process.state, ProcessState::Exited { ended, .. } if ended.is_success())
-    };
-    if view.processes.iter().any(succeeded) {
-        plan.act(Action::MarkPostdeploy);
-        return false;
-    }
-    match attempts(view, boot.release.number, "postdeploy", 1).last() {
-        None if view.processes.iter().any(|process| process.kind == "postdeploy" && !process.is_over()) => {
-            plan.look_again_in(WATCH);
-        }
-        None => plan.act(start(boot.release, "postdeploy", 1, 1)),
-        // As with the release phase: whether it may run again is for a person to say.
-        Some(process) => {
-            if let ProcessState::Exited { ended, .. } = &process.state {
-                plan.act(Action::FailDeploy {
-                    deploy: boot.deploy,
-                    failure: Failure::Postdeploy { ended: ended.clone(), tail: Vec::new() },
-                    tail_of: Some(process.id.clone()),
-                });
-            }
-        }
-    }
-    false
-}
-
-/// What people asked to run once: started once, and written down when it has ended.
-fn one_offs(app: &App, view: &AppView, plan: &mut Plan) {
-    for one_off in app.open_one_offs() {
-        let process = view.processes.iter().find(|process| is_of(process, one_off));
-        match process.map(|process| (process, &process.state)) {
-            None if one_off.stop => {
-                plan.act(Action::EndOneOff { number: one_off.number, ended: Ended::Signalled { signal: 15 } });
-            }
-            None => plan.act(Action::StartProcess {
-                release: one_off.release,
-                kind: "run".to_owned(),
-                ordinal: one_off.number,
-                attempt: 1,
-                crashes: 0,
-            }),
-            Some((_, ProcessState::Exited { ended, .. })) => {
-                plan.act(Action::EndOneOff { number: one_off.number, ended: ended.clone() });
-            }
-            Some((process, ProcessState::Starting | ProcessState::Running { .. })) if one_off.stop => {
-                plan.act(Action::Stop { process: process.id.clone() });
-                plan.look_again_in(WATCH);
-            }
-            Some((_, ProcessState::Starting | ProcessState::Running { .. } | ProcessState::Stopping)) => {}
-        }
-    }
-}
-
-fn is_of(process: &ProcessView, one_off: &OneOff) -> bool {
-    process.kind == "run" && process.ordinal == one_off.number && process.release == Some(one_off.release)
-}
-
-fn release_phase(
-    deploy: &Deploy,
-    release: &Release,
-    view: &AppView,
-    plan: &mut Plan,
-    fail: &dyn Fn(Failure, Option<&ProcessView>) -> Action,
-) {
-    if release.release_command().is_none() {
-        plan.act(Action::MarkReleased { deploy: deploy.number });
-        return;
-    }
-    // At most one attempt for each release: whether an interrupted migration may run again is for a person to say.
-    match attempts(view, release.number, "release", 1).last() {
-        // One migration at a time in each app.
-        None if view.processes.iter().any(|process| process.kind == "release" && !process.is_over()) => {
-            plan.look_again_in(WATCH);
-        }
-        None => plan.act(start(release, "release", 1, 1)),
-        Some(process) => match &process.state {
-            ProcessState::Exited { ended, .. } if ended.is_success() => {
-                plan.act(Action::MarkReleased { deploy: deploy.number });
-            }
-            ProcessState::Exited { ended, .. } => {
-                plan.act(fail(Failure::ReleasePhase { ended: ended.clone(), tail: Vec::new() }, Some(process)));
-            }
-            ProcessState::Starting | ProcessState::Running { .. } | ProcessState::Stopping => {}
-        },
-    }
-}
-
 /// What a build that something waits for needs next.
 pub(super) enum BuildStep {
     Ensure,
@@ -390,129 +288,7 @@ pub(super) fn next_of_build(build: Option<&Build>, process_over: bool, asked_at:
     }
 }
 
-/// Starts what is missing of the live release and restarts what crashed.
-fn keep_running(app: &App, live: &Release, view: &AppView, plan: &mut Plan) {
-    for (kind, ordinal) in live.processes() {
-        let attempts = attempts(view, live.number, kind, ordinal);
-        let Some(process) = attempts.last() else {
-            plan.act(start(live, kind, ordinal, 1));
-            plan.look_again_in(WATCH);
-            continue;
-        };
-        if let (ProcessState::Running { since }, Some(before)) = (&process.state, app.restart_at)
-            && *since <= before
-        {
-            plan.act(Action::Stop { process: process.id.clone() });
-            plan.look_again_in(WATCH);
-            continue;
-        }
-        if let ProcessState::Exited { started_at, at, ended } = &process.state {
-            let due = due_again(app, process.crashes, ended, *started_at, *at);
-            if view.now >= due {
-                plan.act(Action::StartProcess {
-                    release: live.number,
-                    kind: kind.to_owned(),
-                    ordinal,
-                    attempt: process.attempt + 1,
-                    crashes: crashes_after(app, process.crashes, ended, *started_at, *at),
-                });
-                plan.look_again_in(WATCH);
-            } else {
-                plan.look_again_in(due.since(view.now).max(Duration::from_millis(10)));
-            }
-            continue;
-        }
-        // Another size needs another process. The old one goes when this one answers.
-        let size = live.formation.get(kind).map(|scale| &scale.size);
-        if process.size.is_some() && process.size.as_ref() != size && process.state != ProcessState::Stopping {
-            plan.act(start(live, kind, ordinal, process.attempt + 1));
-            plan.look_again_in(WATCH);
-        }
-    }
-}
-
-/// Whether a process of the live or the booting release is not wanted any more: there are fewer of its type now, or
-/// another one of another size has taken its place.
-fn is_surplus(process: &ProcessView, view: &AppView) -> bool {
-    let of = |release: &&Release| process.release == Some(release.number);
-    let Some(release) = view.live.iter().chain(&view.next).find(of) else { return false };
-    if !is_scalable(&process.kind) {
-        return false;
-    }
-    if !release.processes().any(|(kind, ordinal)| kind == process.kind && ordinal == process.ordinal) {
-        return true;
-    }
-    let attempts = attempts(view, release.number, &process.kind, process.ordinal);
-    attempts.last().is_some_and(|newest| {
-        let took_over = match process.kind.as_str() {
-            "web" => view.targets.get(&newest.id).is_some_and(|target| target.healthy),
-            _ => matches!(newest.state, ProcessState::Running { .. }),
-        };
-        newest.id != process.id && took_over
-    })
-}
-
-/// From when on a surplus process may be stopped whatever is still in flight on it.
-fn surplus_since(app: &App, process: &ProcessView, view: &AppView) -> Option<Timestamp> {
-    let newest = attempts(view, process.release?, &process.kind, process.ordinal).last().map(|newest| &newest.state);
-    match newest {
-        Some(ProcessState::Running { since }) => app.scaled_at.map(|at| at.max(*since + view.boot_timeout)),
-        _ => app.scaled_at,
-    }
-}
-
-/// When a process of the live release that ended is to be started anew.
-fn due_again(app: &App, crashes: u32, ended: &Ended, started_at: Timestamp, at: Timestamp) -> Timestamp {
-    at + match crashes_after(app, crashes, ended, started_at, at) {
-        0 | 1 => Duration::ZERO,
-        more => Duration::from_secs(1 << (more - 2).min(16)).min(LONGEST_BACKOFF),
-    }
-}
-
-/// How many times in a row a process has crashed, now that it has ended. An end that nobody can blame it for (it was
-/// put to sleep, a person wanted it to end, the machine went away) counts for nothing.
-pub(super) fn crashes_after(app: &App, crashes: u32, ended: &Ended, started_at: Timestamp, at: Timestamp) -> u32 {
-    // What was stopped because it was not wanted has not crashed.
-    let put_to_sleep = app.asleep_since.or(app.woken_at).max(app.scaled_at).is_some_and(|changed| changed >= at);
-    let wanted = app.restart_at.is_some_and(|before| started_at <= before);
-    if matches!(ended, Ended::Lost) || put_to_sleep || wanted {
-        0
-    } else if at.since(started_at) >= STABLE {
-        1
-    } else {
-        crashes.saturating_add(1)
-    }
-}
-
-/// Whether a process of the live release is about to answer, so that requests had better wait for it than be refused.
-fn is_coming(app: &App, live: &Release, view: &AppView) -> bool {
-    live.processes().filter(|(kind, _)| *kind == "web").any(|(kind, ordinal)| {
-        let attempts = attempts(view, live.number, kind, ordinal);
-        let Some(process) = attempts.last() else { return true };
-        match &process.state {
-            ProcessState::Starting => true,
-            ProcessState::Running { since } => view.now.since(*since) < view.boot_timeout,
-            ProcessState::Stopping => false,
-            ProcessState::Exited { ended, started_at, at } => {
-                due_again(app, process.crashes, ended, *started_at, *at).since(view.now) <= WORTH_WAITING
-            }
-        }
-    })
-}
-
-/// A process that was started anew gets requests as soon as it answers; nobody tells us when that is.
-fn watch_what_comes_back(route: &WantedRoute, view: &AppView, plan: &mut Plan) {
-    for target in route.targets.iter().filter(|target| target.state == TargetState::Warming) {
-        let state = view.processes.iter().find(|process| process.id == target.process).map(|process| &process.state);
-        let booted_for = match state {
-            Some(ProcessState::Running { since }) => view.now.since(*since),
-            _ => Duration::ZERO,
-        };
-        plan.look_again_in(if booted_for < view.boot_timeout { WATCH } else { WATCH_LATE });
-    }
-}
-
-fn start(release: &Release, kind: &str, ordinal: u16, attempt: u32) -> Action {
+pub(super) fn start(release: &Release, kind: &str, ordinal: u16, attempt: u32) -> Action {
     Action::StartProcess { release: release.number, kind: kind.to_owned(), ordinal, attempt, crashes: 0 }
 }
 
@@ -567,13 +343,15 @@ fn route(app: &App, view: &AppView, booting: Option<Boot<'_>>, switch: bool, asl
     let active = targets.iter().any(|target| target.state == TargetState::Active);
     let coming = booting.is_some() || view.live.as_ref().is_some_and(|live| is_coming(app, live, view));
     let notice = match active {
+        _ if app.maintenance => Some(Notice::Maintenance),
         true => None,
         false if asleep => Some(Notice::Asleep),
         false => Some(notice(app, view)),
     };
     let canary =
         booting.filter(|_| !switch).and_then(|boot| boot.percent.map(|percent| (boot.release.number, percent)));
-    WantedRoute { release: serving, notice, targets, hold: !active && !asleep && coming, asleep, canary }
+    let hold = !active && !asleep && coming && !app.maintenance;
+    WantedRoute { release: serving, notice, targets, hold, asleep, canary }
 }
 
 fn notice(app: &App, view: &AppView) -> Notice {
@@ -680,22 +458,6 @@ fn retire(app: &App, view: &AppView, plan: &mut Plan) {
     }
 }
 
-/// `scripts.pr-predestroy`, while everything that it may need is still there. Whether nothing of it is left to do.
-fn farewell(app: &App, view: &AppView, plan: &mut Plan) -> bool {
-    let Some(live) = view.live.as_ref().filter(|_| view.predestroy && !app.farewell.done) else { return true };
-    let attempt = app.farewell.attempt.max(1);
-    let attempts = attempts(view, live.number, "predestroy", 1);
-    match attempts.into_iter().find(|process| process.attempt == attempt) {
-        None => plan.act(start(live, "predestroy", 1, attempt)),
-        Some(process) => {
-            if let ProcessState::Exited { ended, .. } = &process.state {
-                plan.act(Action::EndFarewell { process: process.id.clone(), ended: ended.clone() });
-            }
-        }
-    }
-    false
-}
-
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
@@ -759,6 +521,8 @@ pub(super) mod tests {
             created_at: Timestamp(0),
             untrusted: false,
             restart_at: None,
+            restart_only: None,
+            maintenance: false,
             kept_until: None,
             watch: None,
             formation: None,
@@ -812,7 +576,7 @@ pub(super) mod tests {
         for (now, state, healthy, expected) in [
             (1_000, TargetState::Active, true, None),
             (1_000, TargetState::Warming, false, Some(WATCH)),
-            (61_000, TargetState::Warming, false, Some(WATCH_LATE)),
+            (61_000, TargetState::Warming, false, Some(super::super::keep::WATCH_LATE)),
         ] {
             let (app, view) = view_of_a_restart(now, state, healthy);
             assert_eq!(plan_app(&app, &view), Plan { actions: Vec::new(), again_in: expected }, "{state:?} at {now}");
@@ -821,5 +585,68 @@ pub(super) mod tests {
         let plan = plan_app(&app, &view);
         let [Action::SetRoute { route: Some(route) }] = plan.actions.as_slice() else { panic!("{plan:?}") };
         assert_eq!(route.targets[0].state, TargetState::Active);
+    }
+
+    #[test]
+    fn a_web_process_that_is_started_anew_goes_when_the_one_in_its_place_answers_and_others_go_first() {
+        let (mut app, mut view) = view_of_a_restart(1_000, TargetState::Active, true);
+        app.restart_at = Some(Timestamp(500));
+        app.restart_only = Some("worker".to_owned());
+        assert_eq!(plan_app(&app, &view).actions, Vec::new(), "another type is meant");
+        app.restart_only = Some("web.1".to_owned());
+        let plan = plan_app(&app, &view);
+        let [Action::StartProcess { attempt: 3, crashes: 0, .. }] = plan.actions.as_slice() else { panic!("{plan:?}") };
+        let release = view.live.clone().expect("a release");
+        let (old, new) = (release.process_id("web", 1, 2), release.process_id("web", 1, 3));
+        let known = view.processes[0].clone();
+        let state = ProcessState::Running { since: Timestamp(900) };
+        view.processes.push(ProcessView { id: new.clone(), attempt: 3, state, ..known });
+        let answers = TargetView { state: TargetState::Warming, healthy: true, seen: String::new(), in_flight: 0 };
+        view.targets.insert(new, answers);
+        let plan = plan_app(&app, &view);
+        let switch = plan.actions.iter().find_map(|action| match action {
+            Action::SetRoute { route: Some(route) } => Some(route.clone()),
+            _ => None,
+        });
+        let states: Vec<TargetState> = switch.expect("a switch").targets.iter().map(|target| target.state).collect();
+        assert_eq!(states, [TargetState::Draining, TargetState::Active]);
+        let stops = |view: &AppView| {
+            let stop = Action::Stop { process: old.clone() };
+            plan_app(&app, view).actions.contains(&stop)
+        };
+        let draining =
+            |in_flight| TargetView { state: TargetState::Draining, healthy: true, seen: String::new(), in_flight };
+        view.targets.insert(old.clone(), draining(1));
+        assert!(!stops(&view), "a request is on it");
+        view.targets.insert(old.clone(), draining(0));
+        assert!(stops(&view));
+        let (mut app, mut view) = view_of_a_restart(1_000, TargetState::Active, true);
+        app.restart_at = Some(Timestamp(500));
+        view.live.as_mut().expect("a release").process_types.insert("worker".to_owned(), "work".to_owned());
+        let scale = Scale { quantity: 1, size: "basic".to_owned() };
+        view.live.as_mut().expect("a release").formation.insert("worker".to_owned(), scale);
+        let mut worker = view.processes[0].clone();
+        worker.kind = "worker".to_owned();
+        worker.id = release.process_id("worker", 1, 2);
+        view.processes.push(worker.clone());
+        assert!(plan_app(&app, &view).actions.contains(&Action::Stop { process: worker.id }));
+    }
+
+    #[test]
+    fn maintenance_is_told_whatever_runs() {
+        let (mut app, view) = view_of_a_restart(1_000, TargetState::Active, true);
+        app.maintenance = true;
+        let plan = plan_app(&app, &view);
+        let [Action::SetRoute { route: Some(route) }] = plan.actions.as_slice() else { panic!("{plan:?}") };
+        assert_eq!((route.notice, route.targets[0].state), (Some(Notice::Maintenance), TargetState::Active));
+        let (mut app, view) = view_of_a_restart(1_000, TargetState::Warming, false);
+        app.maintenance = true;
+        let plan = plan_app(&app, &view);
+        let route = plan.actions.iter().find_map(|action| match action {
+            Action::SetRoute { route: Some(route) } => Some(route),
+            _ => None,
+        });
+        let route = route.expect("another route");
+        assert!(!route.hold && route.notice == Some(Notice::Maintenance), "nobody waits for it: {route:?}");
     }
 }

@@ -5,12 +5,15 @@
 //! is wanted and that is observed, what must be done next? `report`: this is the state, what should people see?
 
 mod addons;
+mod alerts;
 mod commands;
 mod config;
 mod deploy;
 mod guard;
 mod formation;
 mod intake;
+mod keep;
+mod once;
 mod parse;
 mod policy;
 mod report;
@@ -21,6 +24,7 @@ mod test_run;
 mod watch;
 
 pub use addons::{AddonsView, is_as_asked};
+pub use alerts::{AlertFacts, look as look_at_alerts};
 pub use commands::{PromotionWish, destroy_app, needs_right, promote, retry_release, roll_back};
 pub use config::{AfterConfig, Chosen, Level, Levels, Settled, after_config, environment_of, first_formation, settle};
 pub use deploy::{AppView, plan_app};

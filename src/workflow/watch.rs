@@ -3,7 +3,8 @@
 //! The rule that it keeps: only a release that a person or a push brought is sent back, never one that was gone back
 //! to, and never while something newer is under way. So a watch ends in one step back at most.
 
-use super::deploy::{AppView, attempts, crashes_after};
+use super::deploy::{AppView, attempts};
+use super::keep::crashes_after;
 use super::{Action, Plan, ProcessState, guard};
 use crate::domain::*;
 use std::time::Duration;

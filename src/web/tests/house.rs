@@ -278,6 +278,8 @@ pub fn app(name: &str, stage: Stage, deploys: Vec<Deploy>, live: Option<u32>) ->
         created_at: START,
         untrusted: true,
         restart_at: None,
+        restart_only: None,
+        maintenance: false,
         kept_until: None,
         watch: None,
         formation: None,

@@ -1,0 +1,154 @@
+//! What keeps a live release as it should be: as many processes of each type as were asked for, of the size asked for,
+//! restarted when they crash.
+//!
+//! The rule that it keeps: a crash is answered by a restart at once, then later and later, and nothing that a person or
+//! sleep ended counts as a crash.
+
+use super::deploy::{AppView, WATCH, attempts, start};
+use super::{Action, Plan, ProcessState, ProcessView};
+use crate::clock::Timestamp;
+use crate::domain::*;
+use std::time::Duration;
+
+/// The same for a process of the live release that has not answered for longer than a boot may take.
+pub(super) const WATCH_LATE: Duration = Duration::from_secs(5);
+/// Crash restarts: at once, then 1 s, 2 s, 4 s … up to this.
+const LONGEST_BACKOFF: Duration = Duration::from_secs(300);
+/// A process that ran this long before it crashed starts with a clean slate.
+const STABLE: Duration = Duration::from_secs(600);
+
+/// A restart that is due within this time is waited for by requests.
+const WORTH_WAITING: Duration = Duration::from_secs(5);
+
+/// Starts what is missing of the live release and restarts what crashed.
+pub(super) fn keep_running(app: &App, live: &Release, view: &AppView, plan: &mut Plan) {
+    for (kind, ordinal) in live.processes() {
+        let attempts = attempts(view, live.number, kind, ordinal);
+        let Some(process) = attempts.last() else {
+            plan.act(start(live, kind, ordinal, 1));
+            plan.look_again_in(WATCH);
+            continue;
+        };
+        if let (ProcessState::Running { since }, Some(before)) = (&process.state, app.restart_at)
+            && *since <= before
+            && is_restarted(app, process)
+        {
+            if kind == "web" {
+                // As with a new size: the old one goes when the new one answers.
+                plan.act(start(live, kind, ordinal, process.attempt + 1));
+            } else {
+                plan.act(Action::Stop { process: process.id.clone() });
+            }
+            plan.look_again_in(WATCH);
+            continue;
+        }
+        if let ProcessState::Exited { started_at, at, ended } = &process.state {
+            let due = due_again(app, process.crashes, ended, *started_at, *at);
+            if view.now >= due {
+                plan.act(Action::StartProcess {
+                    release: live.number,
+                    kind: kind.to_owned(),
+                    ordinal,
+                    attempt: process.attempt + 1,
+                    crashes: crashes_after(app, process.crashes, ended, *started_at, *at),
+                });
+                plan.look_again_in(WATCH);
+            } else {
+                plan.look_again_in(due.since(view.now).max(Duration::from_millis(10)));
+            }
+            continue;
+        }
+        // Another size needs another process. The old one goes when this one answers.
+        let size = live.formation.get(kind).map(|scale| &scale.size);
+        if process.size.is_some() && process.size.as_ref() != size && process.state != ProcessState::Stopping {
+            plan.act(start(live, kind, ordinal, process.attempt + 1));
+            plan.look_again_in(WATCH);
+        }
+    }
+}
+
+fn is_restarted(app: &App, process: &ProcessView) -> bool {
+    app.restart_only.as_ref().is_none_or(|only| *only == process.kind || *only == process.name())
+}
+
+/// Whether a process of the live or the booting release is not wanted any more: there are fewer of its type now, or
+/// another one, of another size or started anew, has taken its place.
+pub(super) fn is_surplus(process: &ProcessView, view: &AppView) -> bool {
+    let of = |release: &&Release| process.release == Some(release.number);
+    let Some(release) = view.live.iter().chain(&view.next).find(of) else { return false };
+    if !is_scalable(&process.kind) {
+        return false;
+    }
+    if !release.processes().any(|(kind, ordinal)| kind == process.kind && ordinal == process.ordinal) {
+        return true;
+    }
+    let attempts = attempts(view, release.number, &process.kind, process.ordinal);
+    attempts.last().is_some_and(|newest| {
+        let took_over = match process.kind.as_str() {
+            "web" => view.targets.get(&newest.id).is_some_and(|target| target.healthy),
+            _ => matches!(newest.state, ProcessState::Running { .. }),
+        };
+        newest.id != process.id && took_over
+    })
+}
+
+/// From when on a surplus process may be stopped whatever is still in flight on it.
+pub(super) fn surplus_since(app: &App, process: &ProcessView, view: &AppView) -> Option<Timestamp> {
+    let newest = attempts(view, process.release?, &process.kind, process.ordinal).last().map(|newest| &newest.state);
+    let wanted_at = app.scaled_at.max(app.restart_at);
+    match newest {
+        Some(ProcessState::Running { since }) => wanted_at.map(|at| at.max(*since + view.boot_timeout)),
+        _ => wanted_at,
+    }
+}
+
+/// When a process of the live release that ended is to be started anew.
+fn due_again(app: &App, crashes: u32, ended: &Ended, started_at: Timestamp, at: Timestamp) -> Timestamp {
+    at + match crashes_after(app, crashes, ended, started_at, at) {
+        0 | 1 => Duration::ZERO,
+        more => Duration::from_secs(1 << (more - 2).min(16)).min(LONGEST_BACKOFF),
+    }
+}
+
+/// How many times in a row a process has crashed, now that it has ended. An end that nobody can blame it for (it was
+/// put to sleep, a person wanted it to end, the machine went away) counts for nothing.
+pub(super) fn crashes_after(app: &App, crashes: u32, ended: &Ended, started_at: Timestamp, at: Timestamp) -> u32 {
+    // What was stopped because it was not wanted has not crashed.
+    let put_to_sleep = app.asleep_since.or(app.woken_at).max(app.scaled_at).is_some_and(|changed| changed >= at);
+    let wanted = app.restart_at.is_some_and(|before| started_at <= before);
+    if matches!(ended, Ended::Lost) || put_to_sleep || wanted {
+        0
+    } else if at.since(started_at) >= STABLE {
+        1
+    } else {
+        crashes.saturating_add(1)
+    }
+}
+
+/// Whether a process of the live release is about to answer, so that requests had better wait for it than be refused.
+pub(super) fn is_coming(app: &App, live: &Release, view: &AppView) -> bool {
+    live.processes().filter(|(kind, _)| *kind == "web").any(|(kind, ordinal)| {
+        let attempts = attempts(view, live.number, kind, ordinal);
+        let Some(process) = attempts.last() else { return true };
+        match &process.state {
+            ProcessState::Starting => true,
+            ProcessState::Running { since } => view.now.since(*since) < view.boot_timeout,
+            ProcessState::Stopping => false,
+            ProcessState::Exited { ended, started_at, at } => {
+                due_again(app, process.crashes, ended, *started_at, *at).since(view.now) <= WORTH_WAITING
+            }
+        }
+    })
+}
+
+/// A process that was started anew gets requests as soon as it answers; nobody tells us when that is.
+pub(super) fn watch_what_comes_back(route: &WantedRoute, view: &AppView, plan: &mut Plan) {
+    for target in route.targets.iter().filter(|target| target.state == TargetState::Warming) {
+        let state = view.processes.iter().find(|process| process.id == target.process).map(|process| &process.state);
+        let booted_for = match state {
+            Some(ProcessState::Running { since }) => view.now.since(*since),
+            _ => Duration::ZERO,
+        };
+        plan.look_again_in(if booted_for < view.boot_timeout { WATCH } else { WATCH_LATE });
+    }
+}
