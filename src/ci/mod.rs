@@ -3,6 +3,7 @@
 pub mod cases;
 pub mod judge;
 pub mod junit;
+pub mod knapsack;
 pub mod presets;
 pub mod split;
 pub mod tap;

@@ -6,6 +6,7 @@
 
 use super::cases::{CaseWay, Part};
 use super::judge::BatchEnd;
+use super::knapsack;
 use super::presets::Unit;
 use super::split::{Item, LeaseId, Outcome, Refusal};
 use crate::domain::{Counts, TestFailure};
@@ -55,6 +56,14 @@ pub enum Request {
     GiveBack {
         lease: LeaseId,
     },
+    /// A client that pulls by itself asks for its queue.
+    Queue {
+        ask: knapsack::Ask,
+    },
+    /// Seconds that each of its files took.
+    Times {
+        files: Vec<(String, f64)>,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -85,6 +94,13 @@ pub enum Answer {
     Refused {
         why: Refusal,
     },
+    /// Files of a queue, with what is predicted of each in milliseconds.
+    Files {
+        lease: LeaseId,
+        files: Vec<(String, u64)>,
+    },
+    /// Nobody has made a queue yet.
+    NoQueue,
     /// The control plane can't do it now: say it again.
     Later,
 }

@@ -180,6 +180,11 @@ enum Command {
     Node {
         #[arg(long, default_value = crate::node::SOCKET)]
         socket: PathBuf,
+        /// Runs this command, whose client pulls files by itself
+        #[arg(long, requires = "token")]
+        script: Option<String>,
+        #[arg(long)]
+        token: Option<String>,
     },
 }
 
@@ -304,8 +309,11 @@ impl From<std::io::Error> for Failed {
 
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    if let Command::Node { socket } = &cli.command {
-        return crate::node::run(socket);
+    if let Command::Node { socket, script, token } = &cli.command {
+        return match (script, token) {
+            (Some(script), Some(token)) => crate::node::run_with_queue(socket, script, token),
+            _ => crate::node::run(socket),
+        };
     }
     let result = match cli.command {
         Command::Dyno { spec } => crate::platform::dyno::main(&spec),

@@ -137,7 +137,7 @@ pub(super) async fn run(world: &World, run: &TestRun, actions: &[Action]) -> Res
             Action::Conclude { verdict } if run.split.is_some() => {
                 split::conclude(world, run, verdict.clone()).await?;
             }
-            Action::Conclude { verdict } => conclude(world, run.number, verdict.clone()).await?,
+            Action::Conclude { verdict } => split::conclude_queue(world, run, verdict.clone()).await?,
             Action::EnsureAddons { .. }
             | Action::DropAddons
             | Action::MakeRelease { .. }

@@ -369,6 +369,12 @@ pub(super) async fn node(world: &World, run: &TestRun, node: u16, attempt: u32) 
         let who = split::Who { run: run.number, node, attempt };
         split::open(world, who).await?;
         (split::command(), split::binds(world, who)?)
+    } else if split::queue_is_asked(&slug, &variables) {
+        let who = split::Who { run: run.number, node, attempt };
+        split::open(world, who).await?;
+        // On a machine's own network others could speak to the node's server.
+        let token = world.vault.random_hex(16)?;
+        (split::queue_script(&script.test, &token), split::binds(world, who)?)
     } else {
         (script.test.clone(), Vec::new())
     };

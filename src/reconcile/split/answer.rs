@@ -1,6 +1,6 @@
 //! One request of a node, answered. Who asks is told by the socket that it came through, never by the request.
 
-use super::{Live, change, look};
+use super::{Live, change, look, queue};
 use crate::ci::split::{self, Event, LeaseState, Refusal};
 use crate::ci::wire::{Answer, Done, Request};
 use crate::domain::*;
@@ -25,6 +25,11 @@ pub async fn answer(world: &World, who: Who, request: Request) -> Result<Answer,
     }
     let now = world.now();
     let answered = match request {
+        Request::Queue { ask } => Some(queue::answer(world, &run, who, ask).await?),
+        Request::Times { files } => {
+            queue::times(world, who, files).await?;
+            Some(Answer::Taken)
+        }
         Request::Join => {
             change(world, number, |live| {
                 let answer = match live.board.apply(now, Event::Join { node, attempt }) {

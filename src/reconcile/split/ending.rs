@@ -7,7 +7,7 @@ use crate::workflow::{measured, node_results, red_paths, summary};
 use std::collections::BTreeSet;
 
 /// Runs of a repository whose measured times are kept.
-const KEPT: usize = 40;
+pub(super) const KEPT: usize = 40;
 /// Of a longer list of red files nothing is kept: then all files are run again.
 const MOST_RED_BYTES: usize = 400 << 10;
 

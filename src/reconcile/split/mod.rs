@@ -6,6 +6,7 @@
 mod answer;
 mod ending;
 mod planning;
+mod queue;
 mod sockets;
 #[cfg(test)]
 mod tests;
@@ -13,6 +14,7 @@ mod tests;
 pub use answer::{Who, answer};
 pub(super) use ending::conclude;
 pub(super) use planning::plan;
+pub(super) use queue::{conclude as conclude_queue, is_asked as queue_is_asked, script as queue_script};
 pub use sockets::listen;
 pub(super) use sockets::{binds, close, command, leftover_folders, open, who_is};
 

@@ -109,7 +109,7 @@ fn wanted_files(world: &World, run: &TestRun, files: BTreeSet<String>) -> Result
     Ok(if complete && !chosen.is_empty() { chosen } else { files })
 }
 
-fn items(
+pub(super) fn items(
     world: &World,
     run: &TestRun,
     files: &BTreeSet<String>,
