@@ -67,7 +67,8 @@ pub(super) async fn ensure(
     };
     let name = name_of(database.addon);
     let _alone = world.locks.lock(&name).await;
-    for status in observe::list(world).await?.iter().filter(|status| status.labels.get(label::ADDON) == Some(&name)) {
+    let running = observe::list(world).await?;
+    if let Some(status) = running.iter().find(|status| status.labels.get(label::ADDON) == Some(&name)) {
         let State::Exited { code, why, .. } = &status.state else { return pending() };
         let tail = observe::tail(world, &status.id, 5).await?.join("\n");
         let failed = match (code, why) {
