@@ -3,7 +3,7 @@
 
 use super::apply::put_app;
 use super::observe::label;
-use super::{Trouble, World, act, addons, build, config, policy, split};
+use super::{Trouble, World, act, addons, build, config, policy, processes, split};
 use crate::clock::Timestamp;
 use crate::domain::*;
 use crate::outside;
@@ -33,6 +33,8 @@ pub(super) async fn make_release(world: &World, app: &App, number: u64) -> Resul
         .await?;
         return Ok(());
     }
+    // Two new apps shall not both take the last place.
+    let _alone = if app.formation.is_none() { Some(processes::alone(world).await) } else { None };
     let made = match &deploy.cause {
         Cause::Rollback { to, .. } => earlier(world, app, *to, number)?,
         Cause::Promotion { slug, .. } | Cause::Config { slug, .. } | Cause::Retry { slug, .. } => {
@@ -150,15 +152,28 @@ fn of_slug(world: &World, app: &App, digest: &SlugDigest, deploy: u64) -> Result
     if !settled.missing.is_empty() {
         return Ok(Ok(None));
     }
+    let Some(most) = room_for(world, app)? else {
+        return Ok(Err(Failure::NoRoom { most: world.config.apps.max_processes }));
+    };
     let (config, generated) = config::open(world, app, settled)?;
     let json = serde_json::to_string(&config).map_err(Trouble::bug)?;
     Ok(Ok(Some(Parts {
         slug: slug.digest.clone(),
         config: world.vault.seal_in(&config_place(&app.name, deploy), &json)?,
-        formation: first_formation(&slug, app.stage, world.config.apps.max_processes_per_app),
+        formation: first_formation(&slug, app.stage, most),
         process_types: slug.process_types,
         generated,
     })))
+}
+
+/// How many processes the first release of an app may have, beside what the others have; `None` where that is none.
+fn room_for(world: &World, app: &App) -> Result<Option<u16>, Trouble> {
+    let limits = processes::limits(world, &app.name)?;
+    if app.formation.is_some() {
+        return Ok(Some(limits.most));
+    }
+    let left = limits.most_in_all.saturating_sub(limits.elsewhere);
+    Ok(Some(limits.most.min(u16::try_from(left).unwrap_or(u16::MAX))).filter(|room| *room > 0))
 }
 
 pub fn config_of(world: &World, release: &Release) -> Result<BTreeMap<String, String>, Trouble> {

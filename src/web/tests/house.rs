@@ -352,6 +352,7 @@ fn failures() -> Vec<Failure> {
         Failure::Buildpack { detail: detail() },
         Failure::MissingConfig { names: tail() },
         Failure::NothingToRun,
+        Failure::NoRoom { most: 500 },
         Failure::NotHealthy { process: detail(), seconds: 60, seen: detail(), tail: tail() },
         Failure::RightLost { login: detail() },
         Failure::Tests { run: RunNumber(1) },
