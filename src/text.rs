@@ -33,6 +33,7 @@ const TEMPLATES: &[(&str, &str)] = &templates![
     "deliveries.html",
     "delivery.html",
     "audit.html",
+    "flaky.html",
     "alert.txt",
     "metrics.html",
     "alerts.html",

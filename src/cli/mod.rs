@@ -270,6 +270,11 @@ enum Ci {
         #[arg(long, value_name = "N")]
         node: u16,
     },
+    /// Tests that failed and then passed with nothing changed, over the runs that are kept
+    Flaky {
+        /// OWNER/NAME
+        repository: String,
+    },
     /// End a run
     Cancel { run: u64 },
 }
@@ -430,6 +435,7 @@ fn ask(config_file: &Path, json: bool, command: Command) -> Result<(), Failed> {
             Command::Ci(Ci::Show { run, node: Some(node) }) => show::node_log(&client, run, node).await,
             Command::Ci(Ci::Rerun { run, failed }) => show::rerun(&client, run, failed).await,
             Command::Ci(Ci::Repro { run, node }) => show::repro(&client, run, node).await,
+            Command::Ci(Ci::Flaky { repository }) => show::flaky(&client, &repository).await,
             Command::Ci(Ci::Cancel { run }) => show::cancel(&client, run).await,
             Command::Pipelines { what: None } => show::pipelines(&client).await,
             Command::Pipelines { what: Some(Pipelines::Diff { pipeline }) } => {

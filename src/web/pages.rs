@@ -16,6 +16,7 @@ pub fn configure(config: &mut web::ServiceConfig) {
     config
         .route("/", web::get().to(home))
         .route("/pipelines/{owner}/{name}", web::get().to(pipeline))
+        .route("/pipelines/{owner}/{name}/flaky", web::get().to(flaky))
         .route("/apps/{name}", web::get().to(app))
         .route("/runs/{number}", web::get().to(run))
         .route("/runs/{number}/nodes/{node}", web::get().to(node))
@@ -66,6 +67,13 @@ async fn pipeline(shared: Data<Shared>, path: Path<(String, String)>) -> HttpRes
     let view = views::find_repository(&shared.world, &owner, &name)
         .and_then(|repository| views::pipeline_detail(&shared.world, &repository));
     shared.page("pipeline.html", view)
+}
+
+async fn flaky(shared: Data<Shared>, path: Path<(String, String)>) -> HttpResponse {
+    let (owner, name) = path.into_inner();
+    let view = views::find_repository(&shared.world, &owner, &name)
+        .and_then(|repository| views::flaky(&shared.world, &repository));
+    shared.page("flaky.html", view)
 }
 
 /// A log as a page holds it: lines with their styles, and where the script goes on.

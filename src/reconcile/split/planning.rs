@@ -96,7 +96,11 @@ async fn tree(world: &World, run: &TestRun) -> Result<(BTreeSet<String>, BTreeMa
 }
 
 /// All of them, or those that were red in the run that is done again in part.
-fn wanted_files(world: &World, run: &TestRun, files: BTreeSet<String>) -> Result<BTreeSet<String>, StoreError> {
+pub(super) fn wanted_files(
+    world: &World,
+    run: &TestRun,
+    files: BTreeSet<String>,
+) -> Result<BTreeSet<String>, StoreError> {
     let Some(before) = run.only_failed_of else { return Ok(files) };
     let Some(summary) = world.store.run(before)?.and_then(|run| run.split) else { return Ok(files) };
     // A run from before all of them were kept names the first hundred.

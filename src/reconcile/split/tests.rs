@@ -240,3 +240,23 @@ async fn a_run_that_is_over_has_nothing_for_anybody() {
         assert_eq!(house.say(0, request).await, Answer::Over { red: true });
     }
 }
+
+#[tokio::test]
+async fn all_that_was_red_is_run_again_however_much_it_was() {
+    let house = house(150).await;
+    for node in 0..2 {
+        house.batch(node).await;
+    }
+    house.world.clock.advance(Duration::from_secs(1));
+    super::tell(&house.world, RUN, vec![crate::ci::split::Event::Abandon]).await.expect("it is told");
+    let run = house.world.store.run(RUN).expect("a store").expect("the run");
+    super::conclude(&house.world, &run, Verdict::Failed).await.expect("it ends");
+    let run = house.world.store.run(RUN).expect("a store").expect("the run");
+    let summary = run.split.clone().expect("a summary");
+    assert_eq!((summary.red, summary.red_files.len()), (150, 100));
+    let again = TestRun { number: RunNumber(2), only_failed_of: Some(RUN), ..run };
+    let files = (0..200).map(|at| format!("test_{at}")).collect();
+    let wanted = super::planning::wanted_files(&house.world, &again, files).expect("files");
+    assert_eq!(wanted.len(), 150);
+    assert!(wanted.contains("test_149") && !wanted.contains("test_150"));
+}

@@ -43,12 +43,19 @@ pub async fn get(service: &impl AsyncFn(TestRequest) -> Answered, path: &str) ->
 /// Every page that a hostile world has.
 fn all_pages(house: &House) -> Vec<String> {
     let store = &house.world().store;
-    let mut paths: Vec<String> =
-        ["/", "/pipelines/acme/hello", "/audit", "/alerts", "/deliveries", "/deliveries?only=decided"]
-            .into_iter()
-            .chain(["/deliveries?only=open", "/deliveries?after=delivery-3"])
-            .map(str::to_owned)
-            .collect();
+    let mut paths: Vec<String> = [
+        "/",
+        "/pipelines/acme/hello",
+        "/pipelines/acme/hello/flaky",
+        "/audit",
+        "/alerts",
+        "/deliveries",
+        "/deliveries?only=decided",
+    ]
+    .into_iter()
+    .chain(["/deliveries?only=open", "/deliveries?after=delivery-3"])
+    .map(str::to_owned)
+    .collect();
     paths.extend(store.apps().unwrap().into_iter().map(|app| format!("/apps/{}", app.name)));
     paths.extend(store.apps().unwrap().into_iter().map(|app| format!("/apps/{}/metrics?range=24h", app.name)));
     for run in store.runs().unwrap() {
