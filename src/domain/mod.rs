@@ -5,6 +5,7 @@ mod ids;
 mod secret;
 mod failure;
 mod guard;
+mod part;
 mod repository;
 mod pipeline;
 mod app;
@@ -31,6 +32,7 @@ pub use failure::*;
 pub use guard::*;
 pub use ids::*;
 pub use manifest::*;
+pub use part::*;
 pub use pipeline::*;
 pub use procfile::*;
 pub use repository::*;
@@ -38,3 +40,6 @@ pub use route::*;
 pub use secret::*;
 pub use settings::*;
 pub use test_run::*;
+
+#[cfg(test)]
+pub(crate) use repository::tests as repository_tests;

@@ -10,6 +10,7 @@ mod addons;
 mod answer;
 mod apply;
 mod build;
+mod checks;
 pub mod command;
 pub mod config;
 mod deliver;
@@ -25,6 +26,7 @@ mod shipment;
 pub mod split;
 mod start;
 mod sweep;
+mod touched;
 mod trouble;
 mod watch;
 

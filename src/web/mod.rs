@@ -14,6 +14,7 @@ mod logs;
 mod metrics;
 mod pages;
 mod peer;
+mod pipeline_api;
 mod problem;
 #[cfg(test)]
 mod tests;
