@@ -4,11 +4,13 @@
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
 use crate::domain::Secret;
+use crate::drains::{Drains, Senders};
 use crate::github::{Credentials, GitHub, RsaKey, Settings, Timeouts, WebhookSecrets, install_crypto_provider};
+use crate::meters::Meters;
 use crate::outside::Outside;
 use crate::platform::{self, Local, LocalSettings, Platform};
 use crate::reconcile::{self, Locks, World};
-use crate::router::{CertificateFiles, Router, RouterOptions, Trusted};
+use crate::router::{About, CertificateFiles, Router, RouterOptions, Trusted};
 use crate::slug::{self, Source};
 use crate::store::Store;
 use crate::text::Texts;
@@ -16,17 +18,20 @@ use crate::vault::Vault;
 use crate::web::{self, Intake};
 use anyhow::{Context, bail};
 use std::net::SocketAddr;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tracing::{info, warn};
 
 /// How often GitHub is asked for what its webhooks did not bring. What has not changed costs no call of the limit.
 const COMPARE_EVERY: Duration = Duration::from_secs(60);
 /// Entries of the queue that are worked on at a time.
-const WORKERS: usize = 12;
+pub const WORKERS: usize = 12;
+/// How many of them may be reading what deliveries are about, and how many telling GitHub something.
+const INCOMING: usize = 4;
+const OUTGOING: usize = 6;
 
 /// What a test puts in the place of the machine's own.
 pub struct Parts {
@@ -67,6 +72,9 @@ pub fn open_world(config: Config, parts: Parts) -> anyhow::Result<World> {
     }
     let buildpacks = slug::buildpacks_folder(&std::path::absolute(folder)?.join("buildpacks"))
         .context("cannot write the buildpacks into the data folder")?;
+    let started_at = parts.clock.now();
+    let senders = Senders::new(config.drains.ca.as_deref(), parts.clock.clone()).context("drains.ca")?;
+    let drains = Drains::new(senders);
     Ok(World {
         clock: parts.clock,
         store,
@@ -87,7 +95,11 @@ pub fn open_world(config: Config, parts: Parts) -> anyhow::Result<World> {
         outside: parts.outside,
         executable: own_executable()?,
         boards: reconcile::split::Boards::default(),
+        started_at,
+        drains,
+        meters: Arc::new(Meters::open(folder.join("meters.json"))),
         locks: Locks::default(),
+        lines: reconcile::Lines { incoming: Semaphore::new(INCOMING), outgoing: Semaphore::new(OUTGOING) },
         config,
     })
 }
@@ -273,28 +285,73 @@ fn make_data_folder(folder: &Path) -> anyhow::Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).with_context(cannot)
 }
 
-/// The address of the router that runs, or of one that is started now and goes on when we end.
+/// The address of the router that runs, or of one that is started now and goes on when we end. One of another program
+/// hands its place over to one of ours.
 async fn ensure_router(router: &Router, start: &RouterStart) -> anyhow::Result<SocketAddr> {
-    let RouterStart { executable, config_file, folder } = start;
-    if let Ok(address) = router.ping().await {
-        return address.parse().context("the router's address");
+    let running = router.about().await.ok();
+    match &running {
+        Some(about) if about.build == own_build() => about.listen.parse().context("the router's address"),
+        Some(about) => {
+            info!(process = about.process, "the router is of another program; ours takes its place");
+            match start_router(router, start, Some(about)).await {
+                Ok(address) => Ok(address),
+                // It serves; that it is not the newest is no reason not to work.
+                Err(error) => {
+                    warn!("the router goes on with the program that it has: {error:#}");
+                    about.listen.parse().context("the router's address")
+                }
+            }
+        }
+        None => start_router(router, start, None).await,
     }
+}
+
+/// Starts a router beside us and waits until it answers in the place of the one that runs.
+async fn start_router(router: &Router, start: &RouterStart, before: Option<&About>) -> anyhow::Result<SocketAddr> {
+    let RouterStart { executable, config_file, folder } = start;
     let log = folder.join("router").join("start.log");
     std::fs::create_dir_all(folder.join("router"))?;
     platform::spawn_detached(executable, &["--config".as_ref(), config_file.as_os_str(), "router".as_ref()], &log)
         .context("cannot start the router")?;
     let deadline = Timestamp(Clock::System.now().0 + 10_000);
     loop {
-        match router.ping().await {
-            Ok(address) => return address.parse().context("the router's address"),
-            Err(_) if Clock::System.now() < deadline => tokio::time::sleep(Duration::from_millis(20)).await,
-            Err(error) => {
+        let answer = router.about().await;
+        match answer {
+            Ok(about) if before.is_none_or(|before| before.process != about.process) => {
+                return about.listen.parse().context("the router's address");
+            }
+            _ if Clock::System.now() < deadline => tokio::time::sleep(Duration::from_millis(20)).await,
+            answer => {
                 let said = std::fs::read_to_string(&log).unwrap_or_default();
                 let last = said.lines().last().unwrap_or("it wrote nothing").to_owned();
-                return Err(error).with_context(|| format!("the router did not start: {last} ({})", log.display()));
+                let said = format!("the router did not start: {last} ({})", log.display());
+                return Err(answer.err().map_or_else(|| anyhow::anyhow!("the old one still serves"), Into::into))
+                    .context(said);
             }
         }
     }
+}
+
+/// What tells this program from another version of it, or from another build of the same one. Looked at once: the file
+/// may be replaced while we run.
+fn own_build() -> &'static str {
+    static BUILD: std::sync::LazyLock<String> = std::sync::LazyLock::new(|| {
+        let metadata = std::fs::metadata("/proc/self/exe");
+        let file = metadata.map(|file| format!("{}.{}.{:09}", file.size(), file.mtime(), file.mtime_nsec()));
+        format!("{} {}", env!("CARGO_PKG_VERSION"), file.unwrap_or_default())
+    });
+    &BUILD
+}
+
+/// `landfall router --replace`: a new router takes the place of the one that runs, or begins where none does. Comes
+/// back once it serves.
+pub fn replace_router(config: &Config, config_file: &Path) -> anyhow::Result<(SocketAddr, bool)> {
+    runtime()?.block_on(async {
+        let router = Router::remote(&std::path::absolute(&config.data_dir)?.join("router"));
+        let before = router.about().await.ok();
+        let start = RouterStart::new(config, config_file)?;
+        Ok((start_router(&router, &start, before.as_ref()).await?, before.is_some()))
+    })
 }
 
 /// `landfall serve`.
@@ -323,8 +380,10 @@ pub fn router(config: &Config) -> anyhow::Result<()> {
     let mut options = RouterOptions::new(config.router.listen, folder, config.router.domain.clone());
     options.trusted = Trusted::parse(&config.router.trusted_proxies)
         .map_err(|message| anyhow::anyhow!("router.trusted_proxies: {message}"))?;
+    options.build = own_build().to_owned();
     options.announced = config.router.proxy_protocol;
     options.redirect = config.router.tls_redirect;
+    options.error_pages.clone_from(&config.router.error_pages);
     options.secure = match (config.router.tls_listen, &config.router.tls_certificate, &config.router.tls_key) {
         (Some(listen), Some(chain), Some(key)) => {
             Some((listen, CertificateFiles { chain: chain.clone(), key: key.clone() }))

@@ -304,7 +304,6 @@ async fn a_team_of_the_organisation_lets_its_members_in() {
     let repository = town.make_repository("hello", "one").await;
     town.rule(&repository, "[pipeline.production]\nteams = [\"acme/deployers\"]\n").await;
     town.control("POST", "/_/permissions", Some(json!({ "permissions": { "members": "read" } }))).await;
-    town.control("POST", "/_/install", Some(json!({ "owner": "acme" }))).await;
     for name in ["mia", "wanda"] {
         town.make_user(name).await;
         town.let_in(&repository, name, "push").await;

@@ -367,3 +367,29 @@ async fn a_person_ends_the_tests_of_a_pull_request() {
     assert!(town.comment(&pull).await.contains("`/cancel`"));
     town.leave().await;
 }
+
+#[actix_web::test]
+async fn staging_goes_on_while_github_takes_no_reports() {
+    let town = Town::start().await;
+    let repository = town.make_repository("hello", "one").await;
+    for number in 0..16 {
+        let branch = format!("change-{number}");
+        town.push(&repository, &branch, "two").await;
+        town.open_pull(&repository, &branch, "Say two").await;
+    }
+    town.settle().await;
+    let slow = json!({
+        "match": { "method": "POST", "path_regex": "/(statuses|deployments|check-runs|comments)" },
+        "fault": "delay", "delay_ms": 60_000, "count": 10_000,
+    });
+    town.control("POST", "/_/faults", Some(slow)).await;
+    for number in 0..16 {
+        town.push(&repository, &format!("change-{number}"), "three").await;
+    }
+    town.push(&repository, "main", "four").await;
+    let world = town.world().clone();
+    let workers = tokio::spawn(landfall::reconcile::run(world, landfall::server::WORKERS));
+    town.until("staging serves the new page", || town.served("hello-staging").as_deref() == Some("four")).await;
+    workers.abort();
+    town.leave().await;
+}

@@ -6,6 +6,7 @@
 mod audit;
 mod client;
 mod machine;
+mod monitor;
 mod orders;
 mod print;
 mod show;
@@ -45,7 +46,11 @@ enum Command {
     /// Run the control plane: webhooks, reconciler, dashboard, API
     Serve,
     /// Run the router; `serve` starts it by itself if none runs
-    Router,
+    Router {
+        /// Start one that takes the place of the one that runs, without a request that fails; comes back once it serves
+        #[arg(long)]
+        replace: bool,
+    },
     /// Show everything on this machine, without an account and without a network
     Demo(Demo),
     /// Run the stand-in for GitHub alone
@@ -72,6 +77,18 @@ enum Command {
     Config(orders::Config),
     /// Run a command once, with the code and config of the live release
     Run(orders::Run),
+    /// Show an app's numbers over time
+    Metrics {
+        app: AppName,
+        /// The last two hours by the minute, day by ten minutes, or week by the hour
+        #[arg(long, default_value = "2h", value_parser = ["2h", "24h", "7d"])]
+        range: String,
+    },
+    /// List what fires, and what has fired lately
+    Alerts,
+    /// Where log lines are sent
+    #[command(subcommand)]
+    Drains(monitor::Drains),
     /// Show what an app's processes print, and its requests
     Logs(Logs),
     /// List an app's releases
@@ -84,6 +101,12 @@ enum Command {
     },
     /// Serve an earlier release again: the one before the live one, or the one that is named (v3)
     Rollback { app: AppName, release: Option<ReleaseNumber> },
+    /// Show visitors of an app the maintenance page, or let them in again
+    Maintenance {
+        #[arg(value_parser = ["on", "off"])]
+        turn: String,
+        app: AppName,
+    },
     /// Take an app away, with its add-ons and what they hold
     Destroy {
         app: AppName,
@@ -160,6 +183,11 @@ enum Command {
     Node {
         #[arg(long, default_value = crate::node::SOCKET)]
         socket: PathBuf,
+        /// Runs this command, whose client pulls files by itself
+        #[arg(long, requires = "token")]
+        script: Option<String>,
+        #[arg(long)]
+        token: Option<String>,
     },
 }
 
@@ -302,13 +330,17 @@ impl From<std::io::Error> for Failed {
 
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    if let Command::Node { socket } = &cli.command {
-        return crate::node::run(socket);
+    if let Command::Node { socket, script, token } = &cli.command {
+        return match (script, token) {
+            (Some(script), Some(token)) => crate::node::run_with_queue(socket, script, token),
+            _ => crate::node::run(socket),
+        };
     }
     let result = match cli.command {
         Command::Dyno { spec } => crate::platform::dyno::main(&spec),
         Command::Serve => with_config(&cli.config, |config| crate::server::serve(config, &cli.config)),
-        Command::Router => with_config(&cli.config, |config| crate::server::router(&config)),
+        Command::Router { replace: false } => with_config(&cli.config, |config| crate::server::router(&config)),
+        Command::Router { replace: true } => replace_router(&cli.config),
         Command::Demo(demo) => {
             let options = crate::demo::Options { once: demo.once, data_dir: demo.data_dir };
             crate::demo::run(options).map_err(|error| Failed::Said(format!("{error:#}")))
@@ -335,6 +367,15 @@ fn load(path: &Path) -> Result<Config, Failed> {
 
 fn with_config(path: &Path, run: impl FnOnce(Config) -> anyhow::Result<()>) -> Result<(), Failed> {
     run(load(path)?).map_err(|error| Failed::Said(format!("{error:#}")))
+}
+
+fn replace_router(config_file: &Path) -> Result<(), Failed> {
+    let config = load(config_file)?;
+    let (address, replaced) =
+        crate::server::replace_router(&config, config_file).map_err(|error| Failed::Said(format!("{error:#}")))?;
+    let say = if replaced { "router_replaced" } else { "router_started" };
+    println!("{}", Texts::load().line("cli.txt", json!({ "say": say, "address": address.to_string() })));
+    Ok(())
 }
 
 fn run_sim(sim: Sim) -> Result<(), Failed> {
@@ -392,11 +433,15 @@ fn ask(config_file: &Path, json: bool, command: Command) -> Result<(), Failed> {
             Command::Scale { app, formation } => orders::scale(&client, &app, &formation).await,
             Command::Config(command) => orders::config(&client, &command).await,
             Command::Run(run) => orders::run(&client, &run).await,
+            Command::Metrics { app, range } => monitor::metrics(&client, &app, &range).await,
+            Command::Alerts => monitor::alerts(&client).await,
+            Command::Drains(order) => monitor::drains(&client, &order).await,
             Command::Logs(Logs { app, tail, lines }) => show::logs(&client, &app, tail, lines).await,
             Command::Releases { order: Some(ReleaseOrder::Retry { app }), .. } => orders::retry(&client, &app).await,
             Command::Releases { app: Some(app), order: None } => show::releases(&client, &app).await,
             Command::Releases { app: None, order: None } => Ok(()),
             Command::Rollback { app, release } => show::roll_back(&client, &app, release).await,
+            Command::Maintenance { turn, app } => orders::maintenance(&client, &app, turn == "on").await,
             Command::Destroy { app, confirm } => orders::destroy(&client, &app, confirm.as_deref()).await,
             Command::Promote { hotfix, to, pipeline } => {
                 show::promote(&client, pipeline.as_deref(), hotfix.as_deref(), to.as_deref()).await
@@ -425,7 +470,7 @@ fn ask(config_file: &Path, json: bool, command: Command) -> Result<(), Failed> {
             Command::Import { file } => machine::import(&client, &config, &file),
             Command::Doctor => machine::doctor(&client, &config).await,
             Command::Down => machine::down(&client, &config).await,
-            Command::Serve | Command::Router | Command::Demo(_) | Command::Sim(_) => Ok(()),
+            Command::Serve | Command::Router { .. } | Command::Demo(_) | Command::Sim(_) => Ok(()),
             Command::Dyno { .. } | Command::Node { .. } => Ok(()),
         }
     })
@@ -447,6 +492,7 @@ mod tests {
             "landfall serve",
             "landfall --config x.toml serve",
             "landfall router --config x.toml",
+            "landfall router --replace",
             "landfall demo --once",
             "landfall sim --listen 127.0.0.1:0 --data d --webhook-url http://x/ --webhook-secret s --app-id 1 \
              --app-public-key -----BEGIN\\nPUBLIC --user olivia:token --user oscar:other",
@@ -467,6 +513,11 @@ mod tests {
             "landfall config rotate-key",
             "landfall run hello-staging -- rake db:migrate --trace",
             "landfall run hello-staging --time-limit 5 ls -l",
+            "landfall metrics hello-staging --range 7d",
+            "landfall alerts",
+            "landfall drains list",
+            "landfall drains add syslog+tls://logs.example.com:6514 --app hello-staging",
+            "landfall drains remove d.1",
             "landfall releases retry hello-staging",
             "landfall releases hello-staging",
             "landfall rollback hello-staging v3",
@@ -483,6 +534,7 @@ mod tests {
             "landfall pipelines rules acme/hello --set -",
             "landfall promote acme/hello --to shop-eu",
             "landfall audit --repository acme/hello -n 5",
+            "landfall maintenance on hello-production",
             "landfall destroy hello-staging --confirm hello-staging",
             "landfall promote acme/hello --hotfix down",
             "landfall deliveries",

@@ -236,6 +236,14 @@ pub async fn retry(client: &Client, app: &AppName) -> Result<(), Failed> {
     super::show::ordered(client, &answer)
 }
 
+pub async fn maintenance(client: &Client, app: &AppName, on: bool) -> Result<(), Failed> {
+    let answer = client.post(&format!("/api/v1/apps/{app}/maintenance"), json!({ "on": on })).await?;
+    if client.json {
+        return print_json(&answer);
+    }
+    line(&client.sentence(json!({ "say": "maintenance", "app": app, "on": on })))
+}
+
 pub async fn destroy(client: &Client, app: &AppName, confirm: Option<&str>) -> Result<(), Failed> {
     if confirm != Some(app.as_str()) {
         return Err(client.failed(json!({ "say": "confirm", "app": app })));

@@ -41,6 +41,12 @@ pub struct App {
     /// Processes that started before this are to be started anew.
     #[serde(default)]
     pub restart_at: Option<Timestamp>,
+    /// Only those of this type or name; `None` for all.
+    #[serde(default)]
+    pub restart_only: Option<String>,
+    /// Visitors are told so, and reach nothing of it.
+    #[serde(default)]
+    pub maintenance: bool,
     /// It is not stale before this.
     #[serde(default)]
     pub kept_until: Option<Timestamp>,

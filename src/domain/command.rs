@@ -196,6 +196,11 @@ pub enum OrderKind {
         app: AppName,
         only: Option<String>,
     },
+    /// Visitors are told that the app is under maintenance, or are let in again.
+    Maintenance {
+        app: AppName,
+        on: bool,
+    },
     /// A command that ran once, as process `run.<number>`. What it was may be private and stands with the app.
     Run {
         app: AppName,

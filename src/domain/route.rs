@@ -69,4 +69,6 @@ pub enum Notice {
     Crashed,
     NoWeb,
     Asleep,
+    /// Whatever runs.
+    Maintenance,
 }

@@ -152,6 +152,8 @@ pub fn apply(
                         None => run.pull.is_none() && run.branch == *branch,
                     };
                     let going_on = run.verdict.is_none() && run.cancelled.is_none();
+                    // What a person asked to see again is a person's to end.
+                    let going_on = going_on && run.repeats.is_none();
                     if same && going_on && except.as_ref() != Some(&run.commit) {
                         run.cancelled = Some(because.clone());
                         tx.put_run(&run)?;
@@ -167,7 +169,11 @@ pub fn apply(
                 }
             }
             Change::Restart { key, before } => {
-                change_app(tx, repository, *key, |app| app.restart_at = Some(*before), now)?;
+                let restart = |app: &mut App| {
+                    app.restart_at = Some(*before);
+                    app.restart_only = None;
+                };
+                change_app(tx, repository, *key, restart, now)?;
             }
             Change::Scale { key, formation } => {
                 let formation = Some(formation.clone());
@@ -327,6 +333,8 @@ fn app_or_new(
         created_at: now,
         untrusted: false,
         restart_at: None,
+        restart_only: None,
+        maintenance: false,
         kept_until: None,
         watch: None,
         formation: None,

@@ -67,7 +67,8 @@ pub(super) async fn process(world: &World, id: &str, attempts: u32) -> Result<Ne
         Meaning::About { repository, event, before, updated_at } => {
             let _alone = world.locks.lock(&format!("repository {}", repository.id)).await;
             let id = record.delivery.id.clone();
-            match about(world, record, repository, event, before, updated_at, attempts).await {
+            // On the heap: what asks GitHub is large, and lies many calls deep.
+            match Box::pin(about(world, record, repository, event, before, updated_at, attempts)).await {
                 // Whoever installs the app again is asked for what is open then.
                 Err(Trouble::NoAccess) => {
                     change_state_to_ignored(world, id, IgnoredBecause::NoAccess).await?;
@@ -332,12 +333,12 @@ async fn about(
             scaling = Some(processes::alone(world).await);
         }
     }
-    policy::read(world, &repository, &event).await?;
+    Box::pin(policy::read(world, &repository, &event)).await?;
     let event = read_again(world, &handle, event, before, updated_at, attempts).await?;
     let Some(event) = event else {
         return Ok(ignore(world, record, IgnoredBecause::NothingToDo).await?);
     };
-    let snapshot = snapshot(world, repository.clone(), &event, &handle).await?;
+    let snapshot = Box::pin(snapshot(world, repository.clone(), &event, &handle)).await?;
     let changes = decide(&event, &snapshot);
     let frees = changes.iter().any(|change| matches!(change, Change::Remove { key } if key.pull().is_some()));
     finish(world, record, repository.clone(), changes).await?;
@@ -472,7 +473,7 @@ async fn snapshot(
             snapshot.untouched = touched::by_push(world, &repository, branch, commit).await?;
         }
         Event::Comment { author, body, pull, .. } => {
-            asked_for_commands(world, handle, author, body, *pull, &mut snapshot).await?;
+            Box::pin(asked_for_commands(world, handle, author, body, *pull, &mut snapshot)).await?;
         }
         _ => {}
     }

@@ -60,6 +60,10 @@ pub(super) async fn inputs(
     for pack in &buildpacks {
         part(pack.as_bytes());
     }
+    if let Some(engine) = super::image::engine(world) {
+        part(b"engine");
+        part(engine.program().as_bytes());
+    }
     part(b"environment");
     for (name, value) in &environment {
         part(name.as_bytes());
@@ -170,7 +174,7 @@ async fn declarations(
 }
 
 /// A file's path below the folder that is built.
-fn below(root: &str, file: &str) -> String {
+pub(super) fn below(root: &str, file: &str) -> String {
     if root.is_empty() { file.to_owned() } else { format!("{root}/{file}") }
 }
 

@@ -6,7 +6,9 @@
 //! either repeatable or written down before it is begun.
 
 mod act;
+mod addon_copy;
 mod addons;
+pub mod alerts;
 mod answer;
 mod apply;
 mod build;
@@ -14,8 +16,12 @@ mod checks;
 pub mod command;
 pub mod config;
 mod deliver;
+pub mod drains;
 mod expire;
+mod figures;
+mod image;
 mod inputs;
+mod monitor;
 mod observe;
 pub mod processes;
 mod prune;
@@ -34,6 +40,8 @@ pub use act::log_file;
 pub use addons::{AddonLine, addon_lines};
 pub use apply::{apply, enqueue};
 pub use expire::{Expired, expire};
+pub use figures::{export_once, gather};
+pub use monitor::{keep as keep_numbers, monitor};
 pub use observe::{ended, label};
 pub use prune::{KEPT_RELEASES, tidy};
 pub use shipment::{Contents, contents};
@@ -56,7 +64,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tracing::{error, warn};
 
 /// How long a claim holds if its holder says nothing more. A claim of an earlier start of the server is void at once.
@@ -67,6 +75,8 @@ const PRUNE_EVERY: u64 = 120;
 const KNOCK_WAIT: Duration = Duration::from_secs(10);
 /// A delivery that failed this often waits for a person.
 const DELIVERY_ATTEMPTS: u32 = 20;
+/// What finds no line to GitHub free asks again after so long.
+const LINE_WAIT: Duration = Duration::from_millis(250);
 
 /// All that the loop works with.
 pub struct World {
@@ -93,8 +103,23 @@ pub struct World {
     /// This program, which runs inside test processes as well.
     pub executable: PathBuf,
     pub boards: split::Boards,
+    /// What is counted of processes.
+    pub meters: Arc<crate::meters::Meters>,
+    pub started_at: Timestamp,
+    /// Sends log lines away.
+    pub drains: crate::drains::Drains,
     /// One build of a repository is prepared at a time, one table is sent at a time.
     pub locks: Locks,
+    pub lines: Lines,
+}
+
+/// How many entries of the queue may be waiting for GitHub at once, each way. Together they are fewer than the workers, so
+/// that boots, switches and drains go on while GitHub is slow; and what comes in does not wait behind what goes out.
+pub struct Lines {
+    /// Deliveries, which read.
+    pub incoming: Semaphore,
+    /// Reports, which write.
+    pub outgoing: Semaphore,
 }
 
 /// Named locks.
@@ -159,7 +184,13 @@ pub enum Step {
 /// What follows for the queue entry.
 enum Next {
     Done,
-    Again { after: Duration },
+    Again {
+        after: Duration,
+    },
+    /// The rest of it is put off, and the attempts so far count on.
+    PutOff {
+        after: Duration,
+    },
 }
 
 /// Claims one entry and works on it.
@@ -184,9 +215,13 @@ async fn step_inside(world: &World) -> Result<Step, StoreError> {
         return Ok(Step::Worked { key });
     };
     let result = match key.split_once(':') {
-        Some(("delivery", id)) => deliver::process(world, id, entry.attempts).await,
+        Some(("delivery", id)) => match world.lines.incoming.try_acquire() {
+            Ok(_line) => Box::pin(deliver::process(world, id, entry.attempts)).await,
+            Err(_) => Ok(Next::PutOff { after: LINE_WAIT }),
+        },
+        Some(("alert", app)) => alerts::post(world, app, entry.attempts).await,
         _ => match key.parse::<Subject>() {
-            Ok(subject) => reconcile(world, &subject).await,
+            Ok(subject) => Box::pin(reconcile(world, &subject)).await,
             Err(error) => Err(Trouble::bug(error)),
         },
     };
@@ -218,6 +253,15 @@ async fn settle(
                 .transact(move |tx| {
                     queue::complete(tx, &key, token, now)?;
                     queue::enqueue(tx, &key, now + after)
+                })
+                .await?;
+        }
+        Ok(Next::PutOff { after }) => {
+            world
+                .store
+                .transact(move |tx| {
+                    queue::put_off(tx, &key, token, now + after)?;
+                    Ok::<(), StoreError>(())
                 })
                 .await?;
         }
@@ -289,11 +333,20 @@ async fn reconcile(world: &World, subject: &Subject) -> Result<Next, Trouble> {
         }
         Subject::Pull(..) => (crate::workflow::Plan::default(), None),
         Subject::Repository(id) => {
-            sweep::repository(world, *id).await?;
+            Box::pin(sweep::repository(world, *id)).await?;
             return Ok(Next::Done);
         }
     };
+    let Ok(line) = world.lines.outgoing.try_acquire() else {
+        let after = match plan.again_in {
+            Some(after) => after.min(LINE_WAIT),
+            None if plan.actions.is_empty() || forget.is_some() => LINE_WAIT,
+            None => Duration::ZERO,
+        };
+        return Ok(Next::PutOff { after });
+    };
     let published = publish::subject(world, subject).await;
+    drop(line);
     if let (Err(Trouble::Retry { .. }), Some(again)) = (&published, plan.again_in) {
         // What GitHub could not be told yet is told at a later look; boots and drains do not wait for it.
         warn!(%subject, "GitHub could not be told yet");
@@ -321,6 +374,9 @@ pub async fn run(world: Arc<World>, workers: usize) {
     tasks.spawn(follow_platform(world.clone()));
     tasks.spawn(split::listen(world.clone()));
     tasks.spawn(follow_knocks(world.clone()));
+    tasks.spawn(monitor::run(world.clone()));
+    tasks.spawn(drains::run(world.clone()));
+    tasks.spawn(figures::export(world.clone()));
     tasks.spawn(tick(world));
     while let Some(ended) = tasks.join_next().await {
         if let Err(error) = ended {
@@ -351,11 +407,30 @@ async fn work(world: Arc<World>) {
 /// Turns what happens to processes into subjects to look at.
 async fn follow_platform(world: Arc<World>) {
     let mut changes = world.platform.watch();
+    // A server of our own that ended soon after its start is not started again at once.
+    let mut look_after: Option<Duration> = None;
     loop {
+        let again = async {
+            match look_after {
+                Some(after) => tokio::time::sleep(after).await,
+                None => std::future::pending().await,
+            }
+        };
+        let change = tokio::select! {
+            change = changes.next() => change,
+            () = again => {
+                look_after = None;
+                if let Err(error) = addons::look_after(&world).await {
+                    warn!("add-ons could not be looked after: {error}");
+                }
+                continue;
+            }
+        };
         // A gap says nothing about what runs: it is looked at like a change of everything.
-        let Some(change) = changes.next().await else { return };
-        if let Err(error) = sweep::process_changed(&world, change).await {
-            warn!("a process changed, and its subject could not be queued: {error}");
+        let Some(change) = change else { return };
+        match sweep::process_changed(&world, change).await {
+            Ok(again) => look_after = again.or(look_after),
+            Err(error) => warn!("a process changed, and its subject could not be queued: {error}"),
         }
     }
 }

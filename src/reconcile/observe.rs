@@ -44,7 +44,7 @@ pub(super) async fn app(world: &World, name: &AppName) -> Result<Option<(App, Ap
         Some(run) => world.store.run(run)?.and_then(|run| run.verdict),
         None => None,
     };
-    let (others, others_asked) = super::checks::of_newest(world, &app, gate.as_ref()).await?;
+    let (others, others_asked) = Box::pin(super::checks::of_newest(world, &app, gate.as_ref())).await?;
     let slug_of = |release: &Option<Release>| match release {
         Some(release) => world.store.slug(&release.slug),
         None => Ok(None),
@@ -177,10 +177,11 @@ pub(super) async fn run(world: &World, number: RunNumber) -> Result<Option<(Test
         None => None,
     };
     let own = number.to_string();
-    let split = match run.split.is_some() && run.verdict.is_none() {
+    let board = match run.started_at.is_some() && run.verdict.is_none() {
         true => super::split::view(world, number).await?,
         false => None,
     };
+    let (split, queue) = if run.split.is_some() { (board, None) } else { (None, board) };
     let view = RunView {
         now: world.now(),
         build,
@@ -191,6 +192,7 @@ pub(super) async fn run(world: &World, number: RunNumber) -> Result<Option<(Test
         addons: world.store.addons_of_run(number)?,
         free_slots: free_slots(world, number, &all)?,
         split,
+        queue,
     };
     Ok(Some((run, view)))
 }

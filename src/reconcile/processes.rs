@@ -1,9 +1,9 @@
 //! What people ask of an app's processes: how many, how large, anew, and a command once. Nothing is started or stopped
-//! here but by `restart`: what is wanted is written, and the loop makes it true.
+//! here: what is wanted is written, and the loop makes it true.
 
 use super::apply::{note_order, put_app};
 use super::observe::{self, label};
-use super::{Trouble, World, act};
+use super::{Trouble, World};
 use crate::domain::*;
 use crate::platform::State;
 use crate::store::StoreError;
@@ -83,30 +83,54 @@ fn in_words(formation: &BTreeMap<String, Scale>) -> String {
     words.join(" ")
 }
 
-/// Ends the app's processes, or those of one name (`web.1`) or type (`web`); the loop starts each anew. Gives their
-/// names.
+/// Starts the app's processes anew, or those of one name (`web.1`) or type (`web`). A web process goes when the one in
+/// its place answers. Gives their names.
 pub async fn restart(world: &World, app: &AppName, only: Option<&str>, by: &str) -> Result<Vec<String>, Trouble> {
-    let (key, part, who, now) = (app.clone(), only.map(str::to_owned), by.to_owned(), world.now());
-    world
-        .commit(move |tx| match tx.app(&key)? {
-            Some(known) => note_order(tx, known.repository, OrderKind::Restart { app: key, only: part }, &who, now),
-            None => Ok(()),
-        })
-        .await?;
-    let mut stopped = Vec::new();
+    let mut meant = Vec::new();
     for status in observe::list(world).await? {
         let own = status.labels.get(label::APP).map(String::as_str) == Some(app.as_str());
         let kind = status.labels.get(label::TYPE).map(String::as_str).unwrap_or_default();
-        let meant = only.is_none_or(|only| only == kind || only == status.name);
+        let named = only.is_none_or(|only| only == kind || only == status.name);
         // Whether an interrupted release phase may run again is nothing that a restart may decide.
-        if own && meant && is_scalable(kind) && matches!(status.state, State::Starting | State::Running { .. }) {
-            act::stop(world, &status.id).await?;
-            stopped.push(status.name);
+        if own && named && is_scalable(kind) && matches!(status.state, State::Starting | State::Running { .. }) {
+            meant.push(status.name);
         }
     }
+    meant.dedup();
+    let (key, part, who, now) = (app.clone(), only.map(str::to_owned), by.to_owned(), world.now());
+    world
+        .commit(move |tx| match tx.app(&key)? {
+            Some(mut known) => {
+                known.restart_at = Some(now);
+                known.restart_only.clone_from(&part);
+                put_app(tx, &known, now)?;
+                note_order(tx, known.repository, OrderKind::Restart { app: key, only: part }, &who, now)
+            }
+            None => Ok(()),
+        })
+        .await?;
     info!(%app, "restarted {app}");
     world.enqueue_subject(&Subject::App(app.clone())).await?;
-    Ok(stopped)
+    Ok(meant)
+}
+
+/// Tells visitors that the app is under maintenance, or lets them in again; its processes go on.
+pub async fn set_maintenance(world: &World, app: &AppName, on: bool, by: &str) -> Result<(), Trouble> {
+    let (key, who, now) = (app.clone(), by.to_owned(), world.now());
+    world
+        .commit(move |tx| match tx.app(&key)? {
+            Some(mut known) if known.maintenance != on => {
+                known.maintenance = on;
+                put_app(tx, &known, now)?;
+                note_order(tx, known.repository, OrderKind::Maintenance { app: key, on }, &who, now)
+            }
+            _ => Ok(()),
+        })
+        .await?;
+    info!(%app, on, "{by} turned the maintenance mode of {app} {}", if on { "on" } else { "off" });
+    world.enqueue_subject(&Subject::App(app.clone())).await?;
+    world.wake.notify_waiters();
+    Ok(())
 }
 
 /// A command that somebody wants to run once.

@@ -7,7 +7,7 @@ use super::{Trouble, World, act, addons, build, config, policy, split};
 use crate::clock::Timestamp;
 use crate::domain::*;
 use crate::outside;
-use crate::platform::{Code, Limits, Spec};
+use crate::platform::{Code, Limits, Root, Spec, Walls};
 use crate::workflow::{SETUP_FAILED, environment_of, first_formation, test_script};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -197,8 +197,10 @@ pub(super) async fn process(
     let name = format!("{kind}.{ordinal}");
     let id = release.process_id(kind, ordinal, attempt);
     let settings = &world.config.apps;
-    let port = (kind == "web").then(|| port_for(settings.network, &id));
-    let mut environment = config_of(world, &release)?;
+    let image = world.store.slug(&release.slug)?.and_then(|slug| slug.image);
+    let port = (kind == "web").then(|| port_for(settings.network, &id, image.as_ref()));
+    let mut environment = environment_of_image(image.as_ref());
+    environment.extend(config_of(world, &release)?);
     environment.extend(standard_environment(world, app, &release, &name));
     if let Some(port) = port {
         environment.insert("PORT".to_owned(), port.to_string());
@@ -221,7 +223,8 @@ pub(super) async fn process(
         command: duty.command,
         environment,
         limits: Limits {
-            memory_bytes: size.memory_mb << 20,
+            memory_bytes: (size.memory_mb << 20) / 100 * u64::from(settings.memory_hard_percent),
+            memory_quota: size.memory_mb << 20,
             cpu_millis: size.cpu_millis,
             processes: settings.processes,
             disk_bytes: settings.disk_mb << 20,
@@ -231,8 +234,9 @@ pub(super) async fn process(
         port,
         time_limit: duty.time_limit,
         grace: Duration::from_secs(settings.grace_seconds),
-        binds: Vec::new(),
+        binds: addons::binds(world, &AddonOwner::of(app), release.created_at)?,
         services: addons::services(world, &AddonOwner::of(app), release.created_at)?,
+        walls: walls(image.as_ref()),
     };
     start(world, &spec).await?;
     info!(app = %app.name, release = %number, process = %id, "started {id}");
@@ -276,10 +280,30 @@ async fn start(world: &World, spec: &Spec) -> Result<(), Trouble> {
     Ok(())
 }
 
+/// What a container image brings along; everything else counts more.
+fn environment_of_image(image: Option<&Image>) -> BTreeMap<String, String> {
+    let Some(image) = image else { return BTreeMap::new() };
+    let mut environment = image.environment.clone();
+    environment.entry("HOME".to_owned()).or_insert_with(|| image.home.clone());
+    environment.entry("PATH".to_owned()).or_insert_with(|| IMAGE_PATH.to_owned());
+    environment
+}
+
+/// Where engines look for programs in an image that says nothing else.
+const IMAGE_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+fn walls(image: Option<&Image>) -> Walls {
+    image.map_or(Walls::Sandbox, |image| {
+        let Image { directory, user, group, .. } = image.clone();
+        Walls::Image(Root { folder: IMAGE_ROOT.into(), directory, user, group })
+    })
+}
+
 /// An isolated process has all ports for itself; one on the machine's network gets its own, from its name.
-fn port_for(network: crate::config::Network, id: &ProcessId) -> u16 {
+fn port_for(network: crate::config::Network, id: &ProcessId, image: Option<&Image>) -> u16 {
     match network {
-        crate::config::Network::Isolated => PORT,
+        // Where an image tells its port, it may know no other.
+        crate::config::Network::Isolated => image.and_then(|image| image.port).unwrap_or(PORT),
         crate::config::Network::Host => {
             let spread = crc32c::crc32c(id.as_str().as_bytes()) % 10_000;
             20_000 + u16::try_from(spread).unwrap_or(0)
@@ -313,7 +337,8 @@ pub(super) async fn node(world: &World, run: &TestRun, node: u16, attempt: u32) 
     let Some(script) = test_script(&slug) else { return Ok(()) };
     publish(world, &slug.digest).await?;
     let environment = slug.manifest().for_environment(Environment::Test);
-    let mut variables = slug.config_vars.clone();
+    let mut variables = environment_of_image(slug.image.as_ref());
+    variables.extend(slug.config_vars.clone());
     let owner = AddonOwner::Node { run: run.number, node };
     variables.extend(addons::config_vars(world, &owner)?);
     for (name, declared) in &environment.env {
@@ -342,13 +367,20 @@ pub(super) async fn node(world: &World, run: &TestRun, node: u16, attempt: u32) 
         variables.insert("HEROKU_PR_NUMBER".to_owned(), pull.to_string());
     }
     let settings = &world.config.tests;
-    let (test, binds) = if run.split.is_some() {
+    let (test, mut binds) = if run.split.is_some() {
         let who = split::Who { run: run.number, node, attempt };
         split::open(world, who).await?;
         (split::command(), split::binds(world, who)?)
+    } else if split::queue_is_asked(&slug, &variables) {
+        let who = split::Who { run: run.number, node, attempt };
+        split::open(world, who).await?;
+        // On a machine's own network others could speak to the node's server.
+        let token = world.vault.random_hex(16)?;
+        (split::queue_script(&script.test, &token), split::binds(world, who)?)
     } else {
         (script.test.clone(), Vec::new())
     };
+    binds.extend(addons::binds(world, &owner, Timestamp(i64::MAX))?);
     let spec = Spec {
         id: run.process_id(node, attempt),
         labels: [
@@ -375,6 +407,7 @@ pub(super) async fn node(world: &World, run: &TestRun, node: u16, attempt: u32) 
         grace: Duration::from_secs(5),
         binds,
         services: addons::services(world, &owner, Timestamp(i64::MAX))?,
+        walls: walls(slug.image.as_ref()),
     };
     start(world, &spec).await?;
     info!(run = %run.number, node, "started node {node} of test run {}", run.number);

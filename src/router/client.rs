@@ -2,9 +2,11 @@
 
 use super::control::{Answer, MAX_LINE, Request};
 use super::log::LogLine;
-use super::metrics::{AppNumbers, Resolution};
+use super::metrics::{AppNumbers, Resolution, Slot};
 use super::table::{Table, TargetState};
+use super::tail::{TailLine, TailPage};
 use super::{AppStatus, Status, TargetStatus, dial};
+use crate::clock::Timestamp;
 use crate::domain::{AppName, ProcessId};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -35,6 +37,16 @@ pub enum Router {
     Memory(Arc<Mutex<MemoryRouter>>),
 }
 
+/// Which router runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct About {
+    pub process: u32,
+    /// The address that clients reach.
+    pub listen: String,
+    /// Tells one program from another; empty where it was not said.
+    pub build: String,
+}
+
 /// A router for tests: it records tables and calls a target healthy when the test says so.
 #[derive(Debug, Default)]
 pub struct MemoryRouter {
@@ -49,6 +61,8 @@ pub struct MemoryRouter {
     /// What the test says of an app: when it was used last, whether somebody knocks.
     pub apps: BTreeMap<AppName, AppStatus>,
     pub numbers: BTreeMap<AppName, AppNumbers>,
+    /// Its log.
+    pub lines: Vec<TailLine>,
     pub stopped: bool,
 }
 
@@ -142,14 +156,49 @@ impl Router {
         }
     }
 
-    /// Whether a router answers, and the address that its clients reach.
-    pub async fn ping(&self) -> Result<String, RouterError> {
+    /// Log lines of all apps after a cursor of the router that was started at `since`; from the first one that is kept if
+    /// that is another router.
+    pub async fn tail(&self, since: Timestamp, after: u64, limit: usize) -> Result<TailPage, RouterError> {
         match self {
-            Router::Remote { socket } => match ask(socket, &Request::Ping).await? {
-                Answer::Pong { listen, .. } => Ok(listen),
+            Router::Remote { socket } => match ask(socket, &Request::Tail { since, after, limit }).await? {
+                Answer::Tail(page) => Ok(page),
                 other => Err(unexpected(other)),
             },
-            Router::Memory(_) => Ok("127.0.0.1:0".to_owned()),
+            Router::Memory(memory) => {
+                let memory = lock(memory);
+                let first = usize::try_from(after).unwrap_or(usize::MAX);
+                let lines: Vec<TailLine> = memory.lines.iter().skip(first).take(limit).cloned().collect();
+                Ok(TailPage { started_at: since, next: after + lines.len() as u64, lines })
+            }
+        }
+    }
+
+    /// What was counted of each process since the router started, by app, release and name.
+    pub async fn totals(&self) -> Result<BTreeMap<AppName, BTreeMap<String, Slot>>, RouterError> {
+        match self {
+            Router::Remote { socket } => match ask(socket, &Request::Totals).await? {
+                Answer::Totals { apps } => Ok(apps),
+                other => Err(unexpected(other)),
+            },
+            Router::Memory(_) => Ok(BTreeMap::new()),
+        }
+    }
+
+    /// Whether a router answers, and the address that its clients reach.
+    pub async fn ping(&self) -> Result<String, RouterError> {
+        self.about().await.map(|about| about.listen)
+    }
+
+    /// Which router answers.
+    pub async fn about(&self) -> Result<About, RouterError> {
+        match self {
+            Router::Remote { socket } => match ask(socket, &Request::Ping).await? {
+                Answer::Pong { process, listen, build } => Ok(About { process, listen, build }),
+                other => Err(unexpected(other)),
+            },
+            Router::Memory(_) => {
+                Ok(About { process: std::process::id(), listen: "127.0.0.1:0".to_owned(), build: String::new() })
+            }
         }
     }
 
@@ -220,7 +269,7 @@ async fn ask(socket: &Path, request: &Request) -> Result<Answer, RouterError> {
     ask_within(socket, request, PATIENCE).await
 }
 
-async fn ask_within(socket: &Path, request: &Request, limit: Duration) -> Result<Answer, RouterError> {
+pub(super) async fn ask_within(socket: &Path, request: &Request, limit: Duration) -> Result<Answer, RouterError> {
     let late = |_| RouterError::Unreachable(std::io::ErrorKind::TimedOut.into());
     let line = tokio::time::timeout(limit, exchange(socket, request)).await.map_err(late)?;
     let line = line.map_err(RouterError::Unreachable)?;

@@ -198,6 +198,10 @@ impl ClientStream {
         self.stream.get_ref().is_secure()
     }
 
+    pub fn is_http2(&self) -> bool {
+        self.stream.get_ref().is_http2()
+    }
+
     fn tcp(&self) -> &TcpStream {
         self.stream.get_ref().tcp()
     }

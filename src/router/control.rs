@@ -3,12 +3,15 @@
 //! Its folder and file are for the router's own user alone; whoever may write to it may route.
 
 use super::clients::Clients;
+use super::dial;
 use super::errors::Code;
 use super::histogram::Histogram;
+use super::leaving;
 use super::live::Routes;
 use super::log::{Log, LogLine};
-use super::metrics::{AppNumbers, Resolution};
-use super::table::{Table, TargetState};
+use super::metrics::{AppNumbers, Kept, Resolution, Slot};
+use super::table::{Table, TableError, TargetState};
+use super::tail::TailPage;
 use crate::clock::{Clock, Timestamp};
 use crate::domain::{AppName, ProcessId};
 use serde::{Deserialize, Serialize};
@@ -24,6 +27,8 @@ use tokio::sync::watch;
 pub(super) const MAX_LINE: u64 = 32 * 1024 * 1024;
 /// How long an answer to `knocks` may be waited for.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// Lines that one answer to `tail` holds.
+const TAIL_LINES: usize = 5_000;
 /// Lines that one answer to `logs` holds.
 const LOG_LINES: usize = 1500;
 
@@ -56,6 +61,24 @@ pub(super) enum Request {
         app: AppName,
         resolution: Resolution,
     },
+    /// To a router that leaves: the table that its successor was given.
+    Follow {
+        table: Table,
+    },
+    /// From a router that leaves: what it counted, and who knocked.
+    Absorb {
+        numbers: BTreeMap<AppName, Kept>,
+        #[serde(default)]
+        knocks: Vec<AppName>,
+    },
+    /// What was counted of each process since the router started.
+    Totals,
+    /// Log lines of all apps after a cursor of the router that was started then.
+    Tail {
+        since: Timestamp,
+        after: u64,
+        limit: usize,
+    },
     Stop,
 }
 
@@ -63,12 +86,28 @@ pub(super) enum Request {
 #[serde(tag = "answer", rename_all = "snake_case")]
 pub(super) enum Answer {
     Done,
-    Refused { reason: String },
-    Pong { process: u32, listen: String },
+    Refused {
+        reason: String,
+    },
+    Pong {
+        process: u32,
+        listen: String,
+        #[serde(default)]
+        build: String,
+    },
     Status(Status),
-    Logs { lines: Vec<LogLine> },
-    Knocks { last: u64, apps: Vec<AppName> },
+    Logs {
+        lines: Vec<LogLine>,
+    },
+    Knocks {
+        last: u64,
+        apps: Vec<AppName>,
+    },
     Numbers(AppNumbers),
+    Tail(TailPage),
+    Totals {
+        apps: BTreeMap<AppName, BTreeMap<String, Slot>>,
+    },
 }
 
 /// The router's own account of itself.
@@ -149,20 +188,17 @@ pub(super) struct Control {
 
 /// Answers until the router stops.
 pub(super) async fn serve(listener: UnixListener, control: Arc<Control>) {
-    let user = nix::unistd::geteuid().as_raw();
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => match stream.peer_cred() {
-                Ok(peer) if peer.uid() == user || peer.uid() == 0 => {
-                    let control = control.clone();
-                    tokio::spawn(async move {
-                        if let Err(error) = answer_all(stream, control).await {
-                            tracing::debug!(%error, "a control connection broke");
-                        }
-                    });
-                }
-                _ => tracing::warn!("refused a control connection of another user"),
-            },
+            Ok((stream, _)) if dial::is_ours(&stream) => {
+                let control = control.clone();
+                tokio::spawn(async move {
+                    if let Err(error) = answer_all(stream, control).await {
+                        tracing::debug!(%error, "a control connection broke");
+                    }
+                });
+            }
+            Ok(_) => tracing::warn!("refused a control connection of another user"),
             Err(error) => {
                 tracing::error!(%error, "could not accept a control connection");
                 tokio::time::sleep(Duration::from_millis(100)).await;
@@ -181,7 +217,11 @@ async fn answer_all(mut stream: UnixStream, control: Arc<Control>) -> std::io::R
             return Ok(());
         }
         let answer = match serde_json::from_slice(&line) {
-            Ok(request) => answer(request, &control).await,
+            Ok(request) => match answer(request, &control).await {
+                Some(answer) => answer,
+                // Whoever asks again finds the router that took our place.
+                None => return Ok(()),
+            },
             Err(error) => Answer::Refused { reason: format!("malformed: {error}") },
         };
         let mut bytes = serde_json::to_vec(&answer)?;
@@ -190,14 +230,46 @@ async fn answer_all(mut stream: UnixStream, control: Arc<Control>) -> std::io::R
     }
 }
 
-async fn answer(request: Request, control: &Arc<Control>) -> Answer {
-    match request {
-        Request::Ping => Answer::Pong { process: std::process::id(), listen: control.listen.clone() },
-        Request::Set { table } => set(control.clone(), table, false).await,
+/// `None` where another router has to be asked.
+async fn answer(request: Request, control: &Arc<Control>) -> Option<Answer> {
+    let folder = &control.routes.options.state_dir;
+    Some(match request {
+        Request::Ping => Answer::Pong {
+            process: std::process::id(),
+            listen: control.listen.clone(),
+            build: control.routes.options.build.clone(),
+        },
+        Request::Set { table } => return set(control.clone(), table, false).await,
         Request::Clear { generation, version } => {
-            set(control.clone(), Table { generation, version, apps: BTreeMap::new() }, true).await
+            return set(control.clone(), Table { generation, version, apps: BTreeMap::new() }, true).await;
         }
-        Request::Status => Answer::Status(status(control)),
+        Request::Follow { table } => {
+            control.routes.restore(table);
+            Answer::Done
+        }
+        Request::Absorb { numbers, knocks } => {
+            let live = control.routes.live().clone();
+            for (name, kept) in &numbers {
+                if let Some(app) = live.apps.get(name) {
+                    app.metrics.absorb(kept);
+                }
+            }
+            for app in knocks.iter().filter(|app| live.apps.get(*app).is_some_and(|app| app.asleep)) {
+                control.routes.knocks.knock(app, control.clock.now());
+            }
+            Answer::Done
+        }
+        Request::Status => {
+            let mut status = status(control);
+            if !control.routes.is_leaving() {
+                for answer in leaving::ask_all(folder, &Request::Status).await {
+                    if let Answer::Status(other) = answer {
+                        leaving::merge(&mut status, other);
+                    }
+                }
+            }
+            Answer::Status(status)
+        }
         Request::Logs { app, after } => Answer::Logs { lines: control.log.after(&app, after, LOG_LINES) },
         Request::Knocks { after, wait_ms } => {
             let limit = Duration::from_millis(wait_ms).min(LONGEST_WAIT);
@@ -211,30 +283,50 @@ async fn answer(request: Request, control: &Arc<Control>) -> Answer {
             let now = control.clock.now();
             Answer::Numbers(metrics.map(|metrics| metrics.numbers(resolution, now)).unwrap_or_default())
         }
+        Request::Tail { since, after, limit } => {
+            let after = if since == control.started_at { after } else { 0 };
+            let (lines, next) = control.log.tail(after, limit.min(TAIL_LINES));
+            Answer::Tail(TailPage { started_at: control.started_at, lines, next })
+        }
+        Request::Totals => {
+            let live = control.routes.live();
+            let apps = live.apps.iter().map(|(name, app)| (name.clone(), app.metrics.process_totals()));
+            Answer::Totals { apps: apps.filter(|(_, processes)| !processes.is_empty()).collect() }
+        }
         Request::Stop => {
+            if !control.routes.is_leaving() {
+                leaving::ask_all(folder, &Request::Stop).await;
+            }
             control.stop.send_replace(true);
             Answer::Done
         }
-    }
+    })
 }
 
 /// Saving a table waits for the disk, which no thread that serves requests may do.
-async fn set(control: Arc<Control>, table: Table, clear: bool) -> Answer {
+///
+/// The table holds only once those that leave have it too.
+async fn set(control: Arc<Control>, table: Table, clear: bool) -> Option<Answer> {
+    let folder = control.routes.options.state_dir.clone();
+    let follow = Request::Follow { table: table.clone() };
     let work = move || {
         let before = control.routes.live().apps.keys().cloned().collect::<Vec<_>>();
         control.routes.set(table, clear)?;
         let live = control.routes.live();
         before.iter().filter(|app| !live.apps.contains_key(*app)).for_each(|app| control.log.forget(app));
-        Ok(())
+        Ok::<(), TableError>(())
     };
     match tokio::task::spawn_blocking(work).await {
-        Ok(Ok(())) => Answer::Done,
-        Ok(Err(error)) => {
-            let error: super::table::TableError = error;
-            tracing::warn!(%error, "refused a table");
-            Answer::Refused { reason: error.to_string() }
+        Ok(Ok(())) => {
+            leaving::ask_all(&folder, &follow).await;
+            Some(Answer::Done)
         }
-        Err(error) => Answer::Refused { reason: format!("the table was not taken: {error}") },
+        Ok(Err(TableError::Leaving)) => None,
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "refused a table");
+            Some(Answer::Refused { reason: error.to_string() })
+        }
+        Err(error) => Some(Answer::Refused { reason: format!("the table was not taken: {error}") }),
     }
 }
 

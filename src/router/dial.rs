@@ -266,6 +266,12 @@ pub(super) async fn connect_unix(path: &Path) -> io::Result<UnixStream> {
     UnixStream::connect(path).await
 }
 
+/// Whether the other end runs as our own user, or as root.
+pub(super) fn is_ours(stream: &UnixStream) -> bool {
+    let user = nix::unistd::geteuid().as_raw();
+    stream.peer_cred().is_ok_and(|peer| peer.uid() == user || peer.uid() == 0)
+}
+
 /// Listens on a Unix socket at a path of any length; a file that a dead process left there is replaced.
 pub(super) fn listen_unix(path: &Path) -> io::Result<UnixListener> {
     match std::fs::remove_file(path) {

@@ -2,6 +2,7 @@
 //!
 //! Every sentence stands in `templates/errors`; this file only decides which one is asked for.
 
+use super::pages::{Facts, Pages};
 use super::table::Notice;
 use minijinja::{Environment, context};
 use serde::{Deserialize, Serialize};
@@ -42,6 +43,27 @@ pub enum Code {
     /// The router's own fault.
     H99,
 }
+
+/// Every code there is.
+pub(super) const ALL_CODES: [Code; 15] = [
+    Code::H10,
+    Code::H11,
+    Code::H12,
+    Code::H13,
+    Code::H14,
+    Code::H15,
+    Code::H17,
+    Code::H18,
+    Code::H19,
+    Code::H20,
+    Code::H21,
+    Code::H27,
+    Code::H28,
+    Code::H80,
+    Code::H99,
+];
+/// The statuses that the router's own answers have.
+pub(super) const STATUSES: [u16; 9] = [400, 404, 405, 408, 410, 414, 431, 500, 503];
 
 impl Code {
     /// Heroku's short name of the code, as it stands in log lines.
@@ -122,7 +144,7 @@ static TEMPLATES: LazyLock<Environment<'static>> = LazyLock::new(|| {
 });
 
 /// Renders the answer in the form that the client prefers.
-pub(super) fn render(refusal: Refusal, request_id: &str, accept: Option<&str>) -> Page {
+pub(super) fn render(refusal: Refusal, request_id: &str, accept: Option<&str>, pages: &Pages) -> Page {
     let code = refusal.code.map(|code| code.to_string());
     let facts =
         context! { code => code.as_deref(), notice => refusal.notice.map(Notice::name), status => refusal.status };
@@ -139,12 +161,14 @@ pub(super) fn render(refusal: Refusal, request_id: &str, accept: Option<&str>) -
         });
         return Page { content_type: "application/json", body: body.to_string() };
     }
-    let facts = context! {
-        code => code.as_deref(), status => refusal.status, title => title, message => message.trim(), request_id => request_id,
-    };
-    let page = TEMPLATES.get_template("page.html").and_then(|template| template.render(facts));
+    let facts = Facts { code: code.as_deref(), status: refusal.status, title, message: message.trim(), request_id };
+    let content_type = "text/html; charset=utf-8";
+    if let Some(body) = pages.render(refusal, facts) {
+        return Page { content_type, body };
+    }
+    let page = TEMPLATES.get_template("page.html").and_then(|template| template.render(facts.value()));
     Page {
-        content_type: "text/html; charset=utf-8",
+        content_type,
         body: page.unwrap_or_else(|error| {
             tracing::error!(%error, "could not render an error page");
             format!("{} {}", refusal.status, code.unwrap_or_default())
@@ -172,42 +196,16 @@ fn prefers_json(accept: &str) -> bool {
 mod tests {
     use super::*;
 
-    const ALL: [Code; 15] = [
-        Code::H10,
-        Code::H11,
-        Code::H12,
-        Code::H13,
-        Code::H14,
-        Code::H15,
-        Code::H17,
-        Code::H18,
-        Code::H19,
-        Code::H20,
-        Code::H21,
-        Code::H27,
-        Code::H28,
-        Code::H80,
-        Code::H99,
-    ];
-
     #[test]
     fn every_code_and_notice_has_a_sentence_of_its_own() {
-        let mut refusals: Vec<Refusal> = ALL.iter().map(|code| Refusal::coded(503, *code)).collect();
+        let mut refusals: Vec<Refusal> = ALL_CODES.iter().map(|code| Refusal::coded(503, *code)).collect();
         refusals.extend([400, 404, 405, 408, 414, 431].map(Refusal::bare));
-        for notice in [
-            Notice::Building,
-            Notice::Held,
-            Notice::Crashed,
-            Notice::Failed,
-            Notice::Asleep,
-            Notice::Maintenance,
-            Notice::Gone,
-        ] {
+        for notice in Notice::ALL {
             refusals.push(Refusal::without_target(Some(notice)));
         }
         let mut seen = std::collections::BTreeMap::new();
         for refusal in refusals {
-            let page = render(refusal, "id", Some("application/json"));
+            let page = render(refusal, "id", Some("application/json"), &Pages::default());
             let value: serde_json::Value = serde_json::from_str(&page.body).unwrap();
             let text = value["error"]["message"].as_str().unwrap().to_owned();
             assert!(text.len() > 20 && text.ends_with('.'), "{refusal:?}: {text:?}");
@@ -221,7 +219,7 @@ mod tests {
 
     #[test]
     fn what_comes_from_outside_is_escaped() {
-        let page = render(Refusal::bare(404), "<script>\"'&", None);
+        let page = render(Refusal::bare(404), "<script>\"'&", None, &Pages::default());
         assert!(page.body.contains("&lt;script&gt;"), "{}", page.body);
         assert!(!page.body.contains("<script>"), "{}", page.body);
         assert!(page.body.contains("prefers-color-scheme") && page.body.contains("width=device-width"));

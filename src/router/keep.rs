@@ -18,6 +18,9 @@ const FILE: &str = "numbers.json";
 pub(super) async fn keep(routes: Arc<Routes>) {
     loop {
         tokio::time::sleep(EVERY).await;
+        if routes.is_leaving() {
+            continue;
+        }
         let routes = routes.clone();
         let _ = tokio::task::spawn_blocking(move || save(&routes)).await;
     }
@@ -26,9 +29,21 @@ pub(super) async fn keep(routes: Arc<Routes>) {
 /// Writes the numbers of every app that has a route. That it can't is told, and stops nothing.
 pub(super) fn save(routes: &Routes) {
     let live = routes.live();
-    let kept: BTreeMap<&AppName, Kept> = live.apps.iter().map(|(name, app)| (name, app.metrics.kept())).collect();
+    write(routes, &live.apps.iter().map(|(name, app)| (name.clone(), app.metrics.kept())).collect());
+}
+
+/// Leaves the numbers to the router that takes our place, and begins anew. They are given back for the case that it
+/// does not come to that.
+pub(super) fn leave(routes: &Routes) -> BTreeMap<AppName, Kept> {
+    let live = routes.live();
+    let kept = live.apps.iter().map(|(name, app)| (name.clone(), app.metrics.take())).collect();
+    write(routes, &kept);
+    kept
+}
+
+fn write(routes: &Routes, kept: &BTreeMap<AppName, Kept>) {
     let folder = &routes.options.state_dir;
-    let written = serde_json::to_vec(&kept).map_err(std::io::Error::from).and_then(|bytes| {
+    let written = serde_json::to_vec(kept).map_err(std::io::Error::from).and_then(|bytes| {
         let fresh = folder.join("numbers.new.json");
         let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
         file.write_all(&bytes)?;

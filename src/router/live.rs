@@ -258,6 +258,8 @@ pub(super) struct Routes {
     live: ArcSwap<Live>,
     /// Taken by whoever changes the table, so that tables follow each other whole.
     change: Mutex<Leaving>,
+    /// Another router takes the connections and the tables.
+    leaving: AtomicBool,
     numbers: AtomicU64,
     /// Told after every swap.
     pub changed: tokio::sync::Notify,
@@ -282,6 +284,7 @@ impl Routes {
             started: Instant::now(),
             live: ArcSwap::default(),
             change: Mutex::default(),
+            leaving: AtomicBool::new(false),
             numbers: AtomicU64::new(1),
             changed: tokio::sync::Notify::new(),
             turned: tokio::sync::Notify::new(),
@@ -320,6 +323,9 @@ impl Routes {
     /// Takes a table: checks it, saves it, swaps it. On an error the one in use stays.
     pub fn set(&self, table: Table, clear: bool) -> Result<(), TableError> {
         let mut leaving = self.change();
+        if self.is_leaving() {
+            return Err(TableError::Leaving);
+        }
         let current = self.live.load_full();
         table.check_after(&current.table)?;
         if table.apps.is_empty() && !current.table.apps.is_empty() && !clear {
@@ -330,6 +336,16 @@ impl Routes {
             self.swap(table, &current, &mut leaving);
         }
         Ok(())
+    }
+
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Acquire)
+    }
+
+    /// Takes no more tables, or does again. A table that is being taken is saved when this returns.
+    pub fn set_leaving(&self, leaving: bool) {
+        let _change = self.change();
+        self.leaving.store(leaving, Ordering::Release);
     }
 
     /// Takes the table that was saved before this process started.

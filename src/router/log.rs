@@ -3,6 +3,7 @@
 //! Requests never wait for it: lines go through a bounded queue to one writer, and what does not fit is counted.
 
 use super::errors::Code;
+use super::tail::{Tail, TailLine};
 use crate::clock::Clock;
 use crate::domain::AppName;
 use serde::{Deserialize, Serialize};
@@ -111,6 +112,7 @@ struct Memory {
     rings: Mutex<HashMap<AppName, Ring>>,
     dropped: AtomicU64,
     strangers: Mutex<Strangers>,
+    tail: Mutex<Tail>,
 }
 
 /// How many lines without an app may still be written, and how many were left out since the last one.
@@ -142,12 +144,14 @@ enum Message {
     Forget(AppName),
 }
 
-/// One app's last lines. The cursor of a line is its number since the router started.
+/// One app's last lines. Cursors go up over restarts of the router, since they begin with the time.
 #[derive(Default)]
 struct Ring {
     lines: VecDeque<(u64, String)>,
     bytes: usize,
     next: u64,
+    /// Lines since the router started.
+    count: u64,
 }
 
 /// A line and the cursor to go on after.
@@ -164,9 +168,11 @@ impl Log {
         let (queue, lines) = sync_channel(QUEUE);
         let memory = Arc::new(Memory::default());
         let writer_memory = memory.clone();
+        // A thousand lines a millisecond are more than there can be.
+        let first = u64::try_from(clock.now().0).unwrap_or(0).saturating_mul(1000);
         std::thread::Builder::new()
             .name("router-log".into())
-            .spawn(move || write_lines(file, &lines, &writer_memory))?;
+            .spawn(move || write_lines(file, &lines, &writer_memory, first))?;
         Ok(Log { queue, memory, clock })
     }
 
@@ -190,6 +196,11 @@ impl Log {
     /// Drops the memory of an app that is gone.
     pub fn forget(&self, app: &AppName) {
         self.send(Message::Forget(app.clone()));
+    }
+
+    /// The lines of all apps after a cursor, oldest first.
+    pub fn tail(&self, after: u64, limit: usize) -> (Vec<TailLine>, u64) {
+        self.memory.tail().after(after, limit)
     }
 
     /// The lines after a cursor (0 for all that are kept), oldest first, at most `limit`.
@@ -216,14 +227,18 @@ impl Log {
 }
 
 impl Memory {
+    fn tail(&self) -> MutexGuard<'_, Tail> {
+        self.tail.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<AppName, Ring>> {
         self.rings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Ring {
-    fn push(&mut self, line: String) {
-        self.next += 1;
+    fn push(&mut self, line: String, first: u64) {
+        self.next = (self.next + 1).max(first);
         self.bytes += line.len();
         self.lines.push_back((self.next, line));
         while self.lines.len() > RING_LINES || self.bytes > RING_BYTES {
@@ -235,16 +250,20 @@ impl Ring {
     }
 }
 
-fn write_lines(mut file: Turning, lines: &Receiver<Message>, memory: &Memory) {
+fn write_lines(mut file: Turning, lines: &Receiver<Message>, memory: &Memory, first: u64) {
     // One wake-up for whatever has gathered, one flush for all of it.
-    while let Ok(first) = lines.recv() {
-        let mut next = Some(first);
+    while let Ok(message) = lines.recv() {
+        let mut next = Some(message);
         while let Some(message) = next {
             match message {
                 Message::Line { app, line } => {
                     file.line(&line);
                     if let Some(app) = app {
-                        memory.lock().entry(app).or_default().push(line);
+                        let mut rings = memory.lock();
+                        let ring = rings.entry(app.clone()).or_default();
+                        ring.count += 1;
+                        memory.tail().push(app, ring.count, &line);
+                        ring.push(line, first);
                     }
                 }
                 Message::Forget(app) => {
@@ -392,11 +411,11 @@ mod tests {
 
         let mut ring = Ring::default();
         for number in 0..2000 {
-            ring.push(format!("line {number}"));
+            ring.push(format!("line {number}"), 0);
         }
         assert_eq!((ring.lines.len(), ring.lines[0].0), (RING_LINES, 501));
         for _ in 0..2000 {
-            ring.push("x".repeat(2000));
+            ring.push("x".repeat(2000), 0);
         }
         assert!(ring.bytes <= RING_BYTES && ring.lines.len() == RING_BYTES / 2000);
     }

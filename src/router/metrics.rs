@@ -38,7 +38,7 @@ impl Resolution {
     }
 
     /// How far back slots are kept, in seconds.
-    fn kept(self) -> i64 {
+    pub fn kept(self) -> i64 {
         match self {
             Resolution::Minute => 2 * 3600,
             Resolution::TenMinutes => 24 * 3600,
@@ -127,6 +127,8 @@ struct Counted {
     /// Made with the first request.
     series: Option<Box<Series>>,
     processes: BTreeMap<String, Series>,
+    /// Of each of them, since the router started.
+    process_totals: BTreeMap<String, Slot>,
 }
 
 /// Slots in each resolution, oldest first.
@@ -143,6 +145,12 @@ pub(super) struct Kept {
     last_request: i64,
     series: Option<Box<Series>>,
     processes: BTreeMap<String, Series>,
+}
+
+impl Kept {
+    pub fn is_empty(&self) -> bool {
+        self.series.is_none() && self.processes.is_empty()
+    }
 }
 
 /// Counts one request as in flight until it is dropped.
@@ -175,14 +183,23 @@ impl AppMetrics {
             let newest = |series: &Series| series.minutes.back().map_or(0, |slot| slot.at.0);
             let quietest =
                 counted.processes.iter().min_by_key(|(_, series)| newest(series)).map(|(key, _)| key.clone());
-            quietest.map(|key| counted.processes.remove(&key));
+            if let Some(quietest) = quietest {
+                counted.processes.remove(&quietest);
+                counted.process_totals.remove(&quietest);
+            }
         }
+        counted.process_totals.entry(key.clone()).or_default().record(sample);
         counted.processes.entry(key).or_default().record(sample);
     }
 
     /// What was counted since the router started.
     pub fn total(&self) -> Slot {
         self.lock().total.clone()
+    }
+
+    /// The same of each process, by release and name.
+    pub fn process_totals(&self) -> BTreeMap<String, Slot> {
+        self.lock().process_totals.clone()
     }
 
     pub fn in_flight(&self) -> u64 {
@@ -226,6 +243,26 @@ impl AppMetrics {
         }
     }
 
+    /// As `kept`, and counts anew: what comes back was not told to anybody before.
+    pub fn take(&self) -> Kept {
+        let mut counted = self.lock();
+        let processes = std::mem::take(&mut counted.processes);
+        Kept { last_request: self.last_request.load(Ordering::Relaxed), series: counted.series.take(), processes }
+    }
+
+    /// Adds what another router counted.
+    pub fn absorb(&self, kept: &Kept) {
+        self.last_request.fetch_max(kept.last_request, Ordering::Relaxed);
+        let mut counted = self.lock();
+        if let Some(series) = &kept.series {
+            series.minutes.iter().for_each(|slot| counted.total.merge(slot));
+            counted.series.get_or_insert_default().absorb(series);
+        }
+        for (name, series) in &kept.processes {
+            counted.processes.entry(name.clone()).or_default().absorb(series);
+        }
+    }
+
     pub fn of(kept: Kept) -> AppMetrics {
         AppMetrics {
             last_request: AtomicI64::new(kept.last_request),
@@ -245,6 +282,20 @@ impl Series {
             Resolution::Minute => &self.minutes,
             Resolution::TenMinutes => &self.tens,
             Resolution::Hour => &self.hours,
+        }
+    }
+
+    fn absorb(&mut self, other: &Series) {
+        for (mine, theirs) in
+            [(&mut self.minutes, &other.minutes), (&mut self.tens, &other.tens), (&mut self.hours, &other.hours)]
+        {
+            for slot in theirs {
+                let place = mine.partition_point(|have| have.at < slot.at);
+                match mine.get_mut(place) {
+                    Some(have) if have.at == slot.at => have.merge(slot),
+                    _ => mine.insert(place, slot.clone()),
+                }
+            }
         }
     }
 

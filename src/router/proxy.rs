@@ -10,8 +10,9 @@ use super::errors::{self, Code, Refusal};
 use super::live::{Choice, InFlight, LiveApp, LiveTarget, Routes};
 use super::log::{Entry, Log};
 use super::metrics::{AppInFlight, Sample};
+use super::pages::Pages;
 use super::request;
-use super::table::normalise_host;
+use super::table::{Notice, normalise_host};
 use super::trust::{self, Origin};
 use crate::clock::{Clock, Timestamp};
 use async_trait::async_trait;
@@ -38,6 +39,7 @@ const LOOKS: usize = 8;
 pub(super) struct Proxy {
     pub routes: Arc<Routes>,
     pub log: Log,
+    pub pages: Arc<Pages>,
     pub clock: Clock,
     /// The port that clients reach the router at.
     pub port: u16,
@@ -120,6 +122,10 @@ impl ProxyHttp for Proxy {
         if session.get_keepalive() == Some(0) {
             session.set_keepalive(Some(KEEP_ALIVE_SECONDS));
         }
+        if self.routes.is_leaving() {
+            // The next request goes to the router that took our place.
+            session.set_keepalive(None);
+        }
         session.as_downstream_mut().set_pipelining_enabled(true);
 
         let verdict = if session.is_http2() {
@@ -152,6 +158,10 @@ impl ProxyHttp for Proxy {
         if let Some(port) = self.secure_port.filter(|_| options.redirect && !origin_secure) {
             context.app = Some(app);
             return self.redirect(session, context, port).await;
+        }
+        if app.notice == Some(Notice::Maintenance) {
+            context.app = Some(app);
+            return self.refuse(session, context, Refusal::without_target(Some(Notice::Maintenance))).await;
         }
         context.counted = Some(AppInFlight::new(&app.metrics, context.arrived));
         context.app = Some(app);
@@ -542,7 +552,7 @@ impl Proxy {
 
     async fn write_page(&self, session: &mut Session, context: &Context, refusal: Refusal) -> Result<()> {
         let accept = session.req_header().headers.get("accept").and_then(|accept| accept.to_str().ok());
-        let page = errors::render(refusal, &context.request_id, accept);
+        let page = errors::render(refusal, &context.request_id, accept, &self.pages);
         let mut header = ResponseHeader::build(refusal.status, Some(8))?;
         header.insert_header("Content-Type", page.content_type)?;
         header.insert_header("Content-Length", page.body.len().to_string())?;
@@ -550,7 +560,7 @@ impl Proxy {
         header.insert_header("X-Robots-Tag", "noindex")?;
         header.insert_header("X-Request-Id", context.request_id.as_str())?;
         header.insert_header("Server", "landfall")?;
-        if refusal.notice == Some(super::table::Notice::Gone) {
+        if refusal.notice == Some(Notice::Gone) {
             // What a closed pull request's app left in browsers must not outlive it.
             header.insert_header("Clear-Site-Data", "\"cache\", \"cookies\", \"storage\"")?;
         }

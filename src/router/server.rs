@@ -5,10 +5,13 @@ use super::certificates::{CertificateFiles, Certificates};
 use super::clients::{self, ClientStream, Clients};
 use super::control::{self, Control};
 use super::dial;
+use super::handover::{self, Claim, Successor};
 use super::health;
 use super::keep;
+use super::leaving;
 use super::live::Routes;
 use super::log::Log;
+use super::pages::Pages;
 use super::proxy::{KEEP_ALIVE_SECONDS, Proxy};
 use super::request::canonical;
 use super::table;
@@ -16,7 +19,6 @@ use super::trust::Trusted;
 use super::wire::Wire;
 use crate::clock::Clock;
 use anyhow::Context as _;
-use nix::fcntl::{Flock, FlockArg};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use pingora_core::apps::{HttpServerApp, HttpServerOptions, ServerApp};
 use pingora_core::server::configuration::ServerConf;
@@ -46,7 +48,9 @@ pub struct RouterOptions {
     pub secure: Option<(SocketAddr, CertificateFiles)>,
     /// Sends whoever comes without TLS to the address with it.
     pub redirect: bool,
-    /// How often the certificate's files are looked at: 10 s.
+    /// Pages in place of ours: a folder of templates.
+    pub error_pages: Option<PathBuf>,
+    /// How often the files of certificates and error pages are looked at: 10 s.
     pub certificate_interval: Duration,
     /// Connections from trusted proxies begin with the PROXY protocol.
     pub announced: bool,
@@ -76,6 +80,10 @@ pub struct RouterOptions {
     pub held_per_app: usize,
     /// For requests in flight when the router is stopped.
     pub drain_timeout: Duration,
+    /// For those who are connected when another router has taken its place: 10 min.
+    pub handover_timeout: Duration,
+    /// Tells this program from others.
+    pub build: String,
     /// Clients' connections at the same time, in all and from one address; who comes after is told 503.
     pub connections: usize,
     pub connections_per_address: usize,
@@ -88,6 +96,7 @@ impl RouterOptions {
             listen,
             secure: None,
             redirect: true,
+            error_pages: None,
             certificate_interval: Duration::from_secs(10),
             announced: false,
             state_dir,
@@ -104,6 +113,8 @@ impl RouterOptions {
             held: 4_096,
             held_per_app: 512,
             drain_timeout: Duration::from_secs(30),
+            handover_timeout: Duration::from_secs(600),
+            build: String::new(),
             connections: 16_384,
             connections_per_address: 8_192,
         }
@@ -139,7 +150,6 @@ pub(super) fn run_until(options: RouterOptions, ended: impl Future<Output = ()>)
         .mode(0o700)
         .create(&folder)
         .with_context(|| format!("could not make {}", folder.display()))?;
-    let _lock = lock(&folder)?;
     raise_file_limit();
     let threads = options.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -153,25 +163,49 @@ pub(super) fn run_until(options: RouterOptions, ended: impl Future<Output = ()>)
     result
 }
 
+/// A socket that clients connect to.
+struct Entrance {
+    name: String,
+    socket: std::net::TcpListener,
+    address: SocketAddr,
+    certificates: Option<Arc<Certificates>>,
+}
+
+impl Entrance {
+    async fn open(
+        claim: &mut Claim,
+        role: &str,
+        listen: SocketAddr,
+        certificates: Option<Arc<Certificates>>,
+    ) -> anyhow::Result<Entrance> {
+        let listener = claim.listener(role, listen).await.with_context(|| format!("could not listen on {listen}"))?;
+        let address = listener.local_addr().context("could not tell the listener's address")?;
+        let socket = listener.into_std().context("could not keep the listener")?;
+        Ok(Entrance { name: handover::socket_name(role, listen), socket, address, certificates })
+    }
+}
+
 async fn serve(options: RouterOptions, threads: usize, ended: impl Future<Output = ()>) -> anyhow::Result<()> {
     let clock = Clock::System;
     let folder = options.state_dir.clone();
-    let drain_timeout = options.drain_timeout;
-    let log = Log::start(&folder, clock.clone()).context("could not open the log")?;
-    let listener =
-        TcpListener::bind(options.listen).await.with_context(|| format!("could not listen on {}", options.listen))?;
-    let address = listener.local_addr().context("could not tell the listener's address")?;
-    let secure = match &options.secure {
+    let (drain_timeout, handover_timeout) = (options.drain_timeout, options.handover_timeout);
+    let certificates = match &options.secure {
         None => None,
-        Some((listen, files)) => {
-            let certificates = Arc::new(Certificates::load(files)?);
-            let listener = TcpListener::bind(listen).await.with_context(|| format!("could not listen on {listen}"))?;
-            let address = listener.local_addr().context("could not tell the listener's address")?;
-            tokio::spawn(certificates.clone().follow(options.certificate_interval));
-            Some((listener, address, certificates))
-        }
+        Some((listen, files)) => Some((*listen, Arc::new(Certificates::load(files)?))),
     };
-    let secure_address = secure.as_ref().map(|(_, address, _)| *address);
+    let pages = Arc::new(Pages::load(options.error_pages.as_deref())?);
+    tokio::spawn(pages.clone().follow(options.certificate_interval));
+    let mut claim = handover::claim(&folder).await?;
+    let log = Log::start(&folder, clock.clone()).context("could not open the log")?;
+    let mut entrances = vec![Entrance::open(&mut claim, "plain", options.listen, None).await?];
+    if let Some((listen, certificates)) = certificates {
+        tokio::spawn(certificates.clone().follow(options.certificate_interval));
+        entrances.push(Entrance::open(&mut claim, "tls", listen, Some(certificates)).await?);
+    }
+    let address = entrances[0].address;
+    let secure_address = entrances.get(1).map(|entrance| entrance.address);
+    claim.go().await?;
+    // Whatever the one before us was told and counted is on disk from here on.
     let routes = Arc::new(Routes::new(options));
     if let Some(table) = table::load(&folder) {
         tracing::info!(generation = table.generation, version = table.version, "restored the table");
@@ -181,11 +215,13 @@ async fn serve(options: RouterOptions, threads: usize, ended: impl Future<Output
     let limits = (routes.options.connections, routes.options.connections_per_address);
     let clients = Arc::new(Clients::new(routes.started, limits.0, limits.1));
     let (stop, mut stopped) = watch::channel(false);
-    let control_socket = listen_for_control(&folder)?;
+    let control_socket = listen_for_control(&folder, "router.sock")?;
+    let mut successors = listen_for_control(&folder, handover::SOCKET)?;
     if let Some(address) = secure_address {
         write_address(&folder, "router.tls.addr", address)?;
     }
     write_address(&folder, "router.addr", address)?;
+    write_line(&folder, "router.pid", &std::process::id().to_string())?;
     let control = Control {
         routes: routes.clone(),
         log: log.clone(),
@@ -212,6 +248,7 @@ async fn serve(options: RouterOptions, threads: usize, ended: impl Future<Output
     let proxy = Proxy {
         routes: routes.clone(),
         log,
+        pages,
         clock,
         port: address.port(),
         secure_port: secure_address.map(|address| address.port()),
@@ -221,29 +258,114 @@ async fn serve(options: RouterOptions, threads: usize, ended: impl Future<Output
     server_options.h2_idle_timeout = Some(Duration::from_secs(KEEP_ALIVE_SECONDS));
     proxy.server_options = Some(server_options);
     let proxy = Arc::new(proxy);
-    let door = Door { proxy: proxy.clone(), clients, routes: routes.clone(), stopped: stopped.clone() };
-    let mut accepting = vec![tokio::spawn(accept(listener, None, door.clone()))];
-    if let Some((listener, _, certificates)) = secure {
-        accepting.push(tokio::spawn(accept(listener, Some(certificates), door)));
-    }
+    let (leave, left) = watch::channel(false);
+    let door =
+        Door { proxy: proxy.clone(), clients: clients.clone(), routes: routes.clone(), stopped: stopped.clone(), left };
     // Whoever started us may have closed its end of the pipe; that is no reason to die.
     if !cfg!(test) {
         let _ = writeln!(std::io::stdout(), "router listens on http://{address}/");
     }
-    tracing::info!(%address, "router listens");
+    let before = claim.predecessor();
+    tracing::info!(%address, before, "router listens");
+    let lock = std::mem::replace(&mut claim.lock, File::open("/dev/null").context("could not open /dev/null")?);
 
-    tokio::select! {
-        () = ended => {}
-        _ = stopped.wait_for(|stop| *stop) => {}
+    tokio::pin!(ended);
+    let mut claim = Some(claim);
+    let replaced = loop {
+        let mut accepting = Vec::new();
+        for entrance in &entrances {
+            let listener = entrance.socket.try_clone().and_then(TcpListener::from_std).context("could not listen")?;
+            accepting.push(tokio::spawn(accept(listener, entrance.certificates.clone(), door.clone())));
+        }
+        if let Some(mut claim) = claim.take() {
+            claim.serving().await;
+        }
+        let sockets: Vec<_> = entrances.iter().map(|entrance| (entrance.name.as_str(), &entrance.socket)).collect();
+        let successor = tokio::select! {
+            () = &mut ended => None,
+            _ = stopped.wait_for(|stop| *stop) => None,
+            successor = handover::offer(&successors, &lock, &sockets) => Some(successor),
+        };
+        // Nobody is taken in from here on, and nobody is half taken in.
+        for task in accepting {
+            task.abort();
+            let _ = task.await;
+        }
+        match successor {
+            None => break None,
+            Some(successor) => {
+                if let Some(aside) = hand_over(&routes, successor).await {
+                    break Some(aside);
+                }
+                tracing::warn!("the router that was to take our place failed; serving on");
+                // It may have put its own there.
+                successors = listen_for_control(&folder, handover::SOCKET)?;
+            }
+        }
+    };
+    // Without us the sockets and the lock are the other one's, or nobody's: whoever comes then is refused at once, and
+    // not in the middle.
+    drop(entrances);
+    drop(successors);
+    if replaced.is_some() {
+        tracing::info!("handed over; those who are connected are served to their end");
+        drop(lock);
+        leave.send_replace(true);
+        tokio::select! {
+            () = &mut ended => {}
+            _ = stopped.wait_for(|stop| *stop) => {}
+            () = leaving::serve_out(&routes, &clients, handover_timeout) => {}
+        }
+    } else {
+        let _ = std::fs::remove_file(folder.join(handover::SOCKET));
     }
-    // The listener is closed first, so that whoever comes now is refused at once and not in the middle.
-    accepting.iter().for_each(tokio::task::JoinHandle::abort);
+    leave.send_replace(true);
     stop.send_replace(true);
     proxy.http_cleanup().await;
     drain(&routes, drain_timeout).await;
-    let _ = tokio::task::spawn_blocking(move || keep::save(&routes)).await;
+    if let Some(aside) = replaced {
+        leaving::report(&routes).await;
+        let _ = std::fs::remove_file(aside);
+    } else {
+        let _ = tokio::task::spawn_blocking(move || keep::save(&routes)).await;
+    }
     tracing::info!("router stopped");
     Ok(())
+}
+
+/// Lets another router take our place and says where our control socket is from then on; without success everything
+/// is as before.
+async fn hand_over(routes: &Arc<Routes>, successor: Successor) -> Option<PathBuf> {
+    let folder = routes.options.state_dir.clone();
+    let begun = {
+        let routes = routes.clone();
+        let folder = folder.clone();
+        tokio::task::spawn_blocking(move || {
+            routes.set_leaving(true);
+            let numbers = keep::leave(&routes);
+            (leaving::make_room(&folder), numbers)
+        })
+    };
+    let Ok((aside, numbers)) = begun.await else {
+        routes.set_leaving(false);
+        return None;
+    };
+    match &aside {
+        Ok(aside) if successor.take().await => return Some(aside.clone()),
+        Ok(_) => {}
+        Err(error) => tracing::error!(%error, "could not make room for a successor"),
+    }
+    let live = routes.live();
+    for (name, kept) in &numbers {
+        if let Some(app) = live.apps.get(name) {
+            app.metrics.absorb(kept);
+        }
+    }
+    if let Ok(aside) = aside {
+        let _ = std::fs::rename(aside, folder.join("router.sock"));
+    }
+    routes.set_leaving(false);
+    None
 }
 
 /// What a new connection needs.
@@ -253,6 +375,8 @@ struct Door {
     clients: Arc<Clients>,
     routes: Arc<Routes>,
     stopped: watch::Receiver<bool>,
+    /// Another router takes new connections: those of HTTP/2 are told to end, which costs no request there.
+    left: watch::Receiver<bool>,
 }
 
 async fn accept(listener: TcpListener, certificates: Option<Arc<Certificates>>, door: Door) {
@@ -322,7 +446,8 @@ impl Door {
     }
 
     async fn serve(&self, stream: ClientStream) {
-        self.proxy.process_new(Box::new(stream), &self.stopped).await;
+        let ended = if stream.is_http2() { &self.left } else { &self.stopped };
+        self.proxy.process_new(Box::new(stream), ended).await;
     }
 }
 
@@ -362,18 +487,8 @@ async fn drain(routes: &Routes, limit: Duration) {
     }
 }
 
-/// One router per folder: a second one would answer from the same table on another port.
-fn lock(folder: &Path) -> anyhow::Result<Flock<File>> {
-    let path = folder.join("router.lock");
-    let file = File::options().write(true).create(true).truncate(false).open(&path);
-    let file = file.with_context(|| format!("could not open {}", path.display()))?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock)
-        .map_err(|(_, error)| error)
-        .with_context(|| format!("another router runs on {}", folder.display()))
-}
-
-fn listen_for_control(folder: &Path) -> anyhow::Result<tokio::net::UnixListener> {
-    let path = folder.join("router.sock");
+fn listen_for_control(folder: &Path, name: &str) -> anyhow::Result<tokio::net::UnixListener> {
+    let path = folder.join(name);
     let listener = dial::listen_unix(&path).with_context(|| format!("could not listen on {}", path.display()))?;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))
         .with_context(|| format!("could not protect {}", path.display()))?;
@@ -381,9 +496,13 @@ fn listen_for_control(folder: &Path) -> anyhow::Result<tokio::net::UnixListener>
 }
 
 fn write_address(folder: &Path, name: &str, address: SocketAddr) -> anyhow::Result<()> {
+    write_line(folder, name, &address.to_string())
+}
+
+fn write_line(folder: &Path, name: &str, line: &str) -> anyhow::Result<()> {
     let path = folder.join(name);
     let fresh = folder.join(format!("{name}.new"));
-    std::fs::write(&fresh, format!("{address}\n"))
+    std::fs::write(&fresh, format!("{line}\n"))
         .and_then(|()| std::fs::rename(&fresh, &path))
         .with_context(|| format!("could not write {}", path.display()))
 }

@@ -99,6 +99,16 @@ pub enum Notice {
 }
 
 impl Notice {
+    pub const ALL: [Notice; 7] = [
+        Notice::Building,
+        Notice::Held,
+        Notice::Crashed,
+        Notice::Failed,
+        Notice::Asleep,
+        Notice::Maintenance,
+        Notice::Gone,
+    ];
+
     pub fn name(self) -> &'static str {
         match self {
             Notice::Building => "building",
@@ -123,6 +133,8 @@ pub enum TableError {
     Empty { current: usize },
     #[error("app {app}: {reason}")]
     Invalid { app: AppName, reason: String },
+    #[error("another router has taken our place")]
+    Leaving,
     #[error("could not save the table")]
     Save(#[source] std::io::Error),
 }

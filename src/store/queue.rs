@@ -150,6 +150,14 @@ pub fn retry(transaction: &mut Transaction<'_>, key: &str, token: u64, due: Time
     Ok(true)
 }
 
+/// The rest of the work waits until `due`. Attempts that failed before
+/// count on. `false`, and no change, if `token` is not the holder's.
+pub fn put_off(transaction: &mut Transaction<'_>, key: &str, token: u64, due: Timestamp) -> Result<bool, StoreError> {
+    let Some(entry) = held(transaction, key, token)? else { return Ok(false) };
+    wait_until(transaction, entry, due)?;
+    Ok(true)
+}
+
 /// The work cannot succeed as things are: the entry stays, and nobody claims it until it is enqueued or unparked. If it
 /// was enqueued while leased, it comes again at once instead. `false`, and no change, if `token` is not the holder's.
 pub fn park(transaction: &mut Transaction<'_>, key: &str, token: u64, reason: &str) -> Result<bool, StoreError> {

@@ -230,3 +230,17 @@ fn any_order_of_calls_keeps_entries_and_indexes_in_step() {
     let (waiting, leased, _) = depth_of(&store);
     assert_eq!((waiting, leased), (0, 0));
 }
+
+#[test]
+fn work_that_is_put_off_keeps_its_count_of_failures() {
+    let folder = folder();
+    let store = open(&folder);
+    add(&store, "delivery:1", at(0));
+    let failed = token(&take(&store, at(0)).unwrap());
+    assert!(run(&store, move |transaction| retry(transaction, "delivery:1", failed, at(10))));
+    let busy = token(&take(&store, at(10)).unwrap());
+    assert!(run(&store, move |transaction| put_off(transaction, "delivery:1", busy, at(11))));
+    assert!(!run(&store, move |transaction| put_off(transaction, "delivery:1", busy, at(12))), "the lease is gone");
+    assert_eq!(take(&store, at(10)), None);
+    assert_eq!(take(&store, at(11)).map(|entry| entry.attempts), Some(1));
+}

@@ -21,6 +21,7 @@ pub fn configure(config: &mut web::ServiceConfig) {
         .route("/api/v1/apps/{name}/scale", web::post().to(scale))
         .route("/api/v1/apps/{name}/retry", web::post().to(retry))
         .route("/api/v1/apps/{name}/destroy", web::post().to(destroy))
+        .route("/api/v1/apps/{name}/maintenance", web::post().to(maintenance))
         .route("/api/v1/apps/{name}/run", web::post().to(run))
         .route("/api/v1/apps/{name}/one-offs/{number}", web::get().to(one_off))
         .route("/api/v1/apps/{name}/one-offs/{number}/stop", web::post().to(stop_one_off))
@@ -182,6 +183,21 @@ async fn destroy(request: HttpRequest, shared: Data<Shared>, path: Path<String>,
         }
         command::destroy(&shared.world, &app, OPERATOR).await?.map_err(refused)?;
         Done::new(json!({ "app": app.name, "destroyed": true }), "/".to_owned())
+    };
+    shared.done(&request, order.await)
+}
+
+/// `{"on": true}` or `{"on": false}`.
+async fn maintenance(request: HttpRequest, shared: Data<Shared>, path: Path<String>, bytes: Bytes) -> HttpResponse {
+    let order = async {
+        let app = views::find_app(&shared.world, &path)?;
+        let on = match body(&request, &bytes)?.get("on") {
+            Some(Value::Bool(on)) => *on,
+            Some(Value::String(text)) if text == "true" || text == "false" => text == "true",
+            _ => return Err(Problem::Malformed { what: "on", detail: "expected true or false".to_owned() }),
+        };
+        processes::set_maintenance(&shared.world, &app.name, on, OPERATOR).await?;
+        Done::new(json!({ "app": app.name, "maintenance": on }), format!("/apps/{}", app.name))
     };
     shared.done(&request, order.await)
 }

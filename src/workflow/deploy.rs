@@ -366,13 +366,15 @@ fn route(app: &App, view: &AppView, booting: Option<Boot<'_>>, switch: bool, asl
     let active = targets.iter().any(|target| target.state == TargetState::Active);
     let coming = booting.is_some() || view.live.as_ref().is_some_and(|live| is_coming(app, live, view));
     let notice = match active {
+        _ if app.maintenance => Some(Notice::Maintenance),
         true => None,
         false if asleep => Some(Notice::Asleep),
         false => Some(notice(app, view)),
     };
     let canary =
         booting.filter(|_| !switch).and_then(|boot| boot.percent.map(|percent| (boot.release.number, percent)));
-    WantedRoute { release: serving, notice, targets, hold: !active && !asleep && coming, asleep, canary }
+    let hold = !active && !asleep && coming && !app.maintenance;
+    WantedRoute { release: serving, notice, targets, hold, asleep, canary }
 }
 
 fn notice(app: &App, view: &AppView) -> Notice {
@@ -546,6 +548,8 @@ pub(super) mod tests {
             created_at: Timestamp(0),
             untrusted: false,
             restart_at: None,
+            restart_only: None,
+            maintenance: false,
             kept_until: None,
             watch: None,
             formation: None,
@@ -610,5 +614,68 @@ pub(super) mod tests {
         let plan = plan_app(&app, &view);
         let [Action::SetRoute { route: Some(route) }] = plan.actions.as_slice() else { panic!("{plan:?}") };
         assert_eq!(route.targets[0].state, TargetState::Active);
+    }
+
+    #[test]
+    fn a_web_process_that_is_started_anew_goes_when_the_one_in_its_place_answers_and_others_go_first() {
+        let (mut app, mut view) = view_of_a_restart(1_000, TargetState::Active, true);
+        app.restart_at = Some(Timestamp(500));
+        app.restart_only = Some("worker".to_owned());
+        assert_eq!(plan_app(&app, &view).actions, Vec::new(), "another type is meant");
+        app.restart_only = Some("web.1".to_owned());
+        let plan = plan_app(&app, &view);
+        let [Action::StartProcess { attempt: 3, crashes: 0, .. }] = plan.actions.as_slice() else { panic!("{plan:?}") };
+        let release = view.live.clone().expect("a release");
+        let (old, new) = (release.process_id("web", 1, 2), release.process_id("web", 1, 3));
+        let known = view.processes[0].clone();
+        let state = ProcessState::Running { since: Timestamp(900) };
+        view.processes.push(ProcessView { id: new.clone(), attempt: 3, state, ..known });
+        let answers = TargetView { state: TargetState::Warming, healthy: true, seen: String::new(), in_flight: 0 };
+        view.targets.insert(new, answers);
+        let plan = plan_app(&app, &view);
+        let switch = plan.actions.iter().find_map(|action| match action {
+            Action::SetRoute { route: Some(route) } => Some(route.clone()),
+            _ => None,
+        });
+        let states: Vec<TargetState> = switch.expect("a switch").targets.iter().map(|target| target.state).collect();
+        assert_eq!(states, [TargetState::Draining, TargetState::Active]);
+        let stops = |view: &AppView| {
+            let stop = Action::Stop { process: old.clone() };
+            plan_app(&app, view).actions.contains(&stop)
+        };
+        let draining =
+            |in_flight| TargetView { state: TargetState::Draining, healthy: true, seen: String::new(), in_flight };
+        view.targets.insert(old.clone(), draining(1));
+        assert!(!stops(&view), "a request is on it");
+        view.targets.insert(old.clone(), draining(0));
+        assert!(stops(&view));
+        let (mut app, mut view) = view_of_a_restart(1_000, TargetState::Active, true);
+        app.restart_at = Some(Timestamp(500));
+        view.live.as_mut().expect("a release").process_types.insert("worker".to_owned(), "work".to_owned());
+        let scale = Scale { quantity: 1, size: "basic".to_owned() };
+        view.live.as_mut().expect("a release").formation.insert("worker".to_owned(), scale);
+        let mut worker = view.processes[0].clone();
+        worker.kind = "worker".to_owned();
+        worker.id = release.process_id("worker", 1, 2);
+        view.processes.push(worker.clone());
+        assert!(plan_app(&app, &view).actions.contains(&Action::Stop { process: worker.id }));
+    }
+
+    #[test]
+    fn maintenance_is_told_whatever_runs() {
+        let (mut app, view) = view_of_a_restart(1_000, TargetState::Active, true);
+        app.maintenance = true;
+        let plan = plan_app(&app, &view);
+        let [Action::SetRoute { route: Some(route) }] = plan.actions.as_slice() else { panic!("{plan:?}") };
+        assert_eq!((route.notice, route.targets[0].state), (Some(Notice::Maintenance), TargetState::Active));
+        let (mut app, view) = view_of_a_restart(1_000, TargetState::Warming, false);
+        app.maintenance = true;
+        let plan = plan_app(&app, &view);
+        let route = plan.actions.iter().find_map(|action| match action {
+            Action::SetRoute { route: Some(route) } => Some(route),
+            _ => None,
+        });
+        let route = route.expect("another route");
+        assert!(!route.hold && route.notice == Some(Notice::Maintenance), "nobody waits for it: {route:?}");
     }
 }

@@ -31,8 +31,14 @@ pub(super) fn keep_running(app: &App, live: &Release, view: &AppView, plan: &mut
         };
         if let (ProcessState::Running { since }, Some(before)) = (&process.state, app.restart_at)
             && *since <= before
+            && is_restarted(app, process)
         {
-            plan.act(Action::Stop { process: process.id.clone() });
+            if kind == "web" {
+                // As with a new size: the old one goes when the new one answers.
+                plan.act(start(live, kind, ordinal, process.attempt + 1));
+            } else {
+                plan.act(Action::Stop { process: process.id.clone() });
+            }
             plan.look_again_in(WATCH);
             continue;
         }
@@ -61,8 +67,12 @@ pub(super) fn keep_running(app: &App, live: &Release, view: &AppView, plan: &mut
     }
 }
 
+fn is_restarted(app: &App, process: &ProcessView) -> bool {
+    app.restart_only.as_ref().is_none_or(|only| *only == process.kind || *only == process.name())
+}
+
 /// Whether a process of the live or the booting release is not wanted any more: there are fewer of its type now, or
-/// another one of another size has taken its place.
+/// another one, of another size or started anew, has taken its place.
 pub(super) fn is_surplus(process: &ProcessView, view: &AppView) -> bool {
     let of = |release: &&Release| process.release == Some(release.number);
     let Some(release) = view.live.iter().chain(&view.next).find(of) else { return false };
@@ -85,9 +95,10 @@ pub(super) fn is_surplus(process: &ProcessView, view: &AppView) -> bool {
 /// From when on a surplus process may be stopped whatever is still in flight on it.
 pub(super) fn surplus_since(app: &App, process: &ProcessView, view: &AppView) -> Option<Timestamp> {
     let newest = attempts(view, process.release?, &process.kind, process.ordinal).last().map(|newest| &newest.state);
+    let wanted_at = app.scaled_at.max(app.restart_at);
     match newest {
-        Some(ProcessState::Running { since }) => app.scaled_at.map(|at| at.max(*since + view.boot_timeout)),
-        _ => app.scaled_at,
+        Some(ProcessState::Running { since }) => wanted_at.map(|at| at.max(*since + view.boot_timeout)),
+        _ => wanted_at,
     }
 }
 

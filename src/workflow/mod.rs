@@ -5,6 +5,7 @@
 //! is wanted and that is observed, what must be done next? `report`: this is the state, what should people see?
 
 mod addons;
+mod alerts;
 mod checks;
 mod commands;
 mod config;
@@ -25,6 +26,7 @@ mod test_run;
 mod watch;
 
 pub use addons::{AddonsView, is_as_asked};
+pub use alerts::{AlertFacts, look as look_at_alerts};
 pub use checks::{CheckState, Others, Protection, RequiredCheck, SeenCheck, others};
 pub use commands::{PromotionWish, destroy_app, needs_right, operate, promote, retry_release, roll_back};
 pub use config::{AfterConfig, Chosen, Level, Levels, Settled, after_config, environment_of, first_formation, settle};
@@ -40,7 +42,8 @@ pub use report::{
 pub use sleep::Use;
 pub use slots::{Claim, share};
 pub use split::{
-    BatchRecord, MeasuredRun, SplitPlan, SplitView, Way, holds, is_red, measured, node_results, summary, way,
+    BatchRecord, CaseRecord, MeasuredRun, SplitPlan, SplitView, Way, holds, is_red, measured, node_results, red_paths,
+    summary, way,
 };
 pub use targets::targets;
 pub use test_run::{RunView, SETUP_FAILED, plan_run, test_script, verdict};

@@ -619,6 +619,8 @@ mod tests {
             farewell: Farewell::default(),
             untrusted: false,
             restart_at: None,
+            restart_only: None,
+            maintenance: false,
             kept_until: None,
             watch: None,
         };

@@ -13,10 +13,14 @@ use tokio::task::JoinSet;
 
 /// Between two requests of one visitor.
 const PAUSE: Duration = Duration::from_millis(10);
+/// Between two pieces of what comes slowly.
+const SLOWLY: Duration = Duration::from_millis(25);
 /// An answer that takes longer is a failure.
 const PATIENCE: Duration = Duration::from_secs(20);
 const KEEP_ALIVE: usize = 8;
 const NEW_CONNECTIONS: usize = 2;
+/// Visitors of each of the slow kinds.
+const SLOW: usize = 2;
 
 pub struct Load {
     over: Arc<AtomicBool>,
@@ -24,11 +28,28 @@ pub struct Load {
     visitors: JoinSet<()>,
 }
 
+/// What a visitor does, again and again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// `GET /`; every third request is a POST whose body must come back.
+    Pages { keeps: bool, posts: bool },
+    /// A POST whose body comes in pieces.
+    SlowBody,
+    /// Twenty server-sent events over half a second.
+    Events,
+    /// Ten lines over another protocol, each echoed.
+    Socket,
+}
+
 /// What the visitors saw.
 #[derive(Debug, Clone, Default)]
 pub struct Tally {
     pub answered: usize,
     pub posted: usize,
+    /// Bodies that came in pieces, streams of events and sockets that went well from beginning to end.
+    pub slow_bodies: usize,
+    pub streams: usize,
+    pub sockets: usize,
     pub failed: Vec<String>,
     /// Processes that answered.
     pub boots: BTreeSet<String>,
@@ -45,11 +66,25 @@ impl Load {
     /// Begins to visit a host through a router: eight visitors who keep their connections, two who make a new one for
     /// each request; every third request is a POST whose body must come back.
     pub fn start(router: SocketAddr, host: String) -> Load {
+        Load::of(router, &host, &pages(true))
+    }
+
+    /// As `start`, and with bodies that come slowly, streams of events, and WebSockets.
+    pub fn of_every_kind(router: SocketAddr, host: String) -> Load {
+        let slow = [Kind::SlowBody, Kind::Events, Kind::Socket].into_iter().flat_map(|kind| [kind; SLOW]);
+        Load::of(router, &host, &pages(true).into_iter().chain(slow).collect::<Vec<Kind>>())
+    }
+
+    /// As `start`, with requests only that may be repeated.
+    pub fn repeatable(router: SocketAddr, host: String) -> Load {
+        Load::of(router, &host, &pages(false))
+    }
+
+    fn of(router: SocketAddr, host: &str, kinds: &[Kind]) -> Load {
         let (over, tally) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Tally::default())));
         let mut visitors = JoinSet::new();
-        for number in 0..KEEP_ALIVE + NEW_CONNECTIONS {
-            let keeps = number < KEEP_ALIVE;
-            visitors.spawn(visit(router, host.clone(), number, keeps, over.clone(), tally.clone()));
+        for (number, kind) in kinds.iter().enumerate() {
+            visitors.spawn(visit(router, host.to_owned(), number, *kind, over.clone(), tally.clone()));
         }
         Load { over, tally, visitors }
     }
@@ -68,11 +103,15 @@ impl Load {
     }
 }
 
+fn pages(posts: bool) -> Vec<Kind> {
+    (0..KEEP_ALIVE + NEW_CONNECTIONS).map(|number| Kind::Pages { keeps: number < KEEP_ALIVE, posts }).collect()
+}
+
 async fn visit(
     router: SocketAddr,
     host: String,
     visitor: usize,
-    keeps: bool,
+    kind: Kind,
     over: Arc<AtomicBool>,
     tally: Arc<Mutex<Tally>>,
 ) {
@@ -80,40 +119,133 @@ async fn visit(
     let mut number = 0_usize;
     while !over.load(Ordering::Relaxed) {
         number += 1;
-        let post = number.is_multiple_of(3);
-        let sent = if post { format!("{visitor}/{number} ").repeat(number % 4000).into_bytes() } else { Vec::new() };
         let request = async {
             let mut stream = match connection.take() {
                 Some(stream) => stream,
                 None => BufReader::new(TcpStream::connect(router).await?),
             };
-            let answer = ask(&mut stream, &host, post.then_some(&sent), keeps).await?;
-            io::Result::Ok((stream, answer))
-        };
-        let outcome = tokio::time::timeout(PATIENCE, request).await;
-        let fail = |why: String| {
-            tally.lock().expect("no holder panics").failed.push(format!("visitor {visitor}, request {number}: {why}"))
-        };
-        match outcome {
-            Err(_) => fail("no answer in time".to_owned()),
-            Ok(Err(error)) => fail(error.to_string()),
-            Ok(Ok((_, answer))) if answer.status != 200 => {
-                fail(format!("{}: {}", answer.status, String::from_utf8_lossy(&answer.body)));
-            }
-            Ok(Ok((_, answer))) if post && answer.body != sent => fail("another body came back".to_owned()),
-            Ok(Ok((_, answer))) if !post && !answer.body.ends_with(b"</html>\n") => fail("half a page".to_owned()),
-            Ok(Ok((stream, answer))) => {
-                let mut tally = tally.lock().expect("no holder panics");
-                tally.answered += 1;
-                tally.posted += usize::from(post);
-                tally.boots.insert(answer.boot);
-                if keeps && !answer.closes {
-                    connection = Some(stream);
+            let closes = match kind {
+                Kind::Pages { keeps, posts } => {
+                    let post = posts && number.is_multiple_of(3);
+                    let sent = format!("{visitor}/{number} ").repeat(number % 4000).into_bytes();
+                    let answer = ask(&mut stream, &host, post.then_some(&sent), keeps).await?;
+                    expect(&answer, post.then_some(&sent))?;
+                    let mut tally = tally.lock().expect("no holder panics");
+                    tally.answered += 1;
+                    tally.posted += usize::from(post);
+                    tally.boots.insert(answer.boot);
+                    answer.closes
                 }
+                Kind::SlowBody => {
+                    let answer = post_slowly(&mut stream, &host).await?;
+                    tally.lock().expect("no holder panics").slow_bodies += 1;
+                    answer.closes
+                }
+                Kind::Events => {
+                    listen(&mut stream, &host).await?;
+                    tally.lock().expect("no holder panics").streams += 1;
+                    true
+                }
+                Kind::Socket => {
+                    talk(&mut stream, &host).await?;
+                    tally.lock().expect("no holder panics").sockets += 1;
+                    true
+                }
+            };
+            io::Result::Ok((!closes).then_some(stream))
+        };
+        match tokio::time::timeout(PATIENCE, request).await {
+            Ok(Ok(kept)) => connection = kept,
+            failed => {
+                let why = match failed {
+                    Ok(Err(error)) => error.to_string(),
+                    _ => "no answer in time".to_owned(),
+                };
+                let line = format!("visitor {visitor}, {kind:?}, request {number}: {why}");
+                tally.lock().expect("no holder panics").failed.push(line);
             }
         }
         tokio::time::sleep(PAUSE).await;
     }
+}
+
+/// What a page or an echo has to be.
+fn expect(answer: &Answer, sent: Option<&Vec<u8>>) -> io::Result<()> {
+    if answer.status != 200 {
+        let page = String::from_utf8_lossy(&answer.body).into_owned();
+        return Err(io::Error::other(format!("{}: {page}", answer.status)));
+    }
+    match sent {
+        Some(sent) if answer.body != *sent => Err(io::Error::other("another body came back")),
+        None if !answer.body.ends_with(b"</html>\n") => Err(io::Error::other("half a page")),
+        _ => Ok(()),
+    }
+}
+
+async fn post_slowly(stream: &mut BufReader<TcpStream>, host: &str) -> io::Result<Answer> {
+    let head = format!("POST / HTTP/1.1\r\nHost: {host}\r\nContent-Length: 80\r\n\r\n");
+    stream.get_mut().write_all(head.as_bytes()).await?;
+    let piece = [b'x'; 20];
+    for _ in 0..4 {
+        tokio::time::sleep(SLOWLY).await;
+        stream.get_mut().write_all(&piece).await?;
+    }
+    let answer = read_answer(stream, true).await?;
+    expect(&answer, Some(&vec![b'x'; 80]))?;
+    Ok(answer)
+}
+
+async fn listen(stream: &mut BufReader<TcpStream>, host: &str) -> io::Result<()> {
+    let head = format!("GET /events?count=20&pause=0.025 HTTP/1.1\r\nHost: {host}\r\n\r\n");
+    stream.get_mut().write_all(head.as_bytes()).await?;
+    let mut all = String::new();
+    while !all.ends_with("0\r\n\r\n") {
+        let mut piece = [0; 4096];
+        let count = stream.read(&mut piece).await?;
+        if count == 0 {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, format!("the stream broke off after {all:?}")));
+        }
+        all.push_str(&String::from_utf8_lossy(&piece[..count]));
+        if !all.starts_with(&"HTTP/1.1 200"[..all.len().min(12)]) {
+            return Err(io::Error::other(all));
+        }
+    }
+    for number in 0..20 {
+        if !all.contains(&format!("data: {number}\n\n")) {
+            return Err(io::Error::other(format!("event {number} is missing: {all:?}")));
+        }
+    }
+    Ok(())
+}
+
+async fn talk(stream: &mut BufReader<TcpStream>, host: &str) -> io::Result<()> {
+    let head = format!(
+        "GET /socket HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    );
+    stream.get_mut().write_all(head.as_bytes()).await?;
+    let mut line = String::new();
+    stream.read_line(&mut line).await?;
+    if !line.starts_with("HTTP/1.1 101") {
+        return Err(io::Error::other(format!("no socket: {line:?}")));
+    }
+    while line.trim_end() != "" {
+        line.clear();
+        if stream.read_line(&mut line).await? == 0 {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
+        }
+    }
+    for number in 0..10 {
+        let said = format!("line {number}\n");
+        stream.get_mut().write_all(said.as_bytes()).await?;
+        line.clear();
+        stream.read_line(&mut line).await?;
+        if line != said {
+            return Err(io::Error::other(format!("said {said:?}, heard {line:?}")));
+        }
+        tokio::time::sleep(SLOWLY).await;
+    }
+    Ok(())
 }
 
 async fn ask(stream: &mut BufReader<TcpStream>, host: &str, post: Option<&Vec<u8>>, keep: bool) -> io::Result<Answer> {
@@ -129,7 +261,10 @@ async fn ask(stream: &mut BufReader<TcpStream>, host: &str, post: Option<&Vec<u8
     let mut bytes = request.into_bytes();
     bytes.extend(post.into_iter().flatten());
     stream.get_mut().write_all(&bytes).await?;
+    read_answer(stream, keep).await
+}
 
+async fn read_answer(stream: &mut BufReader<TcpStream>, keep: bool) -> io::Result<Answer> {
     let mut line = String::new();
     let mut next = async |stream: &mut BufReader<TcpStream>| {
         line.clear();

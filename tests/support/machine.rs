@@ -30,6 +30,8 @@ pub struct Machine {
     pub router: SocketAddr,
     pub github: SocketAddr,
     pub client: reqwest::Client,
+    /// The program that the control plane is started from.
+    pub program: PathBuf,
     sim: Option<Child>,
     serve: Option<Child>,
     /// How the control plane is started, where a test wants it otherwise.
@@ -73,6 +75,7 @@ impl Machine {
             router,
             github,
             client,
+            program: PathBuf::from(LANDFALL),
             sim: None,
             serve: None,
             wrapper: wrapper.iter().map(|&word| word.to_owned()).collect(),
@@ -132,10 +135,10 @@ impl Machine {
     pub async fn serve(&mut self) {
         assert!(self.serve.is_none(), "it runs already");
         let mut command = match self.wrapper.split_first() {
-            None => landfall_command(),
+            None => clean_command(&self.program),
             Some((program, arguments)) => {
                 let mut command = clean_command(Path::new(program));
-                command.args(arguments).arg(LANDFALL);
+                command.args(arguments).arg(&self.program);
                 command
             }
         };

@@ -197,6 +197,11 @@ impl Town {
         drop(world);
     }
 
+    /// Where pages and API are.
+    pub fn dashboard(&self) -> String {
+        format!("http://{}", self.intake)
+    }
+
     pub fn world(&self) -> &Arc<World> {
         &self.server.as_ref().expect("the control plane runs").world
     }
@@ -229,6 +234,16 @@ impl Town {
             biased;
             () = outside.stop() => Settled::Stopped,
             () = quiet => Settled::Quiet,
+        }
+    }
+
+    /// Waits for something that others work on, and answers health checks meanwhile.
+    pub async fn until(&self, what: &str, is_so: impl Fn() -> bool) {
+        let deadline = Instant::now() + PATIENCE / 2;
+        while !is_so() {
+            assert!(Instant::now() < deadline, "it does not happen: {what}");
+            self.answer_health_checks();
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 

@@ -341,3 +341,45 @@ fn a_large_upload_is_streamed_and_never_held() {
     }
     assert_eq!(client.answer().unwrap().body, "taken");
 }
+
+#[test]
+fn an_app_under_maintenance_is_reached_by_nobody_whatever_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let app = App::start(folder.path(), "one");
+    let router = RunningRouter::start(folder.path());
+    router.set(table_with(1, vec![app.target(Active)], Some(Notice::Maintenance)));
+    let page = router.get("hello.localhost", "/");
+    assert!(page.status == 503 && page.body.contains("under maintenance") && page.body.contains("H80"), "{page:?}");
+    let head = "GET / HTTP/1.1\r\nHost: hello.localhost\r\nAccept: application/json\r\nConnection: close\r\n\r\n";
+    let answer = router.client().request(head);
+    let value: serde_json::Value = serde_json::from_str(&answer.body).unwrap();
+    assert_eq!((answer.status, &value["error"]["code"]), (503, &serde_json::json!("H80")));
+    expect_codes(&router, &[(Code::H80, 2)]);
+    // Nobody wakes what is under maintenance.
+    let mut asleep = table_with(2, Vec::new(), Some(Notice::Maintenance));
+    asleep.apps.values_mut().for_each(|route| route.asleep = true);
+    router.set(asleep);
+    assert_eq!(router.get("hello.localhost", "/").status, 503);
+    assert!(!router.status().apps[&"hello".parse().unwrap()].knocked);
+    router.set(table_with(3, vec![app.target(Active)], None));
+    assert_eq!(router.get("hello.localhost", "/").body, "one");
+    assert_eq!(app.count(), 1);
+}
+
+#[test]
+fn the_operator_s_pages_are_shown_in_place_of_ours() {
+    let folder = tempfile::tempdir().unwrap();
+    let pages = folder.path().join("pages");
+    std::fs::create_dir(&pages).unwrap();
+    std::fs::write(pages.join("404.html"), "<h1>ACME knows no {{ status }}</h1> {{ request_id }}").unwrap();
+    let router = RunningRouter::with(folder.path(), |options| {
+        options.error_pages = Some(pages.clone());
+        options.certificate_interval = std::time::Duration::from_millis(20);
+    });
+    let page = router.get("nobody.localhost", "/");
+    let id = page.header("x-request-id").unwrap();
+    assert_eq!((page.status, page.body.as_str()), (404, format!("<h1>ACME knows no 404</h1> {id}").as_str()));
+    assert_eq!(page.header("content-type"), Some("text/html; charset=utf-8"));
+    std::fs::write(pages.join("404.html"), "another page").unwrap();
+    eventually("the new page", || (router.get("nobody.localhost", "/").body == "another page").then_some(()));
+}

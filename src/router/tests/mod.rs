@@ -7,6 +7,7 @@ mod balance;
 mod clients;
 mod control;
 mod failures;
+mod handover;
 mod headers;
 mod secure;
 mod smuggling;

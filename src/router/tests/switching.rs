@@ -18,7 +18,7 @@ pub struct Load {
 }
 
 impl Load {
-    fn start(router: &RunningRouter) -> Load {
+    pub fn start(router: &RunningRouter) -> Load {
         Load::of(router, &[get, post, slow_post, chunked_post])
     }
 
@@ -31,19 +31,28 @@ impl Load {
             let keep_alive = index < 4;
             let (stop, done, failures) = (load.stop.clone(), load.done.clone(), load.failures.clone());
             load.threads.push(std::thread::spawn(move || {
-                let mut client = Client::connect(address);
+                let connect = || loop {
+                    match Client::try_connect(address) {
+                        Ok(client) => break client,
+                        Err(error) => failures.lock().unwrap().push(format!("kind {index}: {error}")),
+                    }
+                    sleep(Duration::from_millis(5));
+                };
+                let mut client = connect();
                 while !stop.load(Ordering::Relaxed) {
+                    let mut closed = !keep_alive;
                     match kind(&mut client, keep_alive) {
                         Some(answer) if answer.status == 200 => {
                             done.fetch_add(1, Ordering::Relaxed);
+                            closed |= answer.header("connection").is_some_and(|word| word == "close");
                         }
                         other => {
                             failures.lock().unwrap().push(format!("kind {index}: {other:?}"));
-                            client = Client::connect(address);
+                            closed = true;
                         }
                     }
-                    if !keep_alive {
-                        client = Client::connect(address);
+                    if closed {
+                        client = connect();
                     }
                 }
             }));
@@ -103,7 +112,7 @@ fn chunked_post(client: &mut Client, keep_alive: bool) -> Option<Answer> {
 
 /// Starts a release, waits until it is healthy, switches to it, drains the old one and kills it: what the control
 /// plane does for a deploy. `drained` off leaves out the wait, as the detector's proof.
-fn deploy(folder: &Path, router: &RunningRouter, old: App, number: u64, drained: bool) -> App {
+pub fn deploy(folder: &Path, router: &RunningRouter, old: App, number: u64, drained: bool) -> App {
     let new = App::start(folder, &format!("release-{number}"));
     let version = number * 10;
     router.set(table(version, vec![old.target(Active), new.target(Warming)]));

@@ -351,6 +351,17 @@ impl RunningRouter {
         self.client().request(&format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"))
     }
 
+    /// Waits for a router that another one has replaced.
+    pub fn outlived(mut self) {
+        let thread = self.thread.take().expect("it runs");
+        eventually("the end of the router that was replaced", || thread.is_finished().then_some(()));
+        thread.join().expect("the router panicked").expect("the router failed");
+    }
+
+    pub fn is_running(&self) -> bool {
+        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
+    }
+
     pub fn stop(&mut self) {
         if let Some(thread) = self.thread.take() {
             let _ = self.runtime.block_on(self.control.stop());
@@ -390,11 +401,15 @@ pub struct Client {
 
 impl Client {
     pub fn connect(address: SocketAddr) -> Client {
-        let stream = TcpStream::connect(address).unwrap();
+        Client::try_connect(address).unwrap()
+    }
+
+    pub fn try_connect(address: SocketAddr) -> std::io::Result<Client> {
+        let stream = TcpStream::connect(address)?;
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();
         let reader = BufReader::new(stream.try_clone().unwrap());
-        Client { stream, reader }
+        Ok(Client { stream, reader })
     }
 
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) {

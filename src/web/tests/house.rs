@@ -177,6 +177,7 @@ impl House {
             grace: Duration::from_secs(1),
             binds: Vec::new(),
             services: Vec::new(),
+            walls: crate::platform::Walls::Sandbox,
         };
         let platform = Platform::Memory(memory.clone());
         futures_util::FutureExt::now_or_never(platform.start(&spec))
@@ -284,6 +285,8 @@ pub fn app(name: &str, stage: Stage, deploys: Vec<Deploy>, live: Option<u32>) ->
         created_at: START,
         untrusted: true,
         restart_at: None,
+        restart_only: None,
+        maintenance: false,
         kept_until: None,
         watch: None,
         formation: None,
@@ -469,6 +472,7 @@ fn builds() -> Vec<Build> {
 
         root: String::new(),
         buildpacks: Vec::new(),
+        phase: BuildPhase::default(),
     };
     let mut all = vec![build(BuildState::Running), build(BuildState::Succeeded { slug: digest(), at: START })];
     all.extend(failures().into_iter().map(|failure| build(BuildState::Failed { failure, at: START })));
@@ -488,6 +492,7 @@ fn slug() -> Slug {
         process_types: [("web".to_owned(), HOSTILE.to_owned())].into(),
         config_vars: BTreeMap::new(),
         test_command: None,
+        image: None,
         manifest: None,
         settings: None,
         warnings: vec![HOSTILE.to_owned()],

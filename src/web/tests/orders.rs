@@ -125,7 +125,7 @@ async fn an_app_is_destroyed_only_by_whoever_says_its_name_twice() {
 }
 
 #[actix_web::test]
-async fn a_restart_ends_the_apps_processes_and_nobody_elses() {
+async fn a_restart_is_asked_of_one_app_and_of_what_may_run_again() {
     let house = house().await;
     let service = service!(house);
     let labels = |app| [("app", app), ("release", "v2"), ("type", "web"), ("ordinal", "1"), ("attempt", "1")];
@@ -136,17 +136,46 @@ async fn a_restart_ends_the_apps_processes_and_nobody_elses() {
     let release_phase = house.start("hello-staging.v2.release.1.a1", &migrating);
     let (status, answer) = post(&service, "/api/v1/apps/hello-staging/restart", json!({})).await;
     assert_eq!((status, answer), (StatusCode::OK, json!({ "app": "hello-staging", "restarted": ["web.1"] })));
-    let stopping: Vec<ProcessId> = house
-        .world()
-        .platform
-        .list()
-        .await
-        .unwrap()
-        .into_iter()
-        .filter(|status| matches!(status.state, crate::platform::State::Stopping))
-        .map(|status| status.id)
+    let states = house.world().platform.list().await.unwrap();
+    let stopping = states.iter().filter(|status| matches!(status.state, crate::platform::State::Stopping)).count();
+    assert_eq!(stopping, 0, "{own}, {other} and {release_phase} run on until others are there");
+    let wish = |app: &str| {
+        let app = house.world().store.app(&app.parse().unwrap()).unwrap().expect("an app");
+        (app.restart_at.is_some(), app.restart_only, app.maintenance)
+    };
+    assert_eq!(wish("hello-staging"), (true, None, false));
+    let part = json!({ "process": "worker" });
+    let (_, answer) = post(&service, "/api/v1/apps/hello-staging/restart", part).await;
+    assert_eq!(answer["restarted"], json!([]));
+    assert_eq!(wish("hello-staging"), (true, Some("worker".to_owned()), false));
+}
+
+#[actix_web::test]
+async fn maintenance_is_turned_on_and_off_and_stands_in_the_audit_log_once() {
+    let house = house().await;
+    let service = service!(house);
+    let path = "/api/v1/apps/hello-staging/maintenance";
+    let on = || house.world().store.app(&"hello-staging".parse().unwrap()).unwrap().expect("an app").maintenance;
+    for wrong in [json!({}), json!({ "on": 1 }), json!({ "on": "yes" })] {
+        assert_eq!(post(&service, path, wrong).await.0, StatusCode::BAD_REQUEST);
+    }
+    assert!(!on());
+    for _ in 0..2 {
+        let answer = post(&service, path, json!({ "on": true })).await;
+        assert_eq!(answer, (StatusCode::OK, json!({ "app": "hello-staging", "maintenance": true })));
+        assert!(on());
+    }
+    assert_eq!(post(&service, path, json!({ "on": "false" })).await.0, StatusCode::OK);
+    assert!(!on());
+    let orders = house.world().store.orders().unwrap();
+    let turns: Vec<bool> = orders
+        .iter()
+        .filter_map(|order| match order.what {
+            OrderKind::Maintenance { on, .. } => Some(on),
+            _ => None,
+        })
         .collect();
-    assert_eq!(stopping, [own], "{other} and {release_phase} run on");
+    assert_eq!(turns, [true, false]);
 }
 
 #[actix_web::test]

@@ -23,6 +23,10 @@ pub enum AppState {
     Starting,
     Live,
     Failed,
+    /// Nothing of it runs until somebody asks for it.
+    Asleep,
+    /// Its processes run, and visitors are told to come again.
+    Maintenance,
     /// It was live, and none of its web processes answers.
     Crashed,
     Held,
@@ -38,6 +42,8 @@ pub struct AppCard {
     pub url: String,
     /// Something of it answers requests.
     pub serves: bool,
+    /// Visitors are told that it is under maintenance, whatever else is so.
+    pub maintenance: bool,
     pub live: Option<Live>,
     pub newest: Option<DeployLine>,
     pub pull: Option<PullLine>,
@@ -175,6 +181,7 @@ pub struct AppDetail {
     pub addons: Vec<AddonRemark>,
     /// `None` while the router does not answer.
     pub traffic: Option<Traffic>,
+    pub alerts: Vec<super::AlertLine>,
 }
 
 pub fn card(world: &World, app: &App, repository: Option<&Repository>) -> Result<AppCard, StoreError> {
@@ -203,7 +210,8 @@ pub fn card(world: &World, app: &App, repository: Option<&Repository>) -> Result
         stage: app.stage.word(),
         state: state(world, app, crashed)?,
         url: world.app_url(&app.name),
-        serves,
+        serves: serves && !app.maintenance,
+        maintenance: app.maintenance,
         live,
         newest,
         pull: pull.as_ref().map(PullLine::new),
@@ -227,6 +235,8 @@ fn state(world: &World, app: &App, crashed: bool) -> Result<AppState, StoreError
         Phase::WaitingForConfig => AppState::WaitingForConfig,
         Phase::Releasing => AppState::ReleasePhase,
         Phase::Booting => AppState::Starting,
+        Phase::Live | Phase::Replaced if app.maintenance => AppState::Maintenance,
+        Phase::Live | Phase::Replaced if app.asleep_since.is_some() => AppState::Asleep,
         Phase::Live | Phase::Replaced if crashed => AppState::Crashed,
         Phase::Live | Phase::Replaced => AppState::Live,
         Phase::Failed => AppState::Failed,
@@ -393,6 +403,7 @@ pub async fn app_detail(world: &World, app: &App) -> Result<AppDetail, Problem> 
             }),
         addons: world.store.addons_of(&AddonOwner::of(app))?.iter().filter_map(Addon::remark).collect(),
         traffic: traffic(world, app).await,
+        alerts: super::alerts_of(world, &app.name)?,
     })
 }
 

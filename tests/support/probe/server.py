@@ -46,10 +46,45 @@ class Handler(BaseHTTPRequestHandler):
         elif url.path == "/slow":
             time.sleep(float(asked["seconds"][0]))
             self.answer(b"slept")
+        elif url.path == "/events":
+            self.events(int(asked["count"][0]), float(asked["pause"][0]))
+        elif url.path == "/socket":
+            self.echo()
         elif url.path == "/die":
-            os._exit(7)
+            # A request for another process's death does nothing here: the router may pass it on to us.
+            if asked.get("boot", [BOOT])[0] == BOOT:
+                os._exit(7)
+            self.answer(b"somebody else")
         else:
             self.answer(b"there is nothing here", 404)
+
+    def events(self, count, pause):
+        """Server-sent events, each in a chunk of its own."""
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.send_header("X-Boot", BOOT)
+        self.end_headers()
+        self.wfile.flush()
+        for number in range(count):
+            event = f"data: {number}\n\n".encode()
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(event), event))
+            self.wfile.flush()
+            time.sleep(pause)
+        self.wfile.write(b"0\r\n\r\n")
+        self.wfile.flush()
+
+    def echo(self):
+        """What a WebSocket is to a router: another protocol in both directions, until the client ends it."""
+        self.send_response(101)
+        self.send_header("Connection", "Upgrade")
+        self.send_header("Upgrade", self.headers.get("Upgrade", "websocket"))
+        self.end_headers()
+        self.wfile.flush()
+        self.close_connection = True
+        while line := self.rfile.readline():
+            self.wfile.write(line)
+            self.wfile.flush()
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))

@@ -1,0 +1,216 @@
+//! Steady load of every kind through everything that Landfall does to an app and to itself, with the program itself:
+//! pages over kept and new connections, POSTs whose bodies must come back, bodies that come slowly, streams of events,
+//! WebSockets. Not one may fail; and whoever looks must be able to see a failure.
+
+use crate::support::load::{Load, Tally};
+use crate::support::machine::{LANDFALL, Machine, eventually, greeting, landfall_command, probe};
+
+/// Waits until the visitors have done so much more, of every kind.
+async fn more(load: &Load, requests: usize) {
+    let before = load.so_far();
+    let look = async || {
+        let now = load.so_far();
+        anyhow::ensure!(now.answered >= before.answered + requests, "{} requests were answered", now.answered);
+        let every =
+            [now.slow_bodies > before.slow_bodies, now.streams > before.streams + 1, now.sockets > before.sockets + 1];
+        anyhow::ensure!(every == [true; 3], "not every kind was served: {now:?}");
+        Ok(())
+    };
+    eventually(look).await.unwrap_or_else(|error| panic!("{error}\n{:#?}", load.so_far().failed));
+}
+
+#[track_caller]
+fn expect_no_failure(after: &str, load: &Load) {
+    let Tally { answered, failed, .. } = load.so_far();
+    assert_eq!(failed, Vec::<String>::new(), "after {after}, of {answered} requests");
+}
+
+/// Waits until so many web processes of an app serve, and no others are left.
+async fn serving(machine: &Machine, app: &str, wanted: usize) {
+    let look = async || {
+        let answer = machine.api(&format!("/api/v1/apps/{app}/processes")).await?;
+        let web: Vec<_> = answer["processes"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .filter(|process| process["name"].as_str().is_some_and(|name| name.starts_with("web.")))
+            .collect();
+        let serving =
+            web.iter().filter(|one| one["target"]["state"] == "active" && one["target"]["healthy"] == true).count();
+        anyhow::ensure!((serving, web.len()) == (wanted, wanted), "{answer:#}");
+        Ok(())
+    };
+    machine.expect(&format!("{wanted} processes of {app} to serve"), look).await;
+}
+
+async fn router_process(machine: &Machine) -> u64 {
+    let text = std::fs::read_to_string(machine.path("data/router/router.pid")).expect("the router wrote its number");
+    text.trim().parse().expect("a number")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_that_is_done_under_steady_load_fails_a_request() {
+    let mut machine = Machine::start().await;
+    let repository = machine.make_repository("hello", &probe()).await;
+    machine.serves("hello-staging", "Hello, world!").await;
+    machine.says(&["promote"]).await;
+    machine.serves("hello-production", "Hello, world!").await;
+    let staging = Load::of_every_kind(machine.router, machine.host("hello-staging"));
+    let production = Load::of_every_kind(machine.router, machine.host("hello-production"));
+    more(&staging, 100).await;
+
+    machine.push(&repository, "main", &greeting("Welcome"), "Greet more warmly").await;
+    machine.serves("hello-staging", "Welcome, world!").await;
+    serving(&machine, "hello-staging", 1).await;
+    more(&staging, 50).await;
+    expect_no_failure("a deploy", &staging);
+
+    machine.says(&["promote"]).await;
+    machine.serves("hello-production", "Welcome, world!").await;
+    serving(&machine, "hello-production", 1).await;
+    more(&production, 50).await;
+    expect_no_failure("a promotion", &production);
+
+    machine.says(&["rollback", "hello-production"]).await;
+    machine.serves("hello-production", "Hello, world!").await;
+    serving(&machine, "hello-production", 1).await;
+    more(&production, 50).await;
+    expect_no_failure("a rollback", &production);
+    let tally = production.end().await;
+    assert_eq!(tally.failed, Vec::<String>::new());
+
+    for count in [3, 2] {
+        machine.says(&["scale", "hello-staging", &format!("web={count}")]).await;
+        serving(&machine, "hello-staging", count).await;
+        more(&staging, 50).await;
+        expect_no_failure("scaling", &staging);
+    }
+
+    let boots = staging.so_far().boots;
+    machine.says(&["restart", "hello-staging"]).await;
+    let renewed = async || {
+        let new = staging.so_far().boots.difference(&boots).count();
+        anyhow::ensure!(new >= 2, "{new} new processes answered");
+        Ok(())
+    };
+    machine.expect("both processes to be started anew", renewed).await;
+    serving(&machine, "hello-staging", 2).await;
+    more(&staging, 50).await;
+    expect_no_failure("a restart", &staging);
+
+    let before = router_process(&machine).await;
+    machine.says(&["router", "--replace"]).await;
+    assert_ne!(router_process(&machine).await, before, "the router was not replaced");
+    more(&staging, 100).await;
+    expect_no_failure("a restart of the router", &staging);
+
+    machine.kill_serve();
+    more(&staging, 50).await;
+    // Another program: the same bytes, made at another time.
+    let newer = machine.path("landfall-newer");
+    std::fs::copy(LANDFALL, &newer).expect("copy the program");
+    machine.program = newer;
+    let before = router_process(&machine).await;
+    machine.serve().await;
+    assert_ne!(router_process(&machine).await, before, "the router is still of the old program");
+    more(&staging, 100).await;
+    expect_no_failure("kill -9 of the control plane and an upgrade of all", &staging);
+    let after = router_process(&machine).await;
+    machine.kill_serve();
+    machine.serve().await;
+    assert_eq!(router_process(&machine).await, after, "nothing was new, and the router was replaced");
+
+    let tally = staging.end().await;
+    assert_eq!(tally.failed, Vec::<String>::new(), "of {}", tally.answered);
+    assert!(tally.answered > 500 && tally.posted > 100, "{} requests, {} POSTs", tally.answered, tally.posted);
+
+    // One of two processes is killed. A request that it had begun and that may not be repeated is nobody's to save.
+    let visitors = Load::repeatable(machine.router, machine.host("hello-staging"));
+    let enough = async |wanted: usize| {
+        let look = async || {
+            let answered = visitors.so_far().answered;
+            anyhow::ensure!(answered >= wanted, "{answered} were answered");
+            Ok(())
+        };
+        eventually(look).await.expect("visitors go on");
+    };
+    enough(100).await;
+    let victim = machine.visit("hello-staging", "/").await.expect("the router answers").boot;
+    // Whoever does not die of it answers.
+    for _ in 0..4 {
+        let seen = machine.visit("hello-staging", &format!("/die?boot={victim}")).await.expect("the router answers");
+        assert_eq!(seen.status, 200, "{seen:?}");
+    }
+    serving(&machine, "hello-staging", 2).await;
+    enough(visitors.so_far().answered + 100).await;
+    let tally = visitors.end().await;
+    assert_eq!(tally.failed, Vec::<String>::new(), "after a crash, of {}", tally.answered);
+    machine.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn visitors_notice_a_deploy_whose_drain_is_switched_off() {
+    let machine = Machine::with("[apps]\ngrace_seconds = 5\ndrain_seconds = 0").await;
+    let repository = machine.make_repository("hello", &probe()).await;
+    machine.serves("hello-staging", "Hello, world!").await;
+    let load = Load::of_every_kind(machine.router, machine.host("hello-staging"));
+    more(&load, 100).await;
+    expect_no_failure("nothing at all", &load);
+    machine.push(&repository, "main", &greeting("Welcome"), "Greet more warmly").await;
+    machine.serves("hello-staging", "Welcome, world!").await;
+    serving(&machine, "hello-staging", 1).await;
+    let tally = load.end().await;
+    assert!(!tally.failed.is_empty(), "streams and sockets were cut off and nobody noticed");
+    machine.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn visitors_notice_a_router_that_ends_before_the_next_begins() {
+    let machine = Machine::start().await;
+    machine.make_repository("hello", &probe()).await;
+    machine.serves("hello-staging", "Hello, world!").await;
+    let load = Load::start(machine.router, machine.host("hello-staging"));
+    let process = router_process(&machine).await;
+    let number = i32::try_from(process).expect("a process");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(number), nix::sys::signal::Signal::SIGKILL).expect("it runs");
+    let another = async || {
+        anyhow::ensure!(router_process(&machine).await != process, "none has begun");
+        Ok(())
+    };
+    machine.expect("another router", another).await;
+    machine.serves("hello-staging", "Hello, world!").await;
+    let tally = load.end().await;
+    assert!(!tally.failed.is_empty(), "nobody listened and nobody noticed");
+    machine.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_app_under_maintenance_says_so_until_it_is_over() {
+    let machine = Machine::start().await;
+    machine.make_repository("hello", &probe()).await;
+    let before = machine.serves("hello-staging", "Hello, world!").await;
+    let said = machine.says(&["maintenance", "on", "hello-staging"]).await;
+    assert!(said.contains("maintenance page"), "{said}");
+    let closed = async || {
+        let seen = machine.visit("hello-staging", "/").await?;
+        anyhow::ensure!(seen.status == 503 && seen.body.contains("H80"), "{seen:?}");
+        Ok(())
+    };
+    machine.expect("the maintenance page", closed).await;
+    let apps = machine.says(&["apps"]).await;
+    assert!(apps.lines().any(|line| line.contains("hello-staging") && line.contains("maintenance")), "{apps}");
+    let page = machine.client.get(format!("http://{}/apps/hello-staging", machine.server)).send().await;
+    let page = page.expect("the page").text().await.expect("text");
+    assert!(page.contains("Maintenance.") && page.contains("End maintenance"), "{page}");
+    // It outlives the one who turned it on, and the processes go on.
+    machine.says(&["router", "--replace"]).await;
+    closed().await.expect("still closed");
+    machine.says(&["maintenance", "off", "hello-staging"]).await;
+    let after = machine.serves("hello-staging", "Hello, world!").await;
+    assert_eq!(before.boot, after.boot);
+    let audit = machine.says(&["audit"]).await;
+    assert!(audit.contains("maintenance"), "{audit}");
+    let refused = landfall_command().args(["maintenance", "perhaps", "hello-staging"]).output().expect("it runs");
+    assert_eq!(refused.status.code(), Some(2));
+    machine.leave().await;
+}
