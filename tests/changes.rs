@@ -1,6 +1,6 @@
 //! Repositories, branches and pull requests that change under a pipeline.
 
-use crate::support::town::{OWNER, Town};
+use crate::support::town::{OWNER, Pull, Town};
 use serde_json::json;
 
 #[actix_web::test]
@@ -99,6 +99,88 @@ async fn stacked_pull_requests_have_an_app_each_and_a_new_base_changes_nothing_t
     town.merge(&lower).await;
     town.settle().await;
     assert_eq!((town.served("hello-pr-1"), town.served("hello-pr-2").as_deref()), (None, Some("three")));
+    assert_eq!(town.served("hello-staging").as_deref(), Some("two"));
+    town.leave().await;
+}
+
+#[actix_web::test]
+async fn a_transferred_repository_keeps_its_apps_and_follows_its_new_owner() {
+    let town = Town::start().await;
+    let repository = town.make_repository("hello", "one").await;
+    town.settle().await;
+    town.control("POST", "/_/transfer", Some(json!({ "repo": repository, "owner": "acme" }))).await;
+    town.settle().await;
+    assert_eq!(town.served("hello-staging").as_deref(), Some("one"));
+    town.push("acme/hello", "main", "two").await;
+    town.settle().await;
+    assert_eq!(town.served("hello-staging").as_deref(), Some("two"));
+    let known = town.world().store.repositories().unwrap();
+    assert_eq!(known.iter().map(|known| known.full_name()).collect::<Vec<_>>(), ["acme/hello"]);
+    assert_eq!(town.deployments("acme/hello", "staging").await[0].1, "success");
+    town.leave().await;
+}
+
+#[actix_web::test]
+async fn while_the_installation_is_suspended_everything_serves_and_afterwards_it_catches_up() {
+    let town = Town::start().await;
+    let repository = town.make_repository("hello", "one").await;
+    town.push(&repository, "change", "two").await;
+    let pull = town.open_pull(&repository, "change", "Say two").await;
+    town.settle().await;
+    town.control("POST", "/_/suspend", Some(json!({ "owner": OWNER }))).await;
+    town.settle().await;
+    assert_eq!(town.served("hello-staging").as_deref(), Some("one"));
+    assert_eq!(town.served("hello-pr-1").as_deref(), Some("two"));
+    // Nothing of this is told to a suspended app.
+    town.push(&repository, "main", "three").await;
+    town.close(&pull).await;
+    town.settle().await;
+    assert_eq!(town.served("hello-staging").as_deref(), Some("one"));
+    town.control("POST", "/_/unsuspend", Some(json!({ "owner": OWNER }))).await;
+    town.settle().await;
+    assert_eq!(town.served("hello-staging").as_deref(), Some("three"));
+    assert_eq!(town.served("hello-pr-1"), None);
+    town.leave().await;
+}
+
+#[actix_web::test]
+async fn bots_get_a_review_app_by_rule() {
+    let town = Town::start().await;
+    let repository = town.make_repository("hello", "one").await;
+    town.rule(&repository, "[pipeline.review]\nbots = false\n").await;
+    town.push(&repository, "bump", "two").await;
+    let open = json!({ "repo": repository, "title": "Bump it", "head": "bump", "user": "renovate[bot]" });
+    let number = town.control("POST", "/_/pull", Some(open)).await["number"].as_u64().expect("a number");
+    town.settle().await;
+    assert_eq!(town.served("hello-pr-1"), None);
+    let pull = Pull { repository: repository.clone(), number };
+    let comment = town.comment(&pull).await;
+    assert!(comment.contains("Pull requests of bots get none here"), "{comment}");
+    let head = town.head(&repository, "bump").await;
+    assert_eq!(town.checks(&repository, &head).await[0].0, "success", "it is tested all the same");
+    town.say(&pull, "/deploy", OWNER).await;
+    town.settle().await;
+    assert_eq!(town.served("hello-pr-1").as_deref(), Some("two"));
+    town.leave().await;
+}
+
+#[actix_web::test]
+async fn a_push_to_staging_can_ask_to_be_left_alone() {
+    let town = Town::start().await;
+    let repository = town.make_repository("hello", "one").await;
+    town.settle().await;
+    let push = json!({
+        "repo": repository, "branch": "main", "user": OWNER, "files": { "page.txt": "two" },
+        "message": "Words only [skip landfall]",
+    });
+    town.control("POST", "/_/push", Some(push)).await;
+    town.settle().await;
+    assert_eq!(town.served("hello-staging").as_deref(), Some("one"));
+    let head = town.head(&repository, "main").await;
+    assert_eq!(town.checks(&repository, &head).await[0].0, "skipped");
+    // What comes after it takes it along.
+    town.push_files(&repository, "main", json!({ "more.txt": "x" })).await;
+    town.settle().await;
     assert_eq!(town.served("hello-staging").as_deref(), Some("two"));
     town.leave().await;
 }

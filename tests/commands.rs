@@ -297,3 +297,104 @@ async fn a_team_that_the_app_may_not_see_lets_nobody_in() {
     assert!(town.world().store.apps().unwrap().iter().all(|app| app.wanted == Wanted::Running || app.pull().is_some()));
     town.leave().await;
 }
+
+#[actix_web::test]
+async fn a_team_of_the_organisation_lets_its_members_in() {
+    let town = Town::start().await;
+    let repository = town.make_repository("hello", "one").await;
+    town.rule(&repository, "[pipeline.production]\nteams = [\"acme/deployers\"]\n").await;
+    town.control("POST", "/_/permissions", Some(json!({ "permissions": { "members": "read" } }))).await;
+    for name in ["mia", "wanda"] {
+        town.make_user(name).await;
+        town.let_in(&repository, name, "push").await;
+    }
+    let team = json!({ "org": "acme", "team": "deployers", "members": ["mia"] });
+    town.control("POST", "/_/team", Some(team)).await;
+    let pull = town.merged(&repository, "change", "two").await;
+    town.say(&pull, "/promote", "wanda").await;
+    town.settle().await;
+    assert_eq!(town.served("hello-production"), None);
+    assert!(town.comment(&pull).await.contains("and a place in one of its teams"));
+    town.say(&pull, "/promote", "mia").await;
+    town.settle().await;
+    assert_eq!(town.served("hello-production").as_deref(), Some("two"));
+    town.leave().await;
+}
+
+/// One who asked for an app's first deploy once is not asked about when somebody else asks for the first deploy of a
+/// later app of the same name.
+#[actix_web::test]
+async fn only_who_asked_for_a_deploy_is_asked_about() {
+    let town = Town::start().await;
+    let repository = town.make_repository("hello", "one").await;
+    town.rule(&repository, "[pipeline.review]\napps = \"manual\"\n").await;
+    town.make_user("mia").await;
+    town.let_in(&repository, "mia", "push").await;
+    town.push(&repository, "change", "two").await;
+    let pull = town.open_pull(&repository, "change", "Say two").await;
+    town.settle().await;
+    town.say(&pull, "/deploy", "mia").await;
+    town.settle().await;
+    town.say(&pull, "/destroy", OWNER).await;
+    town.settle().await;
+    town.throw_out(&repository, "mia").await;
+    town.say(&pull, "/deploy", OWNER).await;
+    town.settle().await;
+    assert_eq!(town.served("hello-pr-1").as_deref(), Some("two"), "{}", town.comment(&pull).await);
+    town.leave().await;
+}
+
+#[actix_web::test]
+async fn the_dashboard_gives_the_orders_of_a_comment_and_keeps_rules() {
+    use landfall::domain::{Answer, Command, OrderKind, PullNumber, StageKind};
+    use landfall::reconcile::command;
+    let town = Town::start().await;
+    let repository = town.make_repository("hello", "one").await;
+    town.settle().await;
+    let world = town.world();
+    let known = world.store.repositories().unwrap().remove(0);
+    let rules = "[pipeline.review]\napps = \"manual\"\n[pipeline.production]\nright = \"admin\"\n";
+    command::set_rules(world, &known, rules, "olivia at the desk").await.unwrap().unwrap();
+    let wrong = command::set_rules(world, &known, "[pipeline.reveiw]\n", "x").await.unwrap().unwrap_err();
+    assert!(wrong.contains("reveiw"), "{wrong}");
+    town.push(&repository, "change", "two").await;
+    let pull = town.open_pull(&repository, "change", "Say two").await;
+    town.settle().await;
+    assert_eq!(town.served("hello-pr-1"), None, "the dashboard's rule holds");
+    let deploy = Command::Deploy { app: None };
+    let answer = command::give(world, &known, deploy, Some(PullNumber(1)), "operator").await.unwrap();
+    assert!(matches!(answer, Ok(Answer::Deploying { .. })), "{answer:?}");
+    town.settle().await;
+    assert_eq!(town.served("hello-pr-1").as_deref(), Some("two"));
+
+    // The file wins where both say something.
+    town.rule(&repository, "[pipeline.production]\nright = \"maintain\"\n").await;
+    let policy = world.store.pipeline(known.id).unwrap().policy;
+    assert_eq!(policy.production.right, landfall::domain::Access::Maintain);
+    assert_eq!(policy.review.apps, landfall::domain::ReviewApps::Manual);
+
+    town.merge(&pull).await;
+    town.settle().await;
+    let lock = Command::Lock { stage: StageKind::Production, reason: "stock-taking".to_owned() };
+    command::give(world, &known, lock, None, "operator").await.unwrap().unwrap();
+    town.say(&pull, "/promote", OWNER).await;
+    town.settle().await;
+    let comment = town.comment(&pull).await;
+    assert!(comment.contains("Production is locked by `operator`: `stock-taking`."), "{comment}");
+    let unlock = Command::Unlock { stage: StageKind::Production };
+    command::give(world, &known, unlock.clone(), None, "operator").await.unwrap().unwrap();
+    assert!(command::give(world, &known, unlock, None, "operator").await.unwrap().is_err(), "it is not locked");
+    let orders = world.store.orders().unwrap();
+    let verbs: Vec<&str> = orders
+        .iter()
+        .map(|order| match &order.what {
+            OrderKind::Rules => "rules",
+            OrderKind::Command { command: Command::Deploy { .. }, .. } => "deploy",
+            OrderKind::Command { command: Command::Lock { .. }, .. } => "lock",
+            OrderKind::Command { command: Command::Unlock { .. }, .. } => "unlock",
+            _ => "other",
+        })
+        .collect();
+    assert_eq!(verbs, ["rules", "deploy", "lock", "unlock", "unlock"]);
+    town.leave().await;
+}

@@ -104,7 +104,8 @@ async fn end_state(town: &Town, played: &Played) -> String {
 /// Moments differ from round to round.
 fn without_times(state: &str) -> String {
     let moment = regex::Regex::new(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ").expect("a pattern");
-    moment.replace_all(state, "then").into_owned()
+    let lasted = regex::Regex::new(r"after \d+ (s|min|h)\b").expect("a pattern");
+    lasted.replace_all(&moment.replace_all(state, "then"), "after a while").into_owned()
 }
 
 /// Every so many crossings are killed at, to keep the everyday run short; `LANDFALL_CRASH_STRIDE=1` kills at each.

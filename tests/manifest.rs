@@ -63,13 +63,16 @@ fn needed(method: &str, path: &str) -> (&'static str, &'static str) {
     let level = if method == "GET" { "read" } else { "write" };
     match parts.as_slice() {
         ["installation", "repositories"] | ["repositories", _] | ["repos", _, _] => ("metadata", "read"),
-        ["repos", _, _, "collaborators", _, "permission"] => ("metadata", "read"),
+        ["repos", _, _, "collaborators", _, "permission"] | ["repos", _, _, "rules", "branches", ..] => {
+            ("metadata", "read")
+        }
+        ["repos", _, _, "environments", ..] => ("actions", "read"),
         ["repos", _, _, "pulls", ..] => ("pull_requests", level),
         ["repos", _, _, "issues", ..] => ("issues", level),
         ["repos", _, _, "check-runs", ..] | ["repos", _, _, "commits", _, "check-runs"] => ("checks", level),
         ["repos", _, _, "statuses", _] | ["repos", _, _, "commits", _, "statuses"] => ("statuses", level),
         ["repos", _, _, "deployments", ..] => ("deployments", level),
-        ["repos", _, _, "git" | "contents" | "compare" | "commits", ..] => ("contents", level),
+        ["repos", _, _, "git" | "contents" | "compare" | "commits" | "branches", ..] => ("contents", level),
         _ => panic!("{method} {path} is called, and this test does not know what permission it needs"),
     }
 }

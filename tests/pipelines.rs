@@ -29,7 +29,7 @@ impl Town {
     }
 
     /// A fork's pull request; gives it and its head.
-    async fn open_fork(&self, repository: &str, by: &str) -> (Pull, String) {
+    pub(crate) async fn open_fork(&self, repository: &str, by: &str) -> (Pull, String) {
         self.open_fork_with(repository, by, json!({ "page.txt": "from afar" })).await
     }
 
@@ -46,7 +46,7 @@ impl Town {
         (Pull { repository: repository.to_owned(), number }, head)
     }
 
-    async fn push_to_fork(&self, by: &str, page: &str) -> String {
+    pub(crate) async fn push_to_fork(&self, by: &str, page: &str) -> String {
         self.push_files_to_fork(by, json!({ "page.txt": page })).await
     }
 
@@ -59,7 +59,7 @@ impl Town {
     }
 
     /// All that we wrote into the thread beside the sticky comment.
-    async fn answers(&self, pull: &Pull) -> Vec<String> {
+    pub(crate) async fn answers(&self, pull: &Pull) -> Vec<String> {
         let path = format!("/repos/{}/issues/{}/comments?per_page=100", pull.repository, pull.number);
         let all = self.control("GET", &path, None).await;
         let bodies = all.as_array().expect("a list").iter().filter_map(|comment| comment["body"].as_str());
@@ -67,7 +67,7 @@ impl Town {
     }
 
     /// The status of a context at a commit, newest first: state and description.
-    async fn status(&self, repository: &str, commit: &str, context: &str) -> Option<(String, String)> {
+    pub(crate) async fn status(&self, repository: &str, commit: &str, context: &str) -> Option<(String, String)> {
         let all = self.control("GET", &format!("/repos/{repository}/commits/{commit}/statuses"), None).await;
         let found = all.as_array().expect("a list").iter().find(|status| status["context"] == context)?;
         let text = |name: &str| found[name].as_str().unwrap_or_default().to_owned();

@@ -55,12 +55,15 @@ async fn repository(github: &mut Driver) {
     github.call(Who::Owner, "GET", &path, NONE, 200).await;
     github.call(Who::Installation, "GET", &format!("{REPO}/branches/release"), NONE, 200).await;
 
+    let ruleset = json!({"repo": "octo/hello", "branch": "main", "contexts": ["lint"]});
+    github.prepare(Who::Nobody, "POST", "/_/rules", ruleset).await;
     for path in [
         "",
         "/branches",
         "/branches/main",
         "/branches/feature/login",
         "/branches/feature%2Flogin",
+        "/rules/branches/main",
         "/commits",
         "/commits?sha=feature%2Flogin&per_page=1",
         "/commits?path=README.md",
@@ -373,6 +376,19 @@ async fn deployments(github: &mut Driver, number: u64) {
 
     github.call(Who::Installation, "GET", &format!("{REPO}/environments"), NONE, 200).await;
     github.call(Who::Owner, "PUT", &format!("{REPO}/environments/production"), json!({"wait_timer": 0}), 200).await;
+    let me = github.call(Who::Owner, "GET", "/user", NONE, 200).await;
+    let guarded = json!({
+        "wait_timer": 30,
+        "prevent_self_review": true,
+        "reviewers": [{"type": "User", "id": id(&me)}],
+        "deployment_branch_policy": {"protected_branches": false, "custom_branch_policies": true},
+    });
+    github.prepare(Who::Owner, "PUT", &format!("{REPO}/environments/live"), guarded).await;
+    let named = json!({"repo": "octo/hello", "environment": "live", "branches": ["main", "release/*"]});
+    github.prepare(Who::Nobody, "POST", "/_/environment-branches", named).await;
+    github.call(Who::Installation, "GET", &format!("{REPO}/environments/live"), NONE, 200).await;
+    let policies = format!("{REPO}/environments/live/deployment-branch-policies");
+    github.call(Who::Installation, "GET", &policies, NONE, 200).await;
     github.call(Who::Owner, "PUT", &format!("{REPO}/environments/qa"), NONE, 200).await;
     let path = format!("{REPO}/environments/review%2Fpr-{number}");
     github.call(Who::Installation, "GET", &path, NONE, 200).await;

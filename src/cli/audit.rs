@@ -50,9 +50,20 @@ pub async fn diff(client: &Client, pipeline: Option<&str>) -> Result<(), Failed>
     if client.json {
         return print_json(&answer);
     }
-    let (from, to) = (short(&text(&answer, &["from"])), short(&text(&answer, &["to"])));
+    let further = list(&answer, "further");
+    for waiting in std::iter::once(&answer).chain(further) {
+        if !further.is_empty() {
+            line(&format!("{}:", text(waiting, &["app"])))?;
+        }
+        one_diff(client, waiting)?;
+    }
+    Ok(())
+}
+
+fn one_diff(client: &Client, answer: &Value) -> Result<(), Failed> {
+    let (from, to) = (short(&text(answer, &["from"])), short(&text(answer, &["to"])));
     line(&client.sentence(json!({ "say": "diff", "from": from, "to": to, "commits": answer.get("commits") })))?;
-    let rows: Vec<Vec<String>> = list(&answer, "pulls")
+    let rows: Vec<Vec<String>> = list(answer, "pulls")
         .iter()
         .map(|pull| {
             vec![
@@ -69,4 +80,31 @@ pub async fn diff(client: &Client, pipeline: Option<&str>) -> Result<(), Failed>
         None | Some(Value::Null) => Ok(()),
         Some(reason) => line(&client.sentence(json!({ "say": "refused", "reason": reason }))),
     }
+}
+
+pub async fn order(client: &Client, pipeline: &str, command: &str, pull: Option<u64>) -> Result<(), Failed> {
+    let path = show::pipeline_path(client, Some(pipeline)).await?;
+    let answer = client.post(&format!("{path}/orders/command"), json!({ "command": command, "pull": pull })).await?;
+    if client.json {
+        return print_json(&answer);
+    }
+    line(&client.sentence(json!({ "say": "given", "answer": answer.get("answer") })))
+}
+
+/// The rules of the dashboard as they are, or from a file from now on.
+pub async fn rules(client: &Client, pipeline: &str, set: Option<&std::path::Path>) -> Result<(), Failed> {
+    let path = show::pipeline_path(client, Some(pipeline)).await?;
+    let Some(file) = set else {
+        let answer = client.get(&path).await?;
+        return line(text(&answer, &["rules", "dashboard", "text"]).trim_end());
+    };
+    let read = match file.to_str() {
+        Some("-") => std::io::read_to_string(std::io::stdin()),
+        _ => std::fs::read_to_string(file),
+    };
+    let rules = read.map_err(|error| {
+        client.failed(json!({ "say": "unreadable", "file": file.display().to_string(), "detail": error.to_string() }))
+    })?;
+    client.post(&format!("{path}/orders/rules"), json!({ "rules": rules })).await?;
+    line(&client.sentence(json!({ "say": "rules_set" })))
 }

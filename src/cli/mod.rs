@@ -119,6 +119,9 @@ enum Command {
         /// Pass over a lock or a freeze; the reason stands in the audit log
         #[arg(long, value_name = "REASON")]
         hotfix: Option<String>,
+        /// The app of production, where there are several
+        #[arg(long, value_name = "APP")]
+        to: Option<String>,
         /// OWNER/NAME; may be left out where there is one pipeline
         pipeline: Option<String>,
     },
@@ -239,6 +242,24 @@ enum Pipelines {
     Diff {
         /// OWNER/NAME; may be left out where there is one pipeline
         pipeline: Option<String>,
+    },
+    /// Do what a comment's command asks for: '/lock staging load test', '/deploy' with --pull
+    Order {
+        /// OWNER/NAME
+        pipeline: String,
+        /// As in a comment
+        command: String,
+        /// The pull request that it is about
+        #[arg(long, value_name = "NUMBER")]
+        pull: Option<u64>,
+    },
+    /// Print the rules that the dashboard says, or set them from a file (- is standard input)
+    Rules {
+        /// OWNER/NAME
+        pipeline: String,
+        /// In the form of .github/landfall.toml, whose word is the stronger one
+        #[arg(long, value_name = "FILE")]
+        set: Option<std::path::PathBuf>,
     },
 }
 
@@ -427,8 +448,8 @@ fn ask(config_file: &Path, json: bool, command: Command) -> Result<(), Failed> {
             Command::Rollback { app, release } => show::roll_back(&client, &app, release).await,
             Command::Maintenance { turn, app } => orders::maintenance(&client, &app, turn == "on").await,
             Command::Destroy { app, confirm } => orders::destroy(&client, &app, confirm.as_deref()).await,
-            Command::Promote { hotfix, pipeline } => {
-                show::promote(&client, pipeline.as_deref(), hotfix.as_deref()).await
+            Command::Promote { hotfix, to, pipeline } => {
+                show::promote(&client, pipeline.as_deref(), hotfix.as_deref(), to.as_deref()).await
             }
             Command::Ci(Ci::List { repository }) => show::runs(&client, repository.as_deref()).await,
             Command::Ci(Ci::Show { run, node: None }) => show::run(&client, run).await,
@@ -440,6 +461,12 @@ fn ask(config_file: &Path, json: bool, command: Command) -> Result<(), Failed> {
             Command::Pipelines { what: None } => show::pipelines(&client).await,
             Command::Pipelines { what: Some(Pipelines::Diff { pipeline }) } => {
                 audit::diff(&client, pipeline.as_deref()).await
+            }
+            Command::Pipelines { what: Some(Pipelines::Order { pipeline, command, pull }) } => {
+                audit::order(&client, &pipeline, &command, pull).await
+            }
+            Command::Pipelines { what: Some(Pipelines::Rules { pipeline, set }) } => {
+                audit::rules(&client, &pipeline, set.as_deref()).await
             }
             Command::Audit { repository, lines } => audit::audit(&client, repository.as_deref(), lines).await,
             Command::Deliveries { id: None, lines, only } => show::deliveries(&client, lines, &only).await,
@@ -509,6 +536,9 @@ mod tests {
             "landfall ci repro 3 --node 1",
             "landfall pipelines",
             "landfall pipelines diff acme/hello",
+            "landfall pipelines order acme/hello /deploy --pull 3",
+            "landfall pipelines rules acme/hello --set -",
+            "landfall promote acme/hello --to shop-eu",
             "landfall audit --repository acme/hello -n 5",
             "landfall maintenance on hello-production",
             "landfall destroy hello-staging --confirm hello-staging",

@@ -210,9 +210,14 @@ pub async fn pipeline_path(client: &Client, pipeline: Option<&str>) -> Result<St
     }
 }
 
-pub async fn promote(client: &Client, pipeline: Option<&str>, hotfix: Option<&str>) -> Result<(), Failed> {
+pub async fn promote(
+    client: &Client,
+    pipeline: Option<&str>,
+    hotfix: Option<&str>,
+    to: Option<&str>,
+) -> Result<(), Failed> {
     let path = format!("{}/promote", pipeline_path(client, pipeline).await?);
-    let answer = client.post(&path, json!({ "hotfix": hotfix })).await?;
+    let answer = client.post(&path, json!({ "hotfix": hotfix, "app": to })).await?;
     ordered(client, &answer)
 }
 

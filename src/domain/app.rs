@@ -1,8 +1,8 @@
 //! An app: what it should run (its newest deploy), and what it runs (its live release).
 
 use super::{
-    AppName, Ended, Failure, ProcessId, PullNumber, ReleaseNumber, RepositoryId, RunNumber, Sha, SlugDigest, Stage,
-    Watch,
+    AppKey, AppName, Ended, Failure, Part, ProcessId, PullNumber, ReleaseNumber, RepositoryId, RunNumber, Sha,
+    SlugDigest, Stage, Watch,
 };
 use crate::clock::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -15,6 +15,9 @@ pub struct App {
     pub id: String,
     pub repository: RepositoryId,
     pub stage: Stage,
+    /// Which of the repository's apps in that stage.
+    #[serde(default)]
+    pub part: Part,
     pub wanted: Wanted,
     /// Oldest first; the last one is what is wanted. Older ones are dropped after `KEPT_DEPLOYS`.
     pub deploys: Vec<Deploy>,
@@ -109,6 +112,15 @@ pub struct Deploy {
     /// Required config vars without a value, which it waits for.
     #[serde(default)]
     pub missing: Vec<String>,
+    /// Checks of others that it waits for.
+    #[serde(default)]
+    pub awaits: Vec<String>,
+    /// When GitHub was asked for them last; `None` once something was heard of them.
+    #[serde(default)]
+    pub checked_at: Option<Timestamp>,
+    /// It begins no earlier: a wait timer of the environment's protection on GitHub.
+    #[serde(default)]
+    pub not_before: Option<Timestamp>,
 }
 
 /// Where a deploy's bytes come from.
@@ -174,6 +186,10 @@ pub enum Phase {
 }
 
 impl App {
+    pub fn key(&self) -> AppKey {
+        AppKey::new(self.stage, self.part)
+    }
+
     pub fn newest(&self) -> Option<&Deploy> {
         self.deploys.last()
     }
@@ -223,10 +239,7 @@ impl App {
     }
 
     pub fn pull(&self) -> Option<PullNumber> {
-        match self.stage {
-            Stage::Review(number) => Some(number),
-            Stage::Staging | Stage::Production => None,
-        }
+        self.key().pull()
     }
 }
 

@@ -25,6 +25,9 @@ pub struct Build {
     /// The branch whose cache it may write. `None` for a fork's code, which writes none that others read.
     #[serde(default)]
     pub cache_of: Option<String>,
+    /// The folder of the repository that is built; empty for all of it.
+    #[serde(default)]
+    pub root: String,
     /// The buildpacks asked for, each pinned; empty where the built-in ones detect.
     #[serde(default)]
     pub buildpacks: Vec<String>,

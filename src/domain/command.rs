@@ -9,9 +9,16 @@ use serde::{Deserialize, Serialize};
 #[serde(tag = "verb", rename_all = "snake_case")]
 pub enum Command {
     /// Deploy the pull request's head to its review app, also where nothing does so by itself.
-    Deploy,
+    Deploy {
+        /// Of which folder, where the repository has several; those that the pull request concerns unless named.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        app: Option<String>,
+    },
     /// Take the review app away until somebody asks for it.
-    Destroy,
+    Destroy {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        app: Option<String>,
+    },
     /// Run the tests of the head commit again; `failed`: only if any failed.
     Retest {
         #[serde(default)]
@@ -38,6 +45,9 @@ pub enum Command {
     Rollback {
         to: Option<ReleaseNumber>,
         stage: RollbackStage,
+        /// The app's name, where one was named.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        app: Option<String>,
     },
     /// Let exactly this commit of a fork run.
     Approve {
@@ -57,6 +67,8 @@ pub enum Command {
     },
     Restart {
         stage: StageKind,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        app: Option<String>,
     },
     /// Keep the review app at least so many seconds longer.
     Extend {
@@ -74,6 +86,8 @@ pub enum Command {
         stage: StageKind,
         #[serde(default)]
         what: Vec<String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        app: Option<String>,
     },
     /// Wake the review app if it sleeps.
     Wake,
@@ -82,6 +96,8 @@ pub enum Command {
     RetryRelease {
         #[serde(default)]
         stage: Option<StageKind>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        app: Option<String>,
     },
     /// A known word whose arguments make no sense.
     Malformed {
@@ -158,6 +174,13 @@ pub enum OrderKind {
     Destroy {
         app: AppName,
     },
+    /// What a comment may ask for, for a pull request if it is about one.
+    Command {
+        command: Command,
+        pull: Option<PullNumber>,
+    },
+    /// The rules on the dashboard.
+    Rules,
     /// Names only: values are nobody else's business.
     Config {
         scope: String,
@@ -195,6 +218,8 @@ pub enum Note {
     NotUndone { releases: Vec<ReleaseNumber> },
     /// Two people wanted it.
     Approved { by: String },
+    /// The environment's protection on GitHub has a wait timer.
+    Delayed { until: String },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -250,6 +275,20 @@ pub enum Refusal {
     /// No green verdict of the commit's own tests.
     NotTested {
         commit: Sha,
+    },
+    /// Checks of others, which production waits for, are not green: these are red, or open where none is.
+    ChecksNotGreen {
+        contexts: Vec<String>,
+        red: bool,
+    },
+    /// The environment's protection on GitHub names who must say so, and this is nobody of them.
+    NotAReviewer {
+        environment: String,
+    },
+    /// The environment's protection on GitHub does not let this branch in.
+    BranchNotDeployable {
+        environment: String,
+        branch: String,
     },
     /// Another release than the one that was named serves on staging.
     NotOnStaging {
@@ -315,6 +354,10 @@ pub enum Refusal {
     /// An app of that name takes no such deploy.
     NoSuchTarget {
         to: String,
+    },
+    /// There are several: it must be said which.
+    WhichApp {
+        apps: Vec<AppName>,
     },
     /// The words after the command make no sense.
     Malformed,

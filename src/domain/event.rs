@@ -44,6 +44,10 @@ pub enum Event {
         /// Only what failed in that run.
         only_failed: bool,
     },
+    /// Somebody else's check or status of a commit changed.
+    ChecksChanged {
+        commit: Sha,
+    },
     /// A merge queue wants to know whether this commit is green.
     GroupQueued {
         branch: String,

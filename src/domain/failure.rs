@@ -59,6 +59,8 @@ pub enum Failure {
     Worse { release: ReleaseNumber, before: ReleaseNumber, canary: bool, finding: Finding },
     /// The commit's own tests are not green.
     Tests { run: RunNumber },
+    /// Checks of others, which the stage waits for, are not green.
+    Checks { contexts: Vec<String> },
     /// Landfall itself failed: the operator must look.
     Internal { detail: String },
 }

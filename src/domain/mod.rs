@@ -5,6 +5,7 @@ mod ids;
 mod secret;
 mod failure;
 mod guard;
+mod part;
 mod repository;
 mod pipeline;
 mod app;
@@ -38,6 +39,7 @@ pub use guard::*;
 pub use ids::*;
 pub use image::*;
 pub use manifest::*;
+pub use part::*;
 pub use pipeline::*;
 pub use procfile::*;
 pub use repository::*;
@@ -46,3 +48,6 @@ pub use runtime_code::*;
 pub use secret::*;
 pub use settings::*;
 pub use test_run::*;
+
+#[cfg(test)]
+pub(crate) use repository::tests as repository_tests;

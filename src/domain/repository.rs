@@ -1,6 +1,6 @@
 //! A repository with the app installed, and its pull requests.
 
-use super::{AppName, InstallationId, PullNumber, RepositoryId, Sha};
+use super::{AppKey, AppName, InstallationId, Part, PullNumber, RepositoryId, Sha};
 use crate::clock::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -36,13 +36,15 @@ impl Repository {
         format!("{}/{}", self.owner, self.name)
     }
 
-    /// `hello-pr-1`, `hello-staging`, `hello-production`.
-    pub fn app_name(&self, stage: Stage) -> AppName {
+    /// `hello-pr-1`, `hello-staging`, `hello-api-production`: the name of an app for which nobody chose another.
+    pub fn app_name(&self, key: impl Into<AppKey>) -> AppName {
+        let AppKey { stage, part } = key.into();
         let suffix = match stage {
             Stage::Review(number) => format!("-pr-{number}"),
             Stage::Staging => "-staging".to_owned(),
             Stage::Production => "-production".to_owned(),
         };
+        let suffix = part.infix() + &suffix;
         let room = 63 - suffix.len();
         let label = self.label.get(..room).unwrap_or(&self.label).trim_end_matches('-');
         format!("{label}{suffix}").parse().expect("a label and a suffix make a DNS label")
@@ -143,6 +145,12 @@ pub struct Pull {
     /// Why it has no review app although the policy would give it one.
     #[serde(default)]
     pub parked: Option<Parked>,
+    /// The folders' apps that none of its files concerns.
+    #[serde(default)]
+    pub untouched: Vec<Part>,
+    /// The pages that its files are of, as the rules map them.
+    #[serde(default)]
+    pub pages: Vec<String>,
 }
 
 /// Why a review app was taken away before its pull request was closed.
@@ -166,14 +174,34 @@ impl Pull {
         self.head_repository != Some(self.repository)
     }
 
+    /// Whether any of its files concerns a folder's app.
+    pub fn touches(&self, folder: Part) -> bool {
+        !self.untouched.contains(&folder)
+    }
+
     pub fn is_skipped(&self) -> bool {
         self.skip || asks_to_skip(&self.title)
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    pub(crate) fn repository(label: &str) -> Repository {
+        Repository {
+            id: RepositoryId(1),
+            owner: "o".into(),
+            name: "n".into(),
+            default_branch: "main".into(),
+            private: false,
+            html_url: String::new(),
+            installation: None,
+            label: dns_label(label),
+            granted: true,
+            missing_since: None,
+        }
+    }
 
     #[test]
     fn any_repository_name_makes_a_host() {
@@ -182,18 +210,7 @@ mod tests {
         assert_eq!(choose_label("acme", "---", free), "app");
         assert_eq!(choose_label("Acme", "web", |label| label == "web"), "acme-web");
         assert_eq!(choose_label("a", "web", |label| label != "a-web-3"), "a-web-3");
-        let long = Repository {
-            id: RepositoryId(1),
-            owner: "o".into(),
-            name: "n".into(),
-            default_branch: "main".into(),
-            private: false,
-            html_url: String::new(),
-            installation: None,
-            label: dns_label(&"x-".repeat(60)),
-            granted: true,
-            missing_since: None,
-        };
+        let long = repository(&"x-".repeat(60));
         assert!(long.app_name(Stage::Review(PullNumber(u64::MAX))).as_str().len() <= 63);
         assert!(long.app_name(Stage::Production).as_str().ends_with("-production"));
     }

@@ -7,14 +7,18 @@
 //! A key that nobody knows is an error with its line: it is a slip of the pen far more often than a newer version's.
 
 mod alerts;
+mod apps;
 mod build;
 mod pipeline;
+mod sources;
 mod tests;
 mod web;
 
 pub use alerts::{AlertSettings, AlertWords, Limit, alert_rules};
+pub use apps::{FolderSettings, StageApp};
 pub use build::BuildSettings;
 pub use pipeline::*;
+pub use sources::{RuleLine, RuleSource, merged};
 pub use tests::{FILES, FilePatterns, JUNIT, TestSettings, matches_name};
 pub use web::{HealthCheck, SleepAfter, WebSettings};
 

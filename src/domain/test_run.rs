@@ -1,6 +1,6 @@
 //! One commit's tests on N nodes, ending in a verdict.
 
-use super::{Ended, Failure, ProcessId, PullNumber, RepositoryId, RunNumber, Sha};
+use super::{Ended, Failure, Part, ProcessId, PullNumber, RepositoryId, RunNumber, Sha};
 use crate::clock::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -12,6 +12,9 @@ pub struct TestRun {
     /// Numbered per repository, as people count.
     pub ordinal: u64,
     pub pull: Option<PullNumber>,
+    /// The folder whose tests it runs.
+    #[serde(default)]
+    pub part: Part,
     pub branch: String,
     pub commit: Sha,
     pub tree: Option<Sha>,
@@ -174,11 +177,13 @@ pub enum Verdict {
     Cancelled,
     /// The repository declares no tests.
     NoTests,
+    /// Nothing that changed concerns the folder, so nothing was run.
+    Untouched,
 }
 
 impl Verdict {
     pub fn is_green(&self) -> bool {
-        matches!(self, Verdict::Passed | Verdict::Reused { .. } | Verdict::NoTests)
+        matches!(self, Verdict::Passed | Verdict::Reused { .. } | Verdict::NoTests | Verdict::Untouched)
     }
 }
 
@@ -198,7 +203,9 @@ pub enum RunState {
 impl TestRun {
     pub fn state(&self) -> RunState {
         match &self.verdict {
-            Some(Verdict::Passed | Verdict::Reused { .. } | Verdict::NoTests) => RunState::Succeeded,
+            Some(Verdict::Passed | Verdict::Reused { .. } | Verdict::NoTests | Verdict::Untouched) => {
+                RunState::Succeeded
+            }
             Some(Verdict::Failed) => RunState::Failed,
             Some(Verdict::Errored { .. }) => RunState::Errored,
             Some(Verdict::Cancelled) => RunState::Cancelled,

@@ -14,6 +14,7 @@ pub mod event;
 pub mod key;
 pub mod limits;
 pub mod payload;
+pub mod protection;
 mod reading;
 pub mod reads;
 pub mod signature;

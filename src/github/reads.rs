@@ -87,7 +87,7 @@ pub struct Comparison {
     pub merge_base: Option<Sha>,
     /// Those that `head` has and `base` hasn't, oldest first, at most 250.
     pub commits: Vec<ComparedCommit>,
-    /// The names of the files that differ, at most 300; `files_complete` says whether these are all.
+    /// The names of the files that differ, before and after, of at most 300; `files_complete` says whether these are all.
     pub files: Vec<String>,
     pub files_complete: bool,
 }
@@ -307,6 +307,13 @@ impl GitHub {
         self.repo_list(repo, "list_pulls", "/pulls?state=open", None, reading::pull).await
     }
 
+    /// How many files a pull request changes, at most 3,000 as GitHub lists them, and their names before and after.
+    pub async fn pull_files(&self, repo: &RepoHandle, number: PullNumber) -> Result<(usize, Vec<String>), GitHubError> {
+        let path = format!("/pulls/{number}/files");
+        let files = self.repo_list(repo, "list_pull_files", &path, None, |file| Ok(names_of(file))).await?;
+        Ok((files.len(), files.into_iter().flatten().collect()))
+    }
+
     /// The pull requests, open or not, that have a commit.
     pub async fn pulls_of_commit(&self, repo: &RepoHandle, sha: &Sha) -> Result<Vec<Pull>, GitHubError> {
         self.repo_list(repo, "list_pulls_of_commit", &format!("/commits/{sha}/pulls"), None, reading::pull).await
@@ -403,17 +410,7 @@ impl GitHub {
         name: &str,
     ) -> Result<Vec<SeenCheckRun>, GitHubError> {
         let path = format!("/commits/{sha}/check-runs?check_name={}&filter=all", segment(name));
-        self.repo_list(repo, "list_check_runs", &path, Some("check_runs"), |run| {
-            Ok(SeenCheckRun {
-                id: run.number("id")?,
-                name: run.text("name")?,
-                external_id: run.maybe_text("external_id").filter(|id| !id.is_empty()),
-                status: run.maybe_text("status").unwrap_or_default(),
-                conclusion: run.maybe_text("conclusion"),
-                app_id: run.maybe("app").and_then(|app| app.maybe_number("id")),
-            })
-        })
-        .await
+        self.repo_list(repo, "list_check_runs", &path, Some("check_runs"), seen_check_run).await
     }
 
     /// All statuses of a commit, newest first; the first of a context is the one that counts.
@@ -522,7 +519,7 @@ impl GitHub {
         .await
     }
 
-    async fn repo_list<T>(
+    pub(super) async fn repo_list<T>(
         &self,
         repo: &RepoHandle,
         name: &'static str,
@@ -532,6 +529,17 @@ impl GitHub {
     ) -> Result<Vec<T>, GitHubError> {
         self.read_list(self.lane_of(repo)?, Some(repo.id), name, &repo_path(repo, path), under, read).await
     }
+}
+
+pub(super) fn seen_check_run(run: &Fields<'_>) -> Result<SeenCheckRun, PayloadError> {
+    Ok(SeenCheckRun {
+        id: run.number("id")?,
+        name: run.text("name")?,
+        external_id: run.maybe_text("external_id").filter(|id| !id.is_empty()),
+        status: run.maybe_text("status").unwrap_or_default(),
+        conclusion: run.maybe_text("conclusion"),
+        app_id: run.maybe("app").and_then(|app| app.maybe_number("id")),
+    })
 }
 
 /// `/repos/OWNER/NAME` and what follows, which is encoded already.
@@ -565,7 +573,7 @@ fn comparison(fields: &Fields<'_>) -> Result<Comparison, PayloadError> {
             author: commit.maybe("author").and_then(|author| reading::read_account(&author)),
         });
     }
-    let files: Vec<String> = fields.items("files").iter().filter_map(|file| file.maybe_text("filename")).collect();
+    let files: Vec<Vec<String>> = fields.items("files").iter().map(names_of).collect();
     Ok(Comparison {
         relation: match fields.text("status")?.as_str() {
             "identical" => Relation::Identical,
@@ -579,8 +587,13 @@ fn comparison(fields: &Fields<'_>) -> Result<Comparison, PayloadError> {
         merge_base: fields.maybe("merge_base_commit").and_then(|commit| commit.maybe_sha("sha")),
         commits,
         files_complete: files.len() < MOST_FILES,
-        files,
+        files: files.into_iter().flatten().collect(),
     })
+}
+
+/// A file that was renamed had another name before.
+fn names_of(file: &Fields<'_>) -> Vec<String> {
+    [file.maybe_text("filename"), file.maybe_text("previous_filename")].into_iter().flatten().collect()
 }
 
 fn read_delivery(delivery: &Fields<'_>) -> Result<HookDelivery, PayloadError> {

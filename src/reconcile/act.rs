@@ -26,7 +26,9 @@ pub(super) async fn app(world: &World, app: &App, actions: &[Action]) -> Result<
                 let branch = app.newest().map_or("", |deploy| deploy.branch.as_str());
                 let cache_of = build::cache_of(world, app.repository, app.pull(), branch)?;
                 let asked_at = newest_asked_at(app);
-                let wish = build::Wish { repository: app.repository, commit, asked_at, cache_of };
+                let policy = world.store.pipeline(app.repository)?.policy;
+                let root = policy.root_of(policy.folder_of(app.key())).to_owned();
+                let wish = build::Wish { repository: app.repository, commit, asked_at, cache_of, root };
                 match build::ensure(world, &wish).await? {
                     Ok(tree) => {
                         change_deploy(world, app, newest_number(app), move |_, deploy| deploy.tree = Some(tree))
@@ -66,6 +68,14 @@ pub(super) async fn app(world: &World, app: &App, actions: &[Action]) -> Result<
                 let names = names.clone();
                 change_deploy(world, app, *deploy, move |_, deploy| deploy.missing = names).await?;
             }
+            Action::AwaitChecks { deploy, contexts } => {
+                let (contexts, now) = (contexts.clone(), world.now());
+                change_deploy(world, app, *deploy, move |_, deploy| {
+                    deploy.awaits = contexts;
+                    deploy.checked_at = Some(now);
+                })
+                .await?;
+            }
             Action::MarkPostdeploy => change_app(world, app, |app, _| app.postdeploy_done = true).await?,
             Action::EndFarewell { process, ended } => end_farewell(world, app, process, ended.clone()).await?,
             Action::EndOneOff { number, ended } => {
@@ -99,7 +109,9 @@ pub(super) async fn run(world: &World, run: &TestRun, actions: &[Action]) -> Res
             Action::EnsureBuild { commit } => {
                 let own = !run.untrusted && run.repeats.is_none();
                 let cache_of = if own { build::cache_of(world, run.repository, run.pull, &run.branch)? } else { None };
-                let wish = build::Wish { repository: run.repository, commit, asked_at: run.created_at, cache_of };
+                let root = world.store.pipeline(run.repository)?.policy.root_of(run.part).to_owned();
+                let (repository, asked_at) = (run.repository, run.created_at);
+                let wish = build::Wish { repository, commit, asked_at, cache_of, root };
                 match build::ensure(world, &wish).await? {
                     Ok(tree) => change_run(world, run.number, move |run, _| run.tree = Some(tree)).await?,
                     Err(failure) => conclude(world, run.number, Verdict::Errored { failure }).await?,
@@ -149,6 +161,7 @@ pub(super) async fn run(world: &World, run: &TestRun, actions: &[Action]) -> Res
             | Action::Watch { .. }
             | Action::GoBack { .. }
             | Action::AwaitConfig { .. }
+            | Action::AwaitChecks { .. }
             | Action::MarkPostdeploy
             | Action::EndFarewell { .. }
             | Action::EndOneOff { .. }
@@ -376,6 +389,7 @@ fn verdict_word(verdict: &Verdict) -> &'static str {
         Verdict::Errored { .. } => "errored",
         Verdict::Cancelled => "cancelled",
         Verdict::NoTests => "no tests",
+        Verdict::Untouched => "nothing to test",
     }
 }
 

@@ -44,17 +44,18 @@ async fn content(
     Ok(match (&record.command, &record.answer) {
         (Command::Help, Answer::Helped) => Some(json!({ "part": "help" })),
         (Command::Status, Answer::Told) => {
-            let apps = [&view.review, &view.staging, &view.production].into_iter().flatten();
+            let apps = view.review.iter().chain(&view.staging).chain(&view.production);
             let lines: Vec<_> = apps.filter_map(crate::workflow::app_line).collect();
             Some(json!({ "part": "status", "apps": lines }))
         }
         (Command::Logs { lines }, Answer::Told) => {
-            let app = repository.app_name(Stage::Review(record.pull));
-            let lines = last_lines(world, &app, usize::from(*lines)).await?;
-            Some(json!({ "part": "logs", "app": app, "lines": lines }))
+            let apps: Vec<AppName> = view.review.iter().map(|app| app.name.clone()).collect();
+            let lines = last_lines(world, &apps, usize::from(*lines)).await?;
+            let names: Vec<&str> = apps.iter().map(AppName::as_str).collect();
+            Some(json!({ "part": "logs", "app": names.join(", "), "lines": lines }))
         }
         (Command::Promote { .. } | Command::RetryRelease { .. }, Answer::Deploying { app, deploy }) => {
-            let production = view.production.as_ref().filter(|production| production.name == *app);
+            let production = view.production.iter().find(|production| production.name == *app);
             let release =
                 production.and_then(|production| production.deploy(*deploy)).and_then(|deploy| deploy.release);
             let Some(shipment) = release.map(|release| world.store.shipment(app, release)).transpose()?.flatten()
@@ -81,16 +82,18 @@ async fn content(
     })
 }
 
-/// The newest lines of what the app's live processes print.
-async fn last_lines(world: &World, app: &AppName, most: usize) -> Result<Vec<String>, Trouble> {
+/// The newest lines of what the live processes of these apps print.
+async fn last_lines(world: &World, apps: &[AppName], most: usize) -> Result<Vec<String>, Trouble> {
     let mut lines = Vec::new();
     for status in observe::list(world).await? {
-        let own = status.labels.get(label::APP).map(String::as_str) == Some(app.as_str());
-        if !own || !matches!(status.state, State::Starting | State::Running { .. }) {
+        let name = status.labels.get(label::APP);
+        let Some(app) = apps.iter().find(|app| name.map(String::as_str) == Some(app.as_str())) else { continue };
+        let whose = if apps.len() > 1 { format!("{app} ") } else { String::new() };
+        if !matches!(status.state, State::Starting | State::Running { .. }) {
             continue;
         }
         for line in observe::all_lines(world, &status.id).await? {
-            lines.push((line.at, format!("{}: {}", status.name, crate::text::plain(&line.text, 500))));
+            lines.push((line.at, format!("{whose}{}: {}", status.name, crate::text::plain(&line.text, 500))));
         }
     }
     lines.sort_by_key(|(at, _)| *at);

@@ -22,7 +22,8 @@ pub fn apply(
     mut fresh: Fresh,
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    let mut newest_run = None;
+    // Of each folder, and the newest of all.
+    let mut started: Vec<(Part, RunNumber)> = Vec::new();
     let mut newest_deploy = None;
     for change in changes {
         match change {
@@ -30,13 +31,13 @@ pub fn apply(
                 tx.put_pull(pull)?;
                 enqueue(tx, &Subject::Pull(pull.repository, pull.number), now)?;
             }
-            Change::Deploy { stage, commit, branch, cause, by, after_tests } => {
-                let mut app = app_or_new(tx, repository, *stage, &mut fresh, now)?;
+            Change::Deploy { key, commit, branch, cause, by, after_tests } => {
+                let mut app = app_or_new(tx, repository, *key, &mut fresh, now)?;
                 app.wanted = Wanted::Running;
                 app.untrusted = is_untrusted(tx, repository, app.pull())?;
                 app.farewell.done = false;
-                if let Stage::Review(number) = stage {
-                    tx.put_farewell(repository.id, *number, None)?;
+                if let Some(number) = key.pull() {
+                    tx.put_farewell(repository.id, number, None)?;
                 }
                 for older in app.deploys.iter_mut().filter(|older| older.outcome.is_none()) {
                     older.outcome = Some(Outcome::Superseded { at: now });
@@ -49,23 +50,55 @@ pub fn apply(
                     cause: cause.clone(),
                     by: by.clone(),
                     asked_at: now,
-                    gate: if *after_tests { gate_of(tx, repository, newest_run, commit)? } else { None },
+                    gate: if *after_tests {
+                        let policy = tx.stored_pipeline(repository.id)?.map(|state| state.policy).unwrap_or_default();
+                        gate_of(tx, repository, &started, policy.folder_of(*key), commit)?
+                    } else {
+                        None
+                    },
                     tree: None,
                     release: None,
                     released: false,
                     outcome: None,
                     missing: Vec::new(),
+                    awaits: Vec::new(),
+                    checked_at: None,
+                    not_before: None,
                 });
                 trim(&mut app);
                 newest_deploy = Some((app.name.clone(), number));
                 put_app(tx, &app, now)?;
             }
-            Change::Hold { stage } => {
-                let mut app = app_or_new(tx, repository, *stage, &mut fresh, now)?;
+            Change::NotBefore { at } => {
+                if let Some((name, number)) = &newest_deploy
+                    && let Some(mut app) = tx.app(name)?
+                {
+                    let made = app.deploys.iter_mut().filter(|deploy| deploy.number == *number);
+                    made.for_each(|deploy| deploy.not_before = Some(*at));
+                    put_app(tx, &app, now)?;
+                }
+            }
+            Change::Look { app } => {
+                if let Some(mut app) = tx.app(app)? {
+                    if let Some(newest) = app.deploys.last_mut() {
+                        newest.checked_at = None;
+                    }
+                    put_app(tx, &app, now)?;
+                }
+            }
+            Change::Hold { key } => {
+                let mut app = app_or_new(tx, repository, *key, &mut fresh, now)?;
                 app.wanted = Wanted::Held;
+                // What served until now was approved then; whoever approves the next commit approves nothing else.
+                app.live = None;
+                app.watch = None;
+                app.asleep_since = None;
+                for open in app.deploys.iter_mut().filter(|deploy| deploy.outcome.is_none()) {
+                    open.outcome = Some(Outcome::Superseded { at: now });
+                }
                 put_app(tx, &app, now)?;
             }
-            Change::Remove { stage } => remove(tx, repository, |app| app.stage == *stage, now)?,
+            Change::Remove { key } => remove(tx, repository, |app| app.key() == *key, now)?,
             Change::EndGrant => {
                 if let Some(mut known) = tx.repository(repository.id)? {
                     known.granted = false;
@@ -80,7 +113,7 @@ pub fn apply(
                     }
                 }
             }
-            Change::StartRun { pull, branch, commit, only_failed_of } => {
+            Change::StartRun { pull, part, branch, commit, only_failed_of, untouched } => {
                 let number = RunNumber(tx.next_number("run")?);
                 let ordinal = tx.next_number(&format!("run of {}", repository.id))?;
                 tx.put_run(&TestRun {
@@ -88,6 +121,7 @@ pub fn apply(
                     repository: repository.id,
                     ordinal,
                     pull: *pull,
+                    part: *part,
                     branch: branch.clone(),
                     commit: commit.clone(),
                     tree: None,
@@ -96,14 +130,19 @@ pub fn apply(
                     nodes: 0,
                     results: std::collections::BTreeMap::new(),
                     cancelled: None,
-                    verdict: None,
-                    finished_at: None,
+                    verdict: untouched.then_some(Verdict::Untouched),
+                    finished_at: untouched.then_some(now),
                     split: None,
                     only_failed_of: *only_failed_of,
                     repeats: None,
                     untrusted: is_untrusted(tx, repository, *pull)?,
                 })?;
-                newest_run = Some(number);
+                if !untouched {
+                    started.push((*part, number));
+                }
+                if let Some(pull) = pull {
+                    enqueue(tx, &Subject::Pull(repository.id, *pull), now)?;
+                }
                 enqueue(tx, &Subject::Run(number), now)?;
             }
             Change::CancelRuns { pull, branch, except, because } => {
@@ -129,14 +168,14 @@ pub fn apply(
                     enqueue(tx, &Subject::Pull(repository.id, pull.number), now)?;
                 }
             }
-            Change::Restart { stage, before } => {
+            Change::Restart { key, before } => {
                 let restart = |app: &mut App| {
                     app.restart_at = Some(*before);
                     app.restart_only = None;
                 };
-                change_app(tx, repository, *stage, restart, now)?;
+                change_app(tx, repository, *key, restart, now)?;
             }
-            Change::Scale { stage, formation } => {
+            Change::Scale { key, formation } => {
                 let formation = Some(formation.clone());
                 let scale = |app: &mut App| {
                     if app.formation != formation {
@@ -144,23 +183,23 @@ pub fn apply(
                         app.scaled_at = Some(now);
                     }
                 };
-                change_app(tx, repository, *stage, scale, now)?;
+                change_app(tx, repository, *key, scale, now)?;
             }
-            Change::Wake { stage } => {
+            Change::Wake { key } => {
                 let wake = |app: &mut App| {
                     if app.asleep_since.take().is_some() {
                         app.woken_at = Some(now);
                     }
                 };
-                change_app(tx, repository, *stage, wake, now)?;
+                change_app(tx, repository, *key, wake, now)?;
             }
-            Change::Keep { stage, until } => {
-                change_app(tx, repository, *stage, |app| app.kept_until = Some(*until), now)?;
+            Change::Keep { key, until } => {
+                change_app(tx, repository, *key, |app| app.kept_until = Some(*until), now)?;
             }
             Change::Answer(record) => answer(tx, record, now)?,
             Change::AnswerWithNewest(record) => {
                 let mut record = record.clone();
-                record.answer = match (&record.command, &newest_deploy, newest_run) {
+                record.answer = match (&record.command, &newest_deploy, started.last().map(|(_, run)| *run)) {
                     (Command::Retest { .. }, _, Some(run)) => Answer::Testing { run },
                     (_, Some((app, deploy)), _) => Answer::Deploying { app: app.clone(), deploy: *deploy },
                     _ => record.answer,
@@ -183,17 +222,21 @@ pub fn apply(
     Ok(())
 }
 
-/// The newest run of the commit, where the same changes start none.
+/// The run of a folder's tests that the same changes start, else the newest one of the commit.
 fn gate_of(
     tx: &Transaction<'_>,
     repository: &Repository,
-    started: Option<RunNumber>,
+    started: &[(Part, RunNumber)],
+    folder: Part,
     commit: &Sha,
 ) -> Result<Option<RunNumber>, StoreError> {
-    if started.is_some() {
-        return Ok(started);
+    if let Some((_, run)) = started.iter().rev().find(|(part, _)| *part == folder) {
+        return Ok(Some(*run));
     }
-    let of_commit = |run: &TestRun| run.commit == *commit && run.cancelled.is_none() && run.repeats.is_none();
+    let of_commit = |run: &TestRun| {
+        let same = run.commit == *commit && run.part == folder && run.verdict != Some(Verdict::Untouched);
+        same && run.cancelled.is_none() && run.repeats.is_none()
+    };
     Ok(tx.runs_of(repository.id)?.into_iter().filter(of_commit).map(|run| run.number).max())
 }
 
@@ -203,14 +246,19 @@ fn is_untrusted(tx: &Transaction<'_>, repository: &Repository, pull: Option<Pull
     Ok(tx.pull(repository.id, number)?.is_some_and(|pull| pull.is_fork()))
 }
 
+/// A repository's app, if it is there.
+pub(super) fn app_at(tx: &Transaction<'_>, id: RepositoryId, key: AppKey) -> Result<Option<App>, StoreError> {
+    Ok(tx.apps_of(id)?.into_iter().find(|app| app.key() == key))
+}
+
 fn change_app(
     tx: &mut Transaction<'_>,
     repository: &Repository,
-    stage: Stage,
+    key: AppKey,
     change: impl FnOnce(&mut App),
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    let Some(mut app) = tx.app(&repository.app_name(stage))? else { return Ok(()) };
+    let Some(mut app) = app_at(tx, repository.id, key)? else { return Ok(()) };
     change(&mut app);
     put_app(tx, &app, now)
 }
@@ -253,20 +301,27 @@ pub fn put_app(tx: &mut Transaction<'_>, app: &App, now: Timestamp) -> Result<()
 fn app_or_new(
     tx: &mut Transaction<'_>,
     repository: &Repository,
-    stage: Stage,
+    key: AppKey,
     fresh: &mut Fresh,
     now: Timestamp,
 ) -> Result<App, StoreError> {
-    let name = repository.app_name(stage);
-    if let Some(app) = tx.app(&name)? {
+    // An app keeps the name that it was made with.
+    if let Some(app) = app_at(tx, repository.id, key)? {
         return Ok(app);
+    }
+    let policy = tx.stored_pipeline(repository.id)?.map(|state| state.policy).unwrap_or_default();
+    let mut name = policy.name_of(repository, key);
+    if tx.app(&name)?.is_some() {
+        // Whoever has it keeps it.
+        name = repository.app_name(key);
     }
     let last_release = tx.earlier_releases(&name)?;
     Ok(App {
         name,
         id: fresh.app_ids.pop().unwrap_or_default(),
         repository: repository.id,
-        stage,
+        stage: key.stage,
+        part: key.part,
         wanted: Wanted::Running,
         deploys: Vec::new(),
         live: None,

@@ -8,7 +8,7 @@
 
 use super::apply::enqueue;
 use super::deliver::handle_of;
-use super::inputs::{Inputs, build_environment, check_out_pack, inputs, manifest_of, settings_of};
+use super::inputs::{Inputs, build_environment, check_out_pack, inputs, manifest_of, settings_of, tree_of_folder};
 use super::observe::{self, label};
 use super::{Trouble, World, act, image};
 use crate::clock::Timestamp;
@@ -40,6 +40,8 @@ pub(super) struct Wish<'a> {
     pub asked_at: Timestamp,
     /// The branch whose cache the build may write; see [`cache_of`].
     pub cache_of: Option<String>,
+    /// The folder of the repository that is built; empty for all of it.
+    pub root: String,
 }
 
 /// Whose cache a build may write: the branch's own, and nobody's where the code comes from a fork, whose branch may
@@ -64,11 +66,18 @@ pub(super) async fn ensure(world: &World, wish: &Wish<'_>) -> Result<Result<Sha,
         world.store.repository(wish.repository)?.ok_or_else(|| Trouble::bug("an app of an unknown repository"))?;
     let _alone = world.locks.lock(&format!("build {}", repository.id)).await;
     let tree = match fetch(world, &repository, wish.commit).await {
-        Ok(tree) => tree,
+        Ok(tree) if wish.root.is_empty() => tree,
+        Ok(_) => match tree_of_folder(world, repository.id, wish.commit, &wish.root).await? {
+            Some(tree) => tree,
+            None => {
+                let detail = format!("the commit has no folder {}", wish.root);
+                return Ok(Err(Failure::Source { detail }));
+            }
+        },
         Err(Fetch::Failure(failure)) => return Ok(Err(failure)),
         Err(Fetch::Trouble(trouble)) => return Err(trouble),
     };
-    let Inputs { key, buildpacks } = match inputs(world, &repository, wish.commit, &tree).await? {
+    let Inputs { key, buildpacks } = match inputs(world, &repository, wish.commit, &tree, &wish.root).await? {
         Ok(inputs) => inputs,
         Err(failure) => return Ok(Err(failure)),
     };
@@ -97,7 +106,8 @@ pub(super) async fn ensure(world: &World, wish: &Wish<'_>) -> Result<Result<Sha,
         attempt,
         started_at: world.now(),
         state: BuildState::Running,
-        cache_of: wish.cache_of.clone(),
+        cache_of: wish.cache_of.clone().map(|branch| cache_name(&branch, &wish.root)),
+        root: wish.root.clone(),
         buildpacks,
         phase: BuildPhase::Pack,
     };
@@ -106,6 +116,11 @@ pub(super) async fn ensure(world: &World, wish: &Wish<'_>) -> Result<Result<Sha,
         finish(world, &build, BuildState::Failed { failure, at: world.now() }, None).await?;
     }
     Ok(Ok(tree))
+}
+
+/// What the cache of a branch's folder is kept as: no two folders share one.
+fn cache_name(branch: &str, root: &str) -> String {
+    if root.is_empty() { branch.to_owned() } else { format!("{branch}:{root}") }
 }
 
 enum Fetch {
@@ -208,7 +223,7 @@ async fn begin(world: &World, repository: &Repository, build: &Build) -> Result<
     let [out, cache, packs] = ["out", "cache", "packs"].map(|name| folder.join(name));
     tokio::fs::create_dir_all(&out).await?;
     outside::point("git check-out").await;
-    match world.source.check_out(repository.id, &build.commit, &code).await {
+    match world.source.check_out_folder(repository.id, &build.commit, &build.root, &code).await {
         Ok(written) => {
             let warnings: Vec<String> = written.warnings.iter().map(|warning| warning.to_string()).collect();
             tokio::fs::write(folder.join("warnings.json"), serde_json::to_vec(&warnings).map_err(Trouble::bug)?)
@@ -233,17 +248,18 @@ async fn begin(world: &World, repository: &Repository, build: &Build) -> Result<
             return Ok(Err(failure));
         }
     }
-    let environment = build_environment(world, build.repository, &build.commit).await?;
+    let environment = build_environment(world, build.repository, &build.commit, &build.root).await?;
     let env = folder.join("env");
     slug::write_env_folder(&env, &environment.into_iter().collect::<Vec<_>>())?;
     let (root, limits) = (caches(world, build.repository), cache_limits(world));
-    let (branch, default, into) = (build.cache_of.clone(), repository.default_branch.clone(), cache.clone());
+    let (branch, default, into) =
+        (build.cache_of.clone(), cache_name(&repository.default_branch, &build.root), cache.clone());
     outside::point("cache out").await;
     let taken =
         tokio::task::spawn_blocking(move || slug::take_cache(&root, branch.as_deref(), &default, &into, limits));
     let taken = taken.await?;
     let settings = &world.config.build;
-    let prune = settings_of(world, build.repository, &build.commit).await?.0.build.prune;
+    let prune = settings_of(world, build.repository, &build.commit, &build.root).await?.0.build.prune;
     let plan = BuildPlan {
         buildpacks,
         prune,
@@ -398,8 +414,8 @@ async fn outcome(world: &World, build: &Build, folder: &Path, ended: Ended) -> R
         },
     };
     outside::point("packed").await;
-    let (_, manifest, mut warnings) = manifest_of(world, build.repository, &build.commit).await?;
-    let (_, settings) = settings_of(world, build.repository, &build.commit).await?;
+    let (_, manifest, mut warnings) = manifest_of(world, build.repository, &build.commit, &build.root).await?;
+    let (_, settings) = settings_of(world, build.repository, &build.commit, &build.root).await?;
     warnings.extend(result.procfile_warnings.iter().map(|warning| format!("Procfile: {warning}")));
     // Written by us at the check-out; a folder that was made before there was such a file has none.
     let written = tokio::fs::read(folder.join("warnings.json")).await.unwrap_or_default();

@@ -1,15 +1,16 @@
 //! What a person asks for outside of a pull request, on a page or in a terminal: the same decisions as a comment's,
 //! written in one transaction. Nothing is done here; the loop makes it true.
 
-use super::apply::{apply, enqueue};
-use super::deliver::fresh_for;
-use super::{Trouble, World, split};
+use super::apply::{app_at, apply, enqueue};
+use super::deliver::{fresh_for, promotable};
+use super::{Trouble, World, policy, split};
 use crate::domain::*;
 use crate::store::{StoreError, queue};
 use crate::workflow::{
-    Change, PromotionWish, Snapshot, decide, destroy_app as decide_destruction, promote as decide_promotion,
-    retry_release as decide_retry, roll_back as decide_rollback,
+    Change, PromotionWish, Snapshot, decide, destroy_app as decide_destruction, operate, promote as decide_promotion,
+    retry_release as decide_retry, roll_back as decide_rollback, targets,
 };
+use std::collections::{BTreeMap, BTreeSet};
 use tracing::info;
 
 /// A deploy that was asked for.
@@ -30,14 +31,19 @@ pub async fn promote(
     by: &str,
 ) -> Result<Result<Ordered, Refusal>, Trouble> {
     let _alone = world.locks.lock(&format!("repository {}", repository.id)).await;
-    let snapshot = snapshot(world, repository)?;
+    let mut snapshot = snapshot(world, repository)?;
+    let key = AppKey::new(Stage::Production, wish.to);
+    if let Some(known) = promotable(world, &snapshot, key, by, None).await? {
+        snapshot.promotable.insert(key.part, known);
+    }
     let decided = decide_promotion(wish, by, &snapshot);
-    order(world, repository, Stage::Production, OrderKind::Promote, by, decided).await
+    order(world, repository, key, OrderKind::Promote, by, decided).await
 }
 
 /// Why a promotion would be refused now, if it would.
-pub fn promotion_refused(world: &World, repository: &Repository) -> Result<Option<Refusal>, Trouble> {
-    Ok(decide_promotion(&PromotionWish::default(), "", &snapshot(world, repository)?).err())
+pub fn promotion_refused(world: &World, repository: &Repository, to: Part) -> Result<Option<Refusal>, Trouble> {
+    let wish = PromotionWish { to, ..PromotionWish::default() };
+    Ok(decide_promotion(&wish, "", &snapshot(world, repository)?).err())
 }
 
 /// Makes an earlier release of an app its newest one; the one before the live one unless named.
@@ -52,8 +58,8 @@ pub async fn roll_back(
     let snapshot = snapshot(world, &repository)?;
     let kind = OrderKind::Rollback { app: app.name.clone(), to };
     // Between the page and the click the app may have gone, or been held.
-    let decided = decide_rollback(app.stage, to, by, &snapshot);
-    order(world, &repository, app.stage, kind, by, decided).await
+    let decided = decide_rollback(app.key(), to, by, &snapshot);
+    order(world, &repository, app.key(), kind, by, decided).await
 }
 
 /// Tests a run's commit again, as the Re-run button on GitHub does.
@@ -157,8 +163,8 @@ pub async fn cancel(world: &World, number: RunNumber, by: &str) -> Result<bool, 
 pub async fn retry_release(world: &World, app: &App, by: &str) -> Result<Result<Ordered, Refusal>, Trouble> {
     let _alone = world.locks.lock(&format!("repository {}", app.repository)).await;
     let repository = repository_of(world, app.repository)?;
-    let decided = decide_retry(app.stage, by, &snapshot(world, &repository)?).map(|change| (change, Vec::new()));
-    order(world, &repository, app.stage, OrderKind::RetryRelease { app: app.name.clone() }, by, decided).await
+    let decided = decide_retry(app.key(), by, &snapshot(world, &repository)?).map(|change| (change, Vec::new()));
+    order(world, &repository, app.key(), OrderKind::RetryRelease { app: app.name.clone() }, by, decided).await
 }
 
 /// Takes an app away, with its add-ons and all that they hold.
@@ -169,7 +175,7 @@ pub async fn destroy(world: &World, app: &App, by: &str) -> Result<Result<(), Re
         Some(number) => world.store.pull(repository.id, number)?,
         None => None,
     };
-    let decided = decide_destruction(app.stage, pull.as_ref(), by, &snapshot(world, &repository)?);
+    let decided = decide_destruction(app.key(), pull.as_ref(), by, &snapshot(world, &repository)?);
     let now = world.now();
     let mut record = OperatorOrder {
         number: 0,
@@ -199,6 +205,90 @@ pub async fn destroy(world: &World, app: &App, by: &str) -> Result<Result<(), Re
         .await?;
     world.wake.notify_waiters();
     Ok(refusal.map_or(Ok(()), Err))
+}
+
+/// Does what a comment may ask for, for somebody at the machine; `pull` where it is about a pull request.
+pub async fn give(
+    world: &World,
+    repository: &Repository,
+    command: Command,
+    pull: Option<PullNumber>,
+    by: &str,
+) -> Result<Result<Answer, Refusal>, Trouble> {
+    let _alone = world.locks.lock(&format!("repository {}", repository.id)).await;
+    let mut snapshot = snapshot(world, repository)?;
+    if let Some(number) = pull {
+        snapshot.pull = world.store.pull(repository.id, number)?;
+    }
+    let number = pull.unwrap_or(PullNumber(0));
+    if let Command::Promote { .. } = command
+        && let Some(key) = targets(&command, number, &snapshot).ok().and_then(|keys| keys.first().copied())
+        && let Some(known) = promotable(world, &snapshot, key, by, None).await?
+    {
+        snapshot.promotable.insert(key.part, known);
+    }
+    let decided = operate(&command, number, by, &snapshot);
+    let now = world.now();
+    let mut record = OperatorOrder {
+        number: 0,
+        repository: repository.id,
+        what: OrderKind::Command { command, pull },
+        by: by.to_owned(),
+        given_at: now,
+        answer: Answer::Done,
+        notes: Vec::new(),
+    };
+    let (changes, refusal) = match decided {
+        Ok((changes, notes)) => {
+            record.notes = notes;
+            (changes, None)
+        }
+        Err(reason) => {
+            record.answer = Answer::Refused { reason: reason.clone() };
+            (Vec::new(), Some(reason))
+        }
+    };
+    for change in &changes {
+        info!(repository = %repository.full_name(), "asked for by {by}: {}", change.summary());
+    }
+    let (fresh, repository) = (fresh_for(world, &changes)?, repository.clone());
+    let answer = world
+        .commit(move |tx| {
+            apply(tx, &repository, &changes, fresh, now)?;
+            for change in &changes {
+                match change {
+                    Change::Deploy { key, .. } => {
+                        let app = app_at(tx, repository.id, *key)?;
+                        if let Some((app, deploy)) = app.and_then(|app| Some((app.name.clone(), app.newest()?.number)))
+                        {
+                            record.answer = Answer::Deploying { app, deploy };
+                        }
+                    }
+                    Change::StartRun { .. } if record.answer == Answer::Done => {
+                        let newest = tx.runs_of(repository.id)?.into_iter().map(|run| run.number).max();
+                        record.answer = newest.map_or(Answer::Done, |run| Answer::Testing { run });
+                    }
+                    _ => {}
+                }
+            }
+            record.number = tx.next_number("order")?;
+            tx.put_order(&record)?;
+            Ok(record.answer)
+        })
+        .await?;
+    world.wake.notify_waiters();
+    Ok(refusal.map_or(Ok(answer), Err))
+}
+
+/// Sets the rules that the dashboard says; an empty text takes them away. The inner error says what is wrong with them.
+pub async fn set_rules(
+    world: &World,
+    repository: &Repository,
+    text: &str,
+    by: &str,
+) -> Result<Result<(), String>, Trouble> {
+    let _alone = world.locks.lock(&format!("repository {}", repository.id)).await;
+    policy::set_on_dashboard(world, repository, text, by).await
 }
 
 /// Lets a parked or waiting delivery be worked on now. `false` when it was applied, ignored or never came.
@@ -270,9 +360,12 @@ fn snapshot(world: &World, repository: &Repository) -> Result<Snapshot, Trouble>
         runs: world.store.runs_of(repository.id)?,
         answered: Vec::new(),
         right: None,
-        first_right: None,
+        first_rights: BTreeMap::new(),
         pipeline: world.store.pipeline(repository.id)?,
         scale_limits: None,
+        others: None,
+        promotable: BTreeMap::new(),
+        untouched: BTreeSet::new(),
     })
 }
 
@@ -280,7 +373,7 @@ fn snapshot(world: &World, repository: &Repository) -> Result<Snapshot, Trouble>
 async fn order(
     world: &World,
     repository: &Repository,
-    stage: Stage,
+    key: AppKey,
     what: OrderKind,
     by: &str,
     decided: Result<(Change, Vec<Note>), Refusal>,
@@ -315,7 +408,7 @@ async fn order(
     let ordered = world
         .commit(move |tx| {
             apply(tx, &repository, &changes, fresh, now)?;
-            let app = tx.app(&repository.app_name(stage))?;
+            let app = app_at(tx, repository.id, key)?;
             let newest = app.and_then(|app| app.newest().map(|deploy| (app.name.clone(), deploy.number)));
             if let Some((app, deploy)) = &newest {
                 record.number = tx.next_number("order")?;

@@ -36,12 +36,13 @@ fn levels(
     read: Read<'_>,
     repository: &Repository,
     stage: ConfigStage,
+    part: Part,
     app: Option<&AppName>,
 ) -> Result<Levels, StoreError> {
     let giver = |stage: ConfigStage, app: Stage| -> Result<Vec<Level>, StoreError> {
         Ok(vec![
             level(read, ConfigScope::Stage(repository.id, stage))?,
-            level(read, ConfigScope::App(repository.app_name(app)))?,
+            level(read, ConfigScope::App(repository.app_name(AppKey::new(app, part))))?,
         ])
     };
     Ok(Levels {
@@ -67,7 +68,7 @@ pub fn config_stage(stage: Stage) -> ConfigStage {
 pub fn chosen(world: &World, app: &App) -> Result<BTreeMap<String, Chosen>, Trouble> {
     let Some(repository) = world.store.repository(app.repository)? else { return Ok(BTreeMap::new()) };
     let read = |scope: &ConfigScope| world.store.config(scope);
-    let mut levels = levels(&read, &repository, config_stage(app.stage), Some(&app.name))?;
+    let mut levels = levels(&read, &repository, config_stage(app.stage), app.part, Some(&app.name))?;
     if app.untrusted {
         // A stranger's code gets nothing of what was set for the repository's own.
         levels.stage.1.vars.clear();
@@ -119,7 +120,7 @@ pub(super) fn of_tests(world: &World, run: &TestRun) -> Result<BTreeMap<String, 
     }
     let Some(repository) = world.store.repository(run.repository)? else { return Ok(BTreeMap::new()) };
     let read = |scope: &ConfigScope| world.store.config(scope);
-    let chosen = levels(&read, &repository, ConfigStage::Test, None)?.chosen();
+    let chosen = levels(&read, &repository, ConfigStage::Test, Part::OWN, None)?.chosen();
     chosen.iter().map(|(name, chosen)| Ok((name.clone(), open_chosen(world, name, chosen)?))).collect()
 }
 
@@ -244,7 +245,7 @@ fn running(tx: &Transaction<'_>, repository: &Repository) -> Result<Running, Sto
     let read = |scope: &ConfigScope| tx.config(scope);
     let apps = tx.apps_of(repository.id)?.into_iter().filter(|app| app.wanted == Wanted::Running);
     apps.map(|app| {
-        let chosen = levels(&read, repository, config_stage(app.stage), Some(&app.name))?.chosen();
+        let chosen = levels(&read, repository, config_stage(app.stage), app.part, Some(&app.name))?.chosen();
         Ok((app, chosen))
     })
     .collect()

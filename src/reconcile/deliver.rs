@@ -4,7 +4,7 @@
 //! decided, so deliveries may be late, doubled, out of order or lies of a former administrator of the hook.
 
 use super::apply::{Fresh, apply, enqueue};
-use super::{Next, Trouble, World, policy, processes, publish_pull};
+use super::{Next, Trouble, World, checks, policy, processes, publish_pull, touched};
 use crate::domain::*;
 use crate::github::event::{
     CheckRunAction, CheckSuiteAction, CommentAction, InstallationAction, MergeGroupAction, PullAction, Reference,
@@ -12,12 +12,18 @@ use crate::github::event::{
 };
 use crate::github::{self, GitHubError, RepoHandle};
 use crate::store::{DeliveryRecord, StoreError, Transaction};
-use crate::workflow::{Change, Snapshot, decide, mentioned_commands, needs_right};
+use crate::workflow::{Change, Promotable, Snapshot, decide, mentioned_commands, needs_right, targets};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tracing::info;
 
 /// The name of our check run; other people's checks of another name are not ours to run again.
 pub const CHECK_NAME: &str = "landfall/tests";
+
+/// The check run of a folder is called `landfall/tests (api)`.
+fn is_own_check(name: &str) -> bool {
+    name.strip_prefix(CHECK_NAME).is_some_and(|rest| rest.is_empty() || rest.starts_with(" ("))
+}
 
 /// What an event of GitHub's is to us.
 #[expect(clippy::large_enum_variant, reason = "one of them lives at a time")]
@@ -61,7 +67,8 @@ pub(super) async fn process(world: &World, id: &str, attempts: u32) -> Result<Ne
         Meaning::About { repository, event, before, updated_at } => {
             let _alone = world.locks.lock(&format!("repository {}", repository.id)).await;
             let id = record.delivery.id.clone();
-            match about(world, record, repository, event, before, updated_at, attempts).await {
+            // On the heap: what asks GitHub is large, and lies many calls deep.
+            match Box::pin(about(world, record, repository, event, before, updated_at, attempts)).await {
                 // Whoever installs the app again is asked for what is open then.
                 Err(Trouble::NoAccess) => {
                     change_state_to_ignored(world, id, IgnoredBecause::NoAccess).await?;
@@ -143,7 +150,7 @@ fn meaning(event: github::Event, own_app: Option<u64>) -> Meaning {
             sender,
             ..
         } => {
-            if name != CHECK_NAME || (own_app.is_some() && app_id != own_app) {
+            if !is_own_check(&name) || (own_app.is_some() && app_id != own_app) {
                 return Meaning::Ignored(IgnoredBecause::NothingToDo);
             }
             let run = external_id.as_deref().and_then(run_of_external_id);
@@ -156,6 +163,35 @@ fn meaning(event: github::Event, own_app: Option<u64>) -> Meaning {
                 facts(repo, installation),
                 Event::RerunAsked { commit: head_sha, run, by: Some(sender.login), only_failed },
             )
+        }
+        // Somebody else's; what we say ourselves comes back as an event too.
+        github::Event::CheckRun {
+            action: CheckRunAction::Completed,
+            repo,
+            installation,
+            head_sha,
+            app_id,
+            name,
+            ..
+        } => {
+            if name.starts_with(OWN_CONTEXTS) && (own_app.is_none() || app_id == own_app) {
+                return Meaning::Ignored(IgnoredBecause::OwnDoing);
+            }
+            about(facts(repo, installation), Event::ChecksChanged { commit: head_sha })
+        }
+        github::Event::CheckSuite {
+            action: CheckSuiteAction::Completed, repo, installation, head_sha, app_id, ..
+        } => {
+            if own_app.is_some() && app_id == own_app {
+                return Meaning::Ignored(IgnoredBecause::OwnDoing);
+            }
+            about(facts(repo, installation), Event::ChecksChanged { commit: head_sha })
+        }
+        github::Event::Status { repo, installation, sha, context, .. } => {
+            if context.starts_with(OWN_CONTEXTS) {
+                return Meaning::Ignored(IgnoredBecause::OwnDoing);
+            }
+            about(facts(repo, installation), Event::ChecksChanged { commit: sha })
         }
         github::Event::CheckSuite {
             action: CheckSuiteAction::Rerequested,
@@ -211,6 +247,9 @@ fn meaning(event: github::Event, own_app: Option<u64>) -> Meaning {
     }
 }
 
+/// By which contexts of ours begin.
+const OWN_CONTEXTS: &str = "landfall/";
+
 /// By which the button that runs again what failed is known.
 pub(super) const RERUN_FAILED: &str = "rerun_failed";
 
@@ -241,17 +280,26 @@ pub(super) fn pull_of(repository: RepositoryId, pull: &github::Pull) -> Pull {
         by_bot: pull.author.is_bot,
         skip: false,
         parked: None,
+        untouched: Vec::new(),
+        pages: Vec::new(),
     }
 }
 
-/// What the message of its head asks for as well; GitHub is asked once for each head. A stranger's is not looked at.
+/// What the message of its head asks for as well, and which apps none of its files concerns; GitHub is asked once for
+/// each head. A stranger's message is not looked at.
 pub(super) async fn with_message(world: &World, handle: &RepoHandle, pull: Pull) -> Result<Pull, Trouble> {
-    if !pull.open || pull.is_fork() {
+    if !pull.open {
         return Ok(pull);
     }
     let known = world.store.pull(pull.repository, pull.number)?;
-    if let Some(known) = known.filter(|known| known.head == pull.head) {
-        return Ok(Pull { skip: known.skip, ..pull });
+    if let Some(known) = known.filter(|known| known.head == pull.head && known.base_branch == pull.base_branch) {
+        return Ok(Pull { skip: known.skip, untouched: known.untouched, pages: known.pages, ..pull });
+    }
+    let policy = world.store.pipeline(pull.repository)?.policy;
+    let (untouched, pages) = touched::by_pull(world, handle, pull.number, &policy).await?;
+    let pull = Pull { untouched, pages, ..pull };
+    if pull.is_fork() {
+        return Ok(pull);
     }
     match world.github.commit(handle, &pull.head).await {
         Ok(commit) => Ok(Pull { skip: asks_to_skip(&commit.message), ..pull }),
@@ -285,14 +333,14 @@ async fn about(
             scaling = Some(processes::alone(world).await);
         }
     }
-    policy::read(world, &repository, &event).await?;
+    Box::pin(policy::read(world, &repository, &event)).await?;
     let event = read_again(world, &handle, event, before, updated_at, attempts).await?;
     let Some(event) = event else {
         return Ok(ignore(world, record, IgnoredBecause::NothingToDo).await?);
     };
-    let snapshot = snapshot(world, repository.clone(), &event, &handle).await?;
+    let snapshot = Box::pin(snapshot(world, repository.clone(), &event, &handle)).await?;
     let changes = decide(&event, &snapshot);
-    let frees = changes.iter().any(|change| matches!(change, Change::Remove { stage: Stage::Review(_) }));
+    let frees = changes.iter().any(|change| matches!(change, Change::Remove { key } if key.pull().is_some()));
     finish(world, record, repository.clone(), changes).await?;
     drop(scaling);
     if frees {
@@ -341,8 +389,26 @@ async fn read_again(
                 Err(error) => Err(Trouble::github(&error, now)),
             }
         }
+        // Most checks end while nobody waits for them: then nothing is asked of GitHub.
+        Event::ChecksChanged { commit } if waiting_for(world, handle.id, &commit)?.is_none() => Ok(None),
         other => Ok(Some(other)),
     }
+}
+
+/// The branch of what staging wants to deploy, if that is this commit and it waits, or waited, for checks of others.
+fn waiting_for(world: &World, id: RepositoryId, commit: &Sha) -> Result<Option<String>, Trouble> {
+    let waits = |deploy: &Deploy| match &deploy.outcome {
+        None => deploy.release.is_none(),
+        Some(Outcome::Failed { failure, .. }) => matches!(failure, Failure::Checks { .. }),
+        Some(_) => false,
+    };
+    if world.store.pipeline(id)?.policy.staging.wait_for == WaitFor::Own {
+        return Ok(None);
+    }
+    let apps = world.store.apps_of(id)?;
+    let newest = apps.iter().filter(|app| app.stage == Stage::Staging).filter_map(App::newest);
+    let mut waiting = newest.filter(|deploy| deploy.commit == *commit && waits(deploy));
+    Ok(waiting.next().map(|deploy| deploy.branch.clone()))
 }
 
 async fn snapshot(
@@ -360,32 +426,14 @@ async fn snapshot(
         Some(number) => world.store.pull(repository.id, number)?,
         None => None,
     };
-    let (mut right, mut first_right, mut scale_limits) = (None, None, None);
     let pipeline = world.store.pipeline(repository.id)?;
-    if let Event::Comment { author, body, pull: number, .. } = event {
+    if let Event::Comment { pull: number, .. } = event {
         // A comment says nothing about its pull request's state; the truth is GitHub's, as for every event.
         let fresh = world.github.pull(handle, *number).await;
         let fresh = pull_of(repository.id, &fresh.map_err(|error| Trouble::github(&error, world.now()))?);
         let fresh = with_message(world, handle, fresh).await?;
         let parked = pull.filter(|known| known.open).and_then(|known| known.parked);
         pull = Some(Pull { parked: parked.filter(|_| fresh.open), ..fresh });
-        let commands = mentioned_commands(body);
-        for command in &commands {
-            if let Command::Scale { stage, .. } = command {
-                let stage = match stage {
-                    StageKind::Review => Stage::Review(*number),
-                    StageKind::Staging => Stage::Staging,
-                    StageKind::Production => Stage::Production,
-                };
-                scale_limits = Some(processes::limits(world, &repository.app_name(stage))?);
-            }
-        }
-        if needs_right(&commands) {
-            right = policy::right(world, handle, author, &pipeline.policy).await?;
-            if let Some(first) = &pipeline.promotion {
-                first_right = policy::right(world, handle, &first.by, &pipeline.policy).await?;
-            }
-        }
     }
     let apps = world.store.apps_of(repository.id)?;
     let mut releases = Vec::new();
@@ -398,19 +446,95 @@ async fn snapshot(
         None => Vec::new(),
     };
     let answered = answered.iter().map(|record| (record.comment, record.place)).collect();
-    Ok(Snapshot {
+    let mut snapshot = Snapshot {
         now: world.now(),
-        repository,
+        repository: repository.clone(),
         pull,
         apps,
         releases,
         runs,
         answered,
-        right,
-        first_right,
+        right: None,
+        first_rights: BTreeMap::new(),
         pipeline,
-        scale_limits,
-    })
+        scale_limits: None,
+        others: None,
+        promotable: BTreeMap::new(),
+        untouched: BTreeSet::new(),
+    };
+    match event {
+        Event::ChecksChanged { commit } => {
+            if let Some(branch) = waiting_for(world, repository.id, commit)? {
+                let wanted = snapshot.policy().staging.wait_for;
+                snapshot.others = Some(checks::of_commit(world, &repository, &branch, commit, wanted).await?);
+            }
+        }
+        Event::BranchPushed { branch, commit } => {
+            snapshot.untouched = touched::by_push(world, &repository, branch, commit).await?;
+        }
+        Event::Comment { author, body, pull, .. } => {
+            Box::pin(asked_for_commands(world, handle, author, body, *pull, &mut snapshot)).await?;
+        }
+        _ => {}
+    }
+    Ok(snapshot)
+}
+
+/// What GitHub and the other apps have to say about the commands of a comment.
+async fn asked_for_commands(
+    world: &World,
+    handle: &RepoHandle,
+    author: &str,
+    body: &str,
+    pull: PullNumber,
+    snapshot: &mut Snapshot,
+) -> Result<(), Trouble> {
+    let commands = mentioned_commands(body);
+    let policy = snapshot.policy().clone();
+    if needs_right(&commands) {
+        snapshot.right = policy::right(world, handle, author, &policy).await?;
+    }
+    for command in &commands {
+        // What it does not mean is refused when it is decided on.
+        let keys = targets(command, pull, snapshot).unwrap_or_default();
+        let Some(key) = keys.first().copied() else { continue };
+        match command {
+            Command::Scale { .. } => {
+                snapshot.scale_limits = Some(processes::limits(world, &snapshot.name_of(key))?);
+            }
+            Command::Promote { .. } => {
+                let first = snapshot.pipeline.promotions.iter().find(|pending| pending.to == key.part);
+                let first = first.map(|first| first.by.clone());
+                if let Some(first) = &first
+                    && let Some(right) = policy::right(world, handle, first, &policy).await?
+                {
+                    snapshot.first_rights.insert(first.clone(), right);
+                }
+                if let Some(known) = promotable(world, snapshot, key, author, first.as_deref()).await? {
+                    snapshot.promotable.insert(key.part, known);
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// What GitHub has to say about a promotion to an app of production; `None` where there is nothing to promote.
+pub(super) async fn promotable(
+    world: &World,
+    snapshot: &Snapshot,
+    production: AppKey,
+    author: &str,
+    first: Option<&str>,
+) -> Result<Option<Promotable>, Trouble> {
+    let staging = snapshot.app(snapshot.policy().source_of(production));
+    let Some(live) = staging.and_then(App::live_deploy) else { return Ok(None) };
+    let (repository, wanted) = (&snapshot.repository, snapshot.policy().production.wait_for);
+    let others = checks::of_commit(world, repository, &live.branch, &live.commit, wanted).await?;
+    let environment = production.environment();
+    let protection = checks::protection(world, repository, &environment, &live.branch, author, first).await?;
+    Ok(Some(Promotable { others, protection }))
 }
 
 /// The repository's record, made or brought up to date. What a delivery says of it is believed only where it is known

@@ -5,7 +5,7 @@
 //! other; what it leaves is read as a stranger's.
 
 use super::build::{absolute, build_folder, network, put};
-use super::inputs::manifest_of;
+use super::inputs::{below, manifest_of};
 use super::observe::label;
 use super::{Trouble, World, act};
 use crate::config::{self, EngineKind};
@@ -36,7 +36,8 @@ pub(super) fn engine(world: &World) -> Option<Engine> {
 }
 
 async fn heroku_yml(world: &World, build: &Build) -> Result<Option<HerokuYml>, Trouble> {
-    let bytes = world.source.file(build.repository, &build.commit, HEROKU_YML).await.map_err(Trouble::retry)?;
+    let path = below(&build.root, HEROKU_YML);
+    let bytes = world.source.file(build.repository, &build.commit, &path).await.map_err(Trouble::retry)?;
     Ok(bytes.map(|bytes| HerokuYml::parse(&String::from_utf8_lossy(&bytes))))
 }
 
@@ -45,7 +46,7 @@ pub(super) async fn asked_for(world: &World, build: &Build) -> Result<Option<Str
     if let Some(path) = heroku_yml(world, build).await?.and_then(|file| file.dockerfile().map(str::to_owned)) {
         return Ok(Some(path));
     }
-    let (manifest, ..) = manifest_of(world, build.repository, &build.commit).await?;
+    let (manifest, ..) = manifest_of(world, build.repository, &build.commit, &build.root).await?;
     let stack = manifest.for_environment(Environment::Plain).stack;
     Ok((stack.as_deref() == Some("container")).then(|| "Dockerfile".to_owned()))
 }

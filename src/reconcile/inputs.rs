@@ -21,15 +21,16 @@ pub(super) async fn inputs(
     repository: &Repository,
     commit: &Sha,
     tree: &Sha,
+    root: &str,
 ) -> Result<Result<Inputs, Failure>, Trouble> {
-    if let Err(failure) = declarations(world, repository.id, commit).await? {
+    if let Err(failure) = declarations(world, repository.id, commit, root).await? {
         return Ok(Err(failure));
     }
-    let settings = settings_of(world, repository.id, commit).await?.0.build;
+    let settings = settings_of(world, repository.id, commit, root).await?.0.build;
     let (file, asked) = match settings.buildpacks {
         Some(asked) => (SETTINGS_FILE, asked),
         None => {
-            let manifest = manifest_of(world, repository.id, commit).await?.0;
+            let manifest = manifest_of(world, repository.id, commit, root).await?.0;
             ("app.json", manifest.for_environment(Environment::Plain).buildpacks)
         }
     };
@@ -46,7 +47,7 @@ pub(super) async fn inputs(
             Err(failure) => return Ok(Err(failure)),
         }
     }
-    let environment = build_environment(world, repository.id, commit).await?;
+    let environment = build_environment(world, repository.id, commit, root).await?;
     let mut digest = Sha256::new();
     let mut part = |bytes: &[u8]| {
         digest.update((bytes.len() as u64).to_be_bytes());
@@ -77,8 +78,9 @@ pub(super) async fn build_environment(
     world: &World,
     repository: RepositoryId,
     commit: &Sha,
+    root: &str,
 ) -> Result<BTreeMap<String, String>, Trouble> {
-    let manifest = manifest_of(world, repository, commit).await?.0;
+    let manifest = manifest_of(world, repository, commit, root).await?.0;
     let declared = manifest.for_environment(Environment::Plain).env;
     let plain = declared.into_iter().filter(|(_, declared)| declared.generator.is_none());
     Ok(plain.filter_map(|(name, declared)| Some((name, declared.value?))).collect())
@@ -142,9 +144,15 @@ pub(super) async fn check_out_pack(
 }
 
 /// Whether the files by which a tree declares what it needs can be read at all, before anything is built.
-async fn declarations(world: &World, repository: RepositoryId, commit: &Sha) -> Result<Result<(), Failure>, Trouble> {
+async fn declarations(
+    world: &World,
+    repository: RepositoryId,
+    commit: &Sha,
+    root: &str,
+) -> Result<Result<(), Failure>, Trouble> {
     let configuration = |file: &str, detail: String| Failure::Configuration { file: file.to_owned(), detail };
-    for file in ["app.json", "Procfile", SETTINGS_FILE] {
+    let settings = settings_file(world, repository, commit, root).await?;
+    for file in [&below(root, "app.json"), &below(root, "Procfile"), &settings] {
         let bytes = match world.source.file(repository, commit, file).await {
             Ok(Some(bytes)) => bytes,
             Ok(None) => continue,
@@ -153,9 +161,9 @@ async fn declarations(world: &World, repository: RepositoryId, commit: &Sha) -> 
             }
             Err(error) => return Err(Trouble::retry(error)),
         };
-        let problem = match file {
+        let problem = match file.rsplit('/').next().unwrap_or_default() {
             "app.json" => Manifest::parse(&bytes).err().map(|error| error.to_string()),
-            SETTINGS_FILE => RepositorySettings::parse(&bytes).err().map(|error| error.to_string()),
+            _ if *file == settings => RepositorySettings::parse(&bytes).err().map(|error| error.to_string()),
             _ => Procfile::parse(&bytes).err().map(|error| error.to_string()),
         };
         if let Some(detail) = problem {
@@ -165,13 +173,55 @@ async fn declarations(world: &World, repository: RepositoryId, commit: &Sha) -> 
     Ok(Ok(()))
 }
 
+/// A file's path below the folder that is built.
+pub(super) fn below(root: &str, file: &str) -> String {
+    if root.is_empty() { file.to_owned() } else { format!("{root}/{file}") }
+}
+
+/// Where the settings of a folder stand: in the folder itself, or else in the repository's own file.
+async fn settings_file(world: &World, repository: RepositoryId, commit: &Sha, root: &str) -> Result<String, Trouble> {
+    let own = below(root, SETTINGS_FILE);
+    let there = match world.source.file(repository, commit, &own).await {
+        Ok(found) => found.is_some(),
+        // What is wrong with it is said when it is read.
+        Err(error) if matches!(error.who(), Blame::User) => true,
+        Err(error) => return Err(Trouble::retry(error)),
+    };
+    Ok(if there { own } else { SETTINGS_FILE.to_owned() })
+}
+
+/// What a build of a folder is made from, as if it were a commit's whole tree: the folder's tree, and the settings that
+/// hold for it from outside of it. `None` where the commit has no such folder.
+pub(super) async fn tree_of_folder(
+    world: &World,
+    repository: RepositoryId,
+    commit: &Sha,
+    root: &str,
+) -> Result<Option<Sha>, Trouble> {
+    let Some(tree) = world.source.tree_of_folder(repository, commit, root).await.map_err(Trouble::retry)? else {
+        return Ok(None);
+    };
+    if root.is_empty() {
+        return Ok(Some(tree));
+    }
+    let file = settings_file(world, repository, commit, root).await?;
+    let settings = world.source.file(repository, commit, &file).await.unwrap_or_default().unwrap_or_default();
+    let mut digest = Sha256::new();
+    for part in [root.as_bytes(), tree.as_str().as_bytes(), &settings] {
+        digest.update((part.len() as u64).to_be_bytes());
+        digest.update(part);
+    }
+    hex::encode(digest.finalize()).parse().map(Some).map_err(Trouble::bug)
+}
+
 /// `app.json` as it is read, its text, and what in it was not understood.
 pub(super) async fn manifest_of(
     world: &World,
     repository: RepositoryId,
     commit: &Sha,
+    root: &str,
 ) -> Result<(Manifest, Option<String>, Vec<String>), Trouble> {
-    let bytes = world.source.file(repository, commit, "app.json").await.map_err(Trouble::retry)?;
+    let bytes = world.source.file(repository, commit, &below(root, "app.json")).await.map_err(Trouble::retry)?;
     let Some(bytes) = bytes else { return Ok((Manifest::default(), None, Vec::new())) };
     let (manifest, warnings) = Manifest::parse(&bytes).map_err(Trouble::bug)?;
     let sentences = warnings.iter().map(|warning| format!("app.json: {warning}")).collect();
@@ -183,8 +233,10 @@ pub(super) async fn settings_of(
     world: &World,
     repository: RepositoryId,
     commit: &Sha,
+    root: &str,
 ) -> Result<(RepositorySettings, Option<String>), Trouble> {
-    let bytes = world.source.file(repository, commit, SETTINGS_FILE).await.map_err(Trouble::retry)?;
+    let file = settings_file(world, repository, commit, root).await?;
+    let bytes = world.source.file(repository, commit, &file).await.map_err(Trouble::retry)?;
     let Some(bytes) = bytes else { return Ok((RepositorySettings::default(), None)) };
     let settings = RepositorySettings::parse(&bytes).map_err(Trouble::bug)?;
     Ok((settings, String::from_utf8(bytes).ok()))

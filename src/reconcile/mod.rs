@@ -12,6 +12,7 @@ pub mod alerts;
 mod answer;
 mod apply;
 mod build;
+mod checks;
 pub mod command;
 pub mod config;
 mod deliver;
@@ -31,6 +32,7 @@ mod shipment;
 pub mod split;
 mod start;
 mod sweep;
+mod touched;
 mod trouble;
 mod watch;
 
@@ -214,12 +216,12 @@ async fn step_inside(world: &World) -> Result<Step, StoreError> {
     };
     let result = match key.split_once(':') {
         Some(("delivery", id)) => match world.lines.incoming.try_acquire() {
-            Ok(_line) => deliver::process(world, id, entry.attempts).await,
+            Ok(_line) => Box::pin(deliver::process(world, id, entry.attempts)).await,
             Err(_) => Ok(Next::PutOff { after: LINE_WAIT }),
         },
         Some(("alert", app)) => alerts::post(world, app, entry.attempts).await,
         _ => match key.parse::<Subject>() {
-            Ok(subject) => reconcile(world, &subject).await,
+            Ok(subject) => Box::pin(reconcile(world, &subject)).await,
             Err(error) => Err(Trouble::bug(error)),
         },
     };
@@ -331,7 +333,7 @@ async fn reconcile(world: &World, subject: &Subject) -> Result<Next, Trouble> {
         }
         Subject::Pull(..) => (crate::workflow::Plan::default(), None),
         Subject::Repository(id) => {
-            sweep::repository(world, *id).await?;
+            Box::pin(sweep::repository(world, *id)).await?;
             return Ok(Next::Done);
         }
     };

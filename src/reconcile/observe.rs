@@ -44,6 +44,7 @@ pub(super) async fn app(world: &World, name: &AppName) -> Result<Option<(App, Ap
         Some(run) => world.store.run(run)?.and_then(|run| run.verdict),
         None => None,
     };
+    let (others, others_asked) = Box::pin(super::checks::of_newest(world, &app, gate.as_ref())).await?;
     let slug_of = |release: &Option<Release>| match release {
         Some(release) => world.store.slug(&release.slug),
         None => Ok(None),
@@ -82,6 +83,8 @@ pub(super) async fn app(world: &World, name: &AppName) -> Result<Option<(App, Ap
     let view = AppView {
         now: world.now(),
         gate,
+        others,
+        others_asked,
         build,
         build_process_over,
         addons,

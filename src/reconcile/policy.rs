@@ -3,15 +3,17 @@
 //! A file that cannot be read leaves the last good policy in force; why is shown on the pipeline's page and as a
 //! status of the commit that brought it.
 
-use super::apply::apply;
+use super::apply::{apply, note_order};
 use super::deliver::{fresh_for, handle_of};
-use super::{Trouble, World};
+use super::{Trouble, World, processes};
 use crate::domain::*;
 use crate::github::reads::Level;
 use crate::github::writes::StatusState;
 use crate::github::{GitHubError, RepoHandle};
-use crate::workflow::{Change, Right, Snapshot, catch_up_staging, no_right, stale, waiting_for_room};
-use std::collections::BTreeSet;
+use crate::workflow::{
+    Change, Right, Snapshot, catch_up_staging, no_right, parse_scale, scaled, stale, waiting_for_room,
+};
+use std::collections::{BTreeMap, BTreeSet};
 use tracing::{info, warn};
 
 /// The commit status by which a file is refused.
@@ -37,14 +39,19 @@ pub(super) async fn read(world: &World, repository: &Repository, event: &Event) 
         return Ok(());
     }
     let read = match world.github.file(&handle, SETTINGS_FILE, &head).await {
-        Ok(None) => Ok(PipelineSettings::default()),
-        Ok(Some(bytes)) => RepositorySettings::parse(&bytes).map(|settings| settings.pipeline),
+        Ok(None) => Ok(String::new()),
+        // What is wrong with the file alone is said with its line.
+        Ok(Some(bytes)) => RepositorySettings::parse(&bytes).map(|_| String::from_utf8_lossy(&bytes).into_owned()),
         Err(GitHubError::TooLarge { .. }) => Err(SettingsError::TooLarge),
         Err(error) => return Err(github(&error)),
     };
+    let read = match read {
+        Ok(file) => possible(world, repository, &known.dashboard.text, &file)?.map(|policy| (policy, file)),
+        Err(error) => Err(error),
+    };
     let mut state = PipelineState { read_at: Some(head.clone()), error: None, ..known.clone() };
     match read {
-        Ok(policy) => state.policy = policy,
+        Ok((policy, file)) => (state.policy, state.file) = (policy, file),
         Err(error) => {
             warn!(repository = %repository.full_name(), commit = head.short(), "the policy is refused: {error}");
             state.error = Some(error.to_string());
@@ -61,22 +68,128 @@ pub(super) async fn read(world: &World, repository: &Repository, event: &Event) 
     if state.policy != known.policy {
         info!(repository = %repository.full_name(), commit = head.short(), "the pipeline's policy changed");
     }
+    put(world, repository, &known.policy, state, None).await
+}
+
+/// Writes the rules of a pipeline, and what follows from them at once. `by`: who changed the dashboard's.
+async fn put(
+    world: &World,
+    repository: &Repository,
+    before: &PipelineSettings,
+    state: PipelineState,
+    by: Option<String>,
+) -> Result<(), Trouble> {
     let id = repository.id;
+    let changes = rescaled(world, repository, before, &state.policy)?;
+    let names = names_of(repository, &state.policy);
+    let (fresh, now, repository) = (fresh_for(world, &changes)?, world.now(), repository.clone());
     world
         .commit(move |tx| {
+            for name in &names {
+                tx.reserve_label(name, id)?;
+            }
+            apply(tx, &repository, &changes, fresh, now)?;
             // Locks may have been set meanwhile.
             let current = tx.stored_pipeline(id)?.unwrap_or_else(|| PipelineState::new(id));
-            let PipelineState { policy, read_at, error, .. } = state;
-            tx.put_pipeline(&PipelineState { policy, read_at, error, ..current })
+            let PipelineState { policy, read_at, error, file, dashboard, .. } = state;
+            tx.put_pipeline(&PipelineState { policy, read_at, error, file, dashboard, ..current })?;
+            match &by {
+                Some(by) => note_order(tx, id, OrderKind::Rules, by, now),
+                None => Ok(()),
+            }
         })
         .await?;
     Ok(())
 }
 
+/// Sets the rules that the dashboard says. The inner error says what is wrong with them; then the earlier ones hold.
+pub(super) async fn set_on_dashboard(
+    world: &World,
+    repository: &Repository,
+    text: &str,
+    by: &str,
+) -> Result<Result<(), String>, Trouble> {
+    let known = world.store.pipeline(repository.id)?;
+    let policy = match possible(world, repository, text, &known.file)? {
+        Ok(policy) => policy,
+        Err(error) => return Ok(Err(error.to_string())),
+    };
+    info!(repository = %repository.full_name(), "{by} changed the rules on the dashboard");
+    let dashboard = DashboardRules { text: text.to_owned(), by: Some(by.to_owned()), at: Some(world.now()) };
+    let state = PipelineState { policy, dashboard, ..known.clone() };
+    put(world, repository, &known.policy, state, Some(by.to_owned())).await?;
+    world.enqueue_subject(&Subject::Repository(repository.id)).await?;
+    Ok(Ok(()))
+}
+
+/// The rules of both sources, if they can hold here.
+fn possible(
+    world: &World,
+    repository: &Repository,
+    dashboard: &str,
+    file: &str,
+) -> Result<Result<PipelineSettings, SettingsError>, Trouble> {
+    let policy = match merged(dashboard, file) {
+        Ok((policy, _)) => policy,
+        Err(error) => return Ok(Err(error)),
+    };
+    Ok(impossible(world, repository, &policy)?.map_or(Ok(policy), |why| Err(SettingsError::Malformed(why))))
+}
+
+/// What the names of a repository's apps begin with, or are, beside its own label.
+fn names_of(repository: &Repository, policy: &PipelineSettings) -> Vec<String> {
+    let parts = policy.staging_keys().into_iter().chain(policy.production_keys()).map(|key| key.part);
+    let of_parts = parts.filter(|part| !part.is_own()).map(|part| format!("{}{}", repository.label, part.infix()));
+    of_parts.chain(policy.given_names().map(ToString::to_string)).collect()
+}
+
+/// What is wrong with a policy that only the whole of Landfall can say.
+fn impossible(world: &World, repository: &Repository, policy: &PipelineSettings) -> Result<Option<String>, Trouble> {
+    let keys = policy.staging_keys().into_iter().chain(policy.production_keys());
+    let words = keys.flat_map(|key| policy.formation_of(key)).chain(&policy.review.formation);
+    for word in words {
+        if let Err(error) = parse_scale(word) {
+            return Ok(Some(format!("formation: {error}")));
+        }
+    }
+    for name in names_of(repository, policy) {
+        if world.store.label_owner(&name)?.is_some_and(|owner| owner != repository.id) {
+            return Ok(Some(format!("the name {name} is another repository's")));
+        }
+    }
+    Ok(None)
+}
+
+/// Apps whose formation the file changed are scaled to what it says now, as far as the operator allows it.
+fn rescaled(
+    world: &World,
+    repository: &Repository,
+    before: &PipelineSettings,
+    after: &PipelineSettings,
+) -> Result<Vec<Change>, Trouble> {
+    let mut changes = Vec::new();
+    for app in world.store.apps_of(repository.id)?.into_iter().filter(|app| app.wanted == Wanted::Running) {
+        let wanted = after.formation_of(app.key());
+        if wanted.is_empty() || wanted == before.formation_of(app.key()) || app.formation.is_none() {
+            continue;
+        }
+        let orders: Result<_, _> = wanted.iter().map(|word| parse_scale(word)).collect();
+        let number = app.live.or_else(|| app.newest().and_then(|deploy| deploy.release));
+        let release = number.map(|number| world.store.release(&app.name, number)).transpose()?.flatten();
+        let limits = processes::limits(world, &app.name)?;
+        match orders.and_then(|orders| scaled(&app, release.as_ref(), &orders, &limits)) {
+            Ok(formation) => changes.push(Change::Scale { key: app.key(), formation }),
+            Err(refusal) => warn!(app = %app.name, "the formation of .github/landfall.toml is not taken: {refusal}"),
+        }
+    }
+    Ok(changes)
+}
+
 /// Whether pushes to the branch concern the pipeline: it holds the policy, or staging follows it.
 pub(super) fn is_followed(world: &World, id: RepositoryId, branch: &str) -> Result<bool, Trouble> {
     let is_default = world.store.repository(id)?.is_some_and(|repository| repository.default_branch == branch);
-    Ok(is_default || world.store.pipeline(id)?.policy.staging.branch.as_deref() == Some(branch))
+    let policy = world.store.pipeline(id)?.policy;
+    Ok(is_default || policy.staging_keys().into_iter().any(|key| policy.branch_of(key) == Some(branch)))
 }
 
 /// What a person may do now, as GitHub says. An error is no answer, and no answer is no right.
@@ -134,18 +247,18 @@ pub(super) async fn look_at(world: &World, repository: &Repository) -> Result<()
         runs: world.store.runs_of(repository.id)?,
         answered: Vec::new(),
         right: None,
-        first_right: None,
+        first_rights: BTreeMap::new(),
         pipeline: world.store.pipeline(repository.id)?,
         scale_limits: None,
+        others: None,
+        promotable: BTreeMap::new(),
+        untouched: BTreeSet::new(),
     };
     let pulls = world.store.pulls(repository.id)?;
     let mut changes = stale(&snapshot.apps, &pulls, &snapshot.pipeline, snapshot.now);
     // What goes now makes room at the next look.
     changes.extend(waiting_for_room(&pulls, &snapshot));
-    // Without an app on staging there is nothing that was held back.
-    if snapshot.running(Stage::Staging).is_some() {
-        changes.extend(catch_up_staging(&snapshot));
-    }
+    changes.extend(catch_up_staging(&snapshot));
     if changes.is_empty() {
         return Ok(());
     }
@@ -158,11 +271,22 @@ pub(super) async fn look_at(world: &World, repository: &Repository) -> Result<()
     Ok(())
 }
 
-/// Who asked by a comment for this deploy and may not do so any more, as GitHub says now.
+/// Who asked by a comment for this deploy, or said so too, and may not do so any more, as GitHub says now.
 pub(super) async fn lost_right(world: &World, app: &App, deploy: u64) -> Result<Option<String>, Trouble> {
-    let asked = |record: &CommandRecord| matches!(&record.answer, Answer::Deploying { app: name, deploy: number } if *name == app.name && *number == deploy);
-    let records = world.store.commands_of(app.repository)?.into_iter().filter(asked);
-    let people: BTreeSet<String> = records.map(|record| record.by).collect();
+    let Some(by) = app.deploy(deploy).and_then(|deploy| deploy.by.as_ref()) else { return Ok(None) };
+    // An app that was made anew counts its deploys from 1 again, so an earlier one's command is another person's.
+    let asked = |record: &CommandRecord| {
+        matches!(&record.answer, Answer::Deploying { app: name, deploy: number } if *name == app.name && *number == deploy)
+            && record.by.eq_ignore_ascii_case(by)
+    };
+    let mut people = BTreeSet::new();
+    for record in world.store.commands_of(app.repository)?.into_iter().filter(asked) {
+        people.extend(record.notes.iter().filter_map(|note| match note {
+            Note::Approved { by } => Some(by.clone()),
+            _ => None,
+        }));
+        people.insert(record.by);
+    }
     if people.is_empty() {
         return Ok(None);
     }
@@ -171,7 +295,7 @@ pub(super) async fn lost_right(world: &World, app: &App, deploy: u64) -> Result<
     let handle = handle_of(&repository);
     for login in people {
         let right = right(world, &handle, &login, &policy).await?;
-        if no_right(app.stage.kind(), right.as_ref(), &policy).is_some() {
+        if no_right(app.key(), right.as_ref(), &policy).is_some() {
             return Ok(Some(login));
         }
     }

@@ -54,6 +54,7 @@ async fn app(world: &World, app: &App) -> Result<(), Trouble> {
     let elsewhere = |commit: &Sha| {
         siblings.iter().any(|other| {
             other.name != app.name
+                && other.part == app.part
                 && (other.stage < app.stage || app.wanted != Wanted::Running)
                 && other.pull().is_some()
                 && other.wanted == Wanted::Running
@@ -147,11 +148,12 @@ async fn commit_status(world: &World, repo: &RepoHandle, app: &App, report: &Sta
         StatusState::Error => SentStatus::Error,
     };
     // Old commits are spoken of only where something is left to be put right.
-    let key = format!("status/{}/{}/{STATUS_CONTEXT}", repo.id, report.commit);
+    let context = format!("{STATUS_CONTEXT}{}", app.part.remark());
+    let key = format!("status/{}/{}/{context}", repo.id, report.commit);
     if !report.make && (report.state != StatusState::Error || world.store.reported(&key)?.is_none()) {
         return Ok(());
     }
-    set_status(world, repo, &report.commit, STATUS_CONTEXT, state, &target, &text).await
+    set_status(world, repo, &report.commit, &context, state, &target, &text).await
 }
 
 async fn set_status(
@@ -190,6 +192,7 @@ async fn run(world: &World, run: &TestRun) -> Result<(), Trouble> {
         .texts
         .render("check.md", json!({ "part": "summary", "run": report, "page": page, "longest_node": longest }));
     let conclusion = conclusion(&report);
+    let name = format!("{CHECK_NAME}{}", run.part.remark());
     if world.config.github.app_id.is_none() {
         // Only apps may write check runs; a plain token says the same with a commit status.
         let state = match conclusion {
@@ -198,7 +201,7 @@ async fn run(world: &World, run: &TestRun) -> Result<(), Trouble> {
             Some(Conclusion::Failure) => SentStatus::Failure,
             Some(_) => SentStatus::Error,
         };
-        return set_status(world, &handle, &run.commit, CHECK_NAME, state, &page, &title).await;
+        return set_status(world, &handle, &run.commit, &name, state, &page, &title).await;
     }
     let key = format!("check/{}", run.number);
     let print = fingerprint(&[&format!("{:?}{conclusion:?}", report.state), &title, &summary]);
@@ -207,7 +210,7 @@ async fn run(world: &World, run: &TestRun) -> Result<(), Trouble> {
         return Ok(());
     }
     let wish = CheckRun {
-        name: CHECK_NAME.to_owned(),
+        name,
         head_sha: run.commit.clone(),
         external_id: external_id(run.number),
         details_url: Some(page),
@@ -288,6 +291,8 @@ fn conclusion(report: &CheckReport) -> Option<Conclusion> {
     Some(match report.verdict.as_ref()? {
         Verdict::Passed | Verdict::Reused { .. } => Conclusion::Success,
         Verdict::NoTests => Conclusion::Neutral,
+        // Who requires the check is not kept waiting by it.
+        Verdict::Untouched => Conclusion::Skipped,
         Verdict::Failed | Verdict::Errored { .. } => Conclusion::Failure,
         Verdict::Cancelled => Conclusion::Cancelled,
     })

@@ -40,7 +40,13 @@ pub(super) async fn pull(world: &World, id: RepositoryId, number: PullNumber) ->
 
 fn view(world: &World, repository: &Repository, number: PullNumber) -> Result<Option<PullView>, Trouble> {
     let Some(pull) = world.store.pull(repository.id, number)? else { return Ok(None) };
-    let app = |stage| world.store.app(&repository.app_name(stage));
+    let apps = world.store.apps_of(repository.id)?;
+    let of = |kind: StageKind| -> Vec<App> {
+        let mut some: Vec<App> = apps.iter().filter(|app| app.stage.kind() == kind).cloned().collect();
+        some.retain(|app| app.pull().is_none_or(|own| own == number));
+        some.sort_by_key(App::key);
+        some
+    };
     let commands = world.store.commands(repository.id, number)?;
     let mut command_runs = Vec::new();
     for record in &commands {
@@ -48,29 +54,29 @@ fn view(world: &World, repository: &Repository, number: PullNumber) -> Result<Op
             command_runs.extend(world.store.run(run)?);
         }
     }
-    let run = world
-        .store
-        .runs_of(repository.id)?
-        .into_iter()
-        .filter(|run| run.pull == Some(number) && run.commit == pull.head)
-        .max_by_key(|run| run.number);
-    let review = app(Stage::Review(number))?;
-    let addons = match review.as_ref().filter(|app| app.wanted == Wanted::Running) {
-        Some(app) => world.store.addons_of(&AddonOwner::of(app))?.iter().filter_map(Addon::remark).collect(),
-        None => Vec::new(),
-    };
+    let mut runs: BTreeMap<Part, TestRun> = BTreeMap::new();
+    for run in world.store.runs_of(repository.id)? {
+        // Oldest first, so the newest of each folder is what stays.
+        if run.pull == Some(number) && run.commit == pull.head {
+            runs.insert(run.part, run);
+        }
+    }
+    let review = of(StageKind::Review);
+    let mut addons = Vec::new();
+    for app in review.iter().filter(|app| app.wanted == Wanted::Running) {
+        addons.extend(world.store.addons_of(&AddonOwner::of(app))?.iter().filter_map(Addon::remark));
+    }
     Ok(Some(PullView {
         review,
         addons,
-        staging: app(Stage::Staging)?,
-        production: app(Stage::Production)?,
+        staging: of(StageKind::Staging),
+        production: of(StageKind::Production),
         state: world.store.pipeline(repository.id)?,
         now: world.now(),
-        other_apps: workflow::other_review_apps(&world.store.apps_of(repository.id)?, number),
-        shipment: shipment::of_pull(world, repository, number)?,
-        serving: shipment::serving(world, repository)?,
+        other_apps: workflow::other_review_apps(&apps, number),
+        shipments: shipment::of_pull(world, repository, number)?,
         pull,
-        run,
+        runs: runs.into_values().collect(),
         commands,
         command_runs,
         repository: repository.full_name(),
@@ -86,8 +92,8 @@ struct Links {
 }
 
 fn render(world: &World, wanted: &CommentView) -> String {
-    let lines = [&wanted.app, &wanted.staging, &wanted.production];
-    let apps = lines.into_iter().flatten().map(|line| (line.name.clone(), world.app_url(&line.name))).collect();
+    let lines = wanted.apps.iter().chain(&wanted.stages);
+    let apps = lines.map(|line| (line.name.clone(), world.app_url(&line.name))).collect();
     let links = Links { apps, dashboard: world.config.page("") };
     let text = world.texts.render("comment.md", json!({ "view": wanted, "links": links }));
     format!("{MARKER}\n{}", text.trim())

@@ -30,7 +30,13 @@ pub(super) async fn note(world: &World, repository: &Repository, app: &App) -> R
     if from.as_ref() == Some(&live.commit) && matches!(live.cause, Cause::Retry { .. }) {
         return Ok(());
     }
-    let contents = contents(world, repository, from.as_ref(), &live.commit).await?;
+    let mut contents = contents(world, repository, from.as_ref(), &live.commit).await?;
+    // What concerns other folders only did not go out here.
+    let folder = world.store.pipeline(repository.id)?.policy.folder_of(app.key());
+    let known = world.store.pulls(repository.id)?;
+    contents.pulls.retain(|shipped| {
+        known.iter().find(|pull| pull.number == shipped.number).is_none_or(|pull| pull.touches(folder))
+    });
     let shipment = Shipment {
         app: app.name.clone(),
         release,
@@ -138,18 +144,32 @@ async fn add_pulls(
     Ok(())
 }
 
-/// The newest shipment that holds a pull request.
-pub(super) fn of_pull(world: &World, repository: &Repository, number: PullNumber) -> Result<Option<Shipment>, Trouble> {
-    let all = world.store.shipments(&repository.app_name(Stage::Production))?;
-    Ok(all.into_iter().rev().find(|shipment| shipment.pulls.iter().any(|pull| pull.number == number)))
+/// Of each app of production the newest shipment that holds a pull request, and the release of that app whose code
+/// serves now.
+pub(super) fn of_pull(
+    world: &World,
+    repository: &Repository,
+    number: PullNumber,
+) -> Result<Vec<(Shipment, Option<ReleaseNumber>)>, Trouble> {
+    let mut found = Vec::new();
+    let mut apps = world.store.apps_of(repository.id)?;
+    apps.retain(|app| app.stage == Stage::Production);
+    apps.sort_by_key(App::key);
+    for app in apps {
+        let newest = world.store.shipments(&app.name)?.into_iter().rev();
+        let mut newest = newest.filter(|shipment| shipment.pulls.iter().any(|pull| pull.number == number));
+        if let Some(shipment) = newest.next() {
+            found.push((shipment, serving(world, &app)?));
+        }
+    }
+    Ok(found)
 }
 
-/// The release of production whose code serves: of a rollback, the one that it went back to.
-pub(super) fn serving(world: &World, repository: &Repository) -> Result<Option<ReleaseNumber>, Trouble> {
-    let name = repository.app_name(Stage::Production);
-    let Some(mut number) = world.store.app(&name)?.and_then(|app| app.live) else { return Ok(None) };
+/// The release whose code serves: of a rollback, the one that it went back to.
+fn serving(world: &World, app: &App) -> Result<Option<ReleaseNumber>, Trouble> {
+    let Some(mut number) = app.live else { return Ok(None) };
     for _ in 0..LONGEST_CHAIN {
-        match world.store.release(&name, number)?.map(|release| release.cause) {
+        match world.store.release(&app.name, number)?.map(|release| release.cause) {
             Some(Cause::Rollback { to, .. }) => number = to,
             _ => break,
         }

@@ -155,12 +155,14 @@ fn of_slug(world: &World, app: &App, digest: &SlugDigest, deploy: u64) -> Result
     let Some(most) = room_for(world, app)? else {
         return Ok(Err(Failure::NoRoom { most: world.config.apps.max_processes }));
     };
+    let policy = world.store.pipeline(app.repository)?.policy;
+    let asked = policy.formation_of(app.key()).to_vec();
     let (config, generated) = config::open(world, app, settled)?;
     let json = serde_json::to_string(&config).map_err(Trouble::bug)?;
     Ok(Ok(Some(Parts {
         slug: slug.digest.clone(),
         config: world.vault.seal_in(&config_place(&app.name, deploy), &json)?,
-        formation: first_formation(&slug, app.stage, most),
+        formation: first_formation(&slug, app.stage, &asked, most, &world.config.apps.size_names()),
         process_types: slug.process_types,
         generated,
     })))

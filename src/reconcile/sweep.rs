@@ -4,13 +4,13 @@
 use super::apply::{Fresh, apply};
 use super::deliver::{fresh_for, handle_of, pull_of, read_repository, with_message};
 use super::observe::{self, label};
-use super::{Trouble, World, act, addons, build, policy, prune, split};
+use super::{Trouble, World, act, addons, build, policy, prune, split, touched};
 use crate::domain::*;
 use crate::platform::{self, ProcessStatus};
 use crate::store::queue;
 use crate::workflow::{Change, Snapshot, decide};
 use serde::Serialize;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tracing::{info, warn};
 
@@ -210,12 +210,15 @@ pub(super) async fn repository(world: &World, id: RepositoryId) -> Result<(), Tr
         }
     }
     // A staging app that never was, or was taken away, is made by the next push, not by looking.
-    let staging = world.store.app(&repository.app_name(Stage::Staging))?;
-    if staging.is_some_and(|app| app.wanted != Wanted::Gone) {
-        // The policy comes with the default branch, staging's commit perhaps with another.
-        let followed = world.store.pipeline(repository.id)?.policy.staging.branch;
-        let followed = followed.filter(|branch| *branch != repository.default_branch);
-        for branch in [Some(repository.default_branch.clone()), followed].into_iter().flatten() {
+    let apps = world.store.apps_of(repository.id)?;
+    let staging: Vec<&App> =
+        apps.iter().filter(|app| app.stage == Stage::Staging && app.wanted != Wanted::Gone).collect();
+    if !staging.is_empty() {
+        // The policy comes with the default branch, staging's commits perhaps with others.
+        let policy = world.store.pipeline(repository.id)?.policy;
+        let followed = staging.iter().filter_map(|app| policy.branch_of(app.key()).map(str::to_owned));
+        let branches: BTreeSet<String> = followed.chain([repository.default_branch.clone()]).collect();
+        for branch in branches {
             let head = world.github.branch_head(&handle, &branch).await;
             if let Some(commit) = head.map_err(|error| github(&error))? {
                 events.push(Event::BranchPushed { branch, commit });
@@ -224,6 +227,10 @@ pub(super) async fn repository(world: &World, id: RepositoryId) -> Result<(), Tr
     }
     for event in events {
         policy::read(world, repository, &event).await?;
+        let untouched = match &event {
+            Event::BranchPushed { branch, commit } => touched::by_push(world, repository, branch, commit).await?,
+            _ => BTreeSet::new(),
+        };
         let number = match &event {
             Event::PullChanged { pull } | Event::PullClosed { pull } => Some(pull.number),
             _ => None,
@@ -240,9 +247,12 @@ pub(super) async fn repository(world: &World, id: RepositoryId) -> Result<(), Tr
             runs: world.store.runs_of(repository.id)?,
             answered: Vec::new(),
             right: None,
-            first_right: None,
+            first_rights: BTreeMap::new(),
             pipeline: world.store.pipeline(repository.id)?,
             scale_limits: None,
+            others: None,
+            promotable: BTreeMap::new(),
+            untouched,
         };
         let changes = decide(&event, &snapshot);
         if changes.is_empty() {

@@ -87,6 +87,9 @@ pub(super) async fn go_back(world: &World, app: &App, number: u64, failure: &Fai
                 released: false,
                 outcome: None,
                 missing: Vec::new(),
+                awaits: Vec::new(),
+                checked_at: None,
+                not_before: None,
             });
             trim(&mut app);
             put_app(tx, &app, now)?;

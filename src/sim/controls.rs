@@ -304,6 +304,19 @@ fn act(world: &World, state: &mut State, name: &str, body: &Value) -> Outcome {
             repositories::set_collaborator(state, id, &login, role, who)?;
             Answer::ok(json!({}))
         }
+        "rules" => {
+            let id = repository(state, body)?;
+            let branch = required(body, "Control", "branch")?;
+            state.repository_mut(id)?.rules.insert(branch, texts(&body["contexts"]));
+            Answer::ok(json!({}))
+        }
+        "environment-branches" => {
+            let id = repository(state, body)?;
+            let name = required(body, "Control", "environment")?.to_lowercase();
+            let found = state.repository_mut(id)?.environments.get_mut(&name);
+            found.ok_or_else(Problem::not_found)?.branches = texts(&body["branches"]);
+            Answer::ok(json!({}))
+        }
         "member" | "team" => people(state, name, body),
         "user" => {
             let login = required(body, "Control", "name")?;

@@ -26,7 +26,8 @@
 //! - `POST /_/suspend`, `/_/unsuspend`, `/_/uninstall`, `/_/install` `{owner}`; `POST /_/select` `{repo, selected}`
 //!   (whether the installation covers it); `POST /_/permissions` `{permissions: {name: level | null}}`;
 //!   `POST /_/rename` `{repo, name}`; `POST /_/transfer` `{repo, owner}`; `POST /_/delete` `{repo}`;
-//!   `POST /_/visibility` `{repo, private}`.
+//!   `POST /_/visibility` `{repo, private}`; `POST /_/rules` `{repo, branch, contexts}` (a ruleset's required checks);
+//!   `POST /_/environment-branches` `{repo, environment, branches}` (patterns of its custom branch policy).
 //! - `POST /_/merge-group` `{repo, number}` makes `gh-readonly-queue/…` and sends `merge_group.checks_requested`;
 //!   `GET /_/oauth` tells the app's client id and secret; `POST /_/clock` `{advance_seconds}`; `POST /_/rate` `{limit, enforce, writes_per_minute | null}`;
 //!   `POST /_/mergeable` `{unknown: COUNT}` (so many answers say that it is not computed yet); `POST /_/emit`

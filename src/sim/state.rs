@@ -317,6 +317,17 @@ pub struct Environment {
     pub id: u64,
     pub name: String,
     pub wait_timer: u64,
+    /// People who must approve, and whether who asked may be one of them.
+    #[serde(default)]
+    pub reviewers: Vec<u64>,
+    #[serde(default)]
+    pub prevent_self_review: bool,
+    /// As it was put: null, or which of the two kinds.
+    #[serde(default)]
+    pub branch_policy: Value,
+    /// Patterns of a custom branch policy.
+    #[serde(default)]
+    pub branches: Vec<String>,
     pub created_at: i64,
     pub updated_at: i64,
 }
@@ -353,6 +364,9 @@ pub struct Repository {
     pub auto_check_suites: bool,
     /// Branch name to its protection as it was put.
     pub protection: BTreeMap<String, Value>,
+    /// Branch name to the contexts that a ruleset requires there.
+    #[serde(default)]
+    pub rules: BTreeMap<String, Vec<String>>,
 }
 
 /// One webhook POST, made or attempted.

@@ -342,6 +342,42 @@ impl Source {
         super::tree::check_out(self, &self.mirror(repository), commit, into).await
     }
 
+    /// The tree of a folder of a fetched commit, `None` where there is no such folder; that of the commit for `""`.
+    pub async fn tree_of_folder(
+        &self,
+        repository: RepositoryId,
+        commit: &Sha,
+        path: &str,
+    ) -> Result<Option<Sha>, SourceError> {
+        let Some(found) = self.commit(repository, commit).await? else { return Err(missing(commit)) };
+        if path.is_empty() {
+            return Ok(Some(found.tree));
+        }
+        let mut command = git::command(&self.git, &self.folder, Some(&self.mirror(repository)));
+        command.args(["ls-tree", "-z", "--long", "--full-tree"]);
+        git::operands(&mut command, [commit.as_str(), "--", path]);
+        let listed = git::run(command, self.limits.local, 1 << 20)
+            .await
+            .map_err(|error| SourceError::local("list a tree", error))?;
+        let folder =
+            |entry: &super::tree::Entry| entry.path == path.as_bytes() && entry.kind == super::tree::EntryKind::Folder;
+        let entries = super::tree::parse_entries(&listed)?;
+        let object = entries.into_iter().find(folder).map(|entry| entry.object.parse());
+        object.transpose().map_err(|_| SourceError::Damaged { detail: format!("{path} has no object name") })
+    }
+
+    /// As [`Source::check_out`], a folder of the commit alone.
+    pub async fn check_out_folder(
+        &self,
+        repository: RepositoryId,
+        commit: &Sha,
+        path: &str,
+        into: &Path,
+    ) -> Result<super::CheckOut, SourceError> {
+        let tree = self.tree_of_folder(repository, commit, path).await?.ok_or_else(|| missing(commit))?;
+        super::tree::check_out(self, &self.mirror(repository), &tree, into).await
+    }
+
     /// Packs a mirror anew and drops all commits but `keep`. For a quiet hour: it may take as long as a fetch.
     pub async fn tidy(&self, repository: RepositoryId, keep: &[Sha]) -> Result<(), SourceError> {
         let mirror = self.mirror(repository);

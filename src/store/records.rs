@@ -267,6 +267,11 @@ impl Transaction<'_> {
         values(self.scan(REPOSITORIES, b"")?)
     }
 
+    /// Nobody else's apps begin with this label from now on, nor are they called so.
+    pub fn reserve_label(&mut self, label: &str, repository: RepositoryId) -> Result<(), StoreError> {
+        self.put(LABELS, label.as_bytes(), &repository)
+    }
+
     pub fn put_repository(&mut self, repository: &Repository) -> Result<(), StoreError> {
         self.put(LABELS, repository.label.as_bytes(), &repository.id)?;
         self.put(REPOSITORIES, &number_key(repository.id.0), repository)

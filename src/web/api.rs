@@ -35,6 +35,7 @@ pub fn configure(config: &mut web::ServiceConfig) {
         .route("/api/v1/pipelines/{owner}/{name}/promote", web::post().to(promote))
         .route("/api/v1/pipelines/{owner}/{name}/diff", web::get().to(diff))
         .route("/api/v1/pipelines/{owner}/{name}/flaky", web::get().to(flaky))
+        .service(super::pipeline_api::scope())
         .route("/api/v1/audit", web::get().to(audit))
         .route("/api/v1/runs", web::get().to(runs))
         .route("/api/v1/runs/{number}", web::get().to(run))
@@ -164,12 +165,24 @@ async fn pipeline(shared: Data<Shared>, path: Path<(String, String)>) -> HttpRes
     shared.json(view)
 }
 
-async fn diff(shared: Data<Shared>, path: Path<(String, String)>) -> HttpResponse {
-    let view = match views::find_repository(&shared.world, &path.0, &path.1) {
-        Ok(repository) => views::waiting(&shared.world, &repository).await,
-        Err(problem) => Err(problem),
+#[derive(Debug, Deserialize)]
+struct DiffQuery {
+    /// An app of production.
+    app: Option<String>,
+}
+
+/// The first app of production, and the others beside it.
+async fn diff(shared: Data<Shared>, path: Path<(String, String)>, query: Query<DiffQuery>) -> HttpResponse {
+    let view = async {
+        let repository = views::find_repository(&shared.world, &path.0, &path.1)?;
+        let only = query.app.as_deref();
+        let mut all = views::waiting(&shared.world, &repository, only).await?.into_iter();
+        let first = all.next().ok_or_else(|| Problem::not_found("app", only.unwrap_or_default()))?;
+        let mut view = serde_json::to_value(first).map_err(|error| Problem::Internal { detail: error.to_string() })?;
+        view["further"] = json!(all.collect::<Vec<_>>());
+        Ok(view)
     };
-    shared.json(view)
+    shared.json(view.await)
 }
 
 #[derive(Debug, Deserialize)]
@@ -352,7 +365,9 @@ async fn promote(
         let repository = views::find_repository(&shared.world, &path.0, &path.1)?;
         let body = body(&request, &bytes)?;
         let hotfix = body.get("hotfix").and_then(Value::as_str).filter(|reason| !reason.trim().is_empty());
-        let wish = crate::workflow::PromotionWish { release: None, hotfix, canary: None };
+        let named = body.get("app").and_then(Value::as_str).filter(|app| !app.is_empty());
+        let to = views::production_part(&shared.world, &repository, named)?;
+        let wish = crate::workflow::PromotionWish { to, release: None, hotfix, canary: None };
         let ordered = command::promote(&shared.world, &repository, &wish, OPERATOR).await?.map_err(refused)?;
         let page = format!("/apps/{}", ordered.app);
         Done::new(json!({ "app": ordered.app, "deploy": ordered.deploy, "notes": ordered.notes }), page)

@@ -15,6 +15,7 @@ mod metrics;
 mod monitor_api;
 mod pages;
 mod peer;
+mod pipeline_api;
 mod problem;
 #[cfg(test)]
 mod tests;

@@ -4,7 +4,8 @@
 //! once. Several commands of one comment see what those before them changed of the pipeline's state.
 
 use super::policy::{self, barred, is_tested, no_right};
-use super::{Change, ScaleRefusal, Snapshot, mentioned_commands, parse_scale, scaled};
+use super::targets::targets;
+use super::{Change, Others, Protection, ScaleRefusal, Snapshot, mentioned_commands, parse_scale, scaled};
 use crate::clock::Timestamp;
 use crate::domain::*;
 use std::collections::BTreeMap;
@@ -16,44 +17,6 @@ pub fn needs_right(commands: &[Command]) -> bool {
         matches!(command, Command::Status | Command::Help | Command::Malformed { .. } | Command::Unknown { .. })
     };
     !commands.iter().all(free)
-}
-
-/// The stage whose right a command needs.
-fn stage_of(command: &Command, pull: PullNumber, snapshot: &Snapshot) -> Option<StageKind> {
-    match command {
-        Command::Deploy
-        | Command::Destroy
-        | Command::Retest { .. }
-        | Command::Cancel
-        | Command::Approve { .. }
-        | Command::Extend { .. }
-        | Command::Logs { .. }
-        | Command::Wake => Some(StageKind::Review),
-        Command::Promote { .. } | Command::Freeze { .. } => Some(StageKind::Production),
-        Command::RetryRelease { stage } => Some(retried(*stage, pull, snapshot)),
-        Command::Rollback { stage: RollbackStage::Staging, .. } => Some(StageKind::Staging),
-        Command::Rollback { stage: RollbackStage::Production, .. } => Some(StageKind::Production),
-        Command::Lock { stage, .. }
-        | Command::Unlock { stage }
-        | Command::Restart { stage }
-        | Command::Scale { stage, .. } => Some(*stage),
-        Command::Status | Command::Help | Command::Malformed { .. } | Command::Unknown { .. } => None,
-    }
-}
-
-/// What `/retry-release` means where it names no stage: the review app if it is what failed.
-fn retried(stage: Option<StageKind>, pull: PullNumber, snapshot: &Snapshot) -> StageKind {
-    let failed = |app: &App| app.newest().is_some_and(|deploy| matches!(deploy.outcome, Some(Outcome::Failed { .. })));
-    let review = snapshot.running(Stage::Review(pull)).is_some_and(failed);
-    stage.unwrap_or(if review { StageKind::Review } else { StageKind::Production })
-}
-
-fn stage_for(kind: StageKind, pull: PullNumber) -> Stage {
-    match kind {
-        StageKind::Review => Stage::Review(pull),
-        StageKind::Staging => Stage::Staging,
-        StageKind::Production => Stage::Production,
-    }
 }
 
 /// The comment that gives commands.
@@ -122,8 +85,8 @@ pub(super) fn decide(
                     match change {
                         Change::PutPipeline(state) => snapshot.pipeline = (**state).clone(),
                         Change::PutPull(pull) => snapshot.pull = Some(pull.clone()),
-                        Change::Scale { stage, formation } => {
-                            if let Some(app) = snapshot.apps.iter_mut().find(|app| app.stage == *stage) {
+                        Change::Scale { key, formation } => {
+                            if let Some(app) = snapshot.apps.iter_mut().find(|app| app.key() == *key) {
                                 app.formation = Some(formation.clone());
                             }
                         }
@@ -150,43 +113,69 @@ pub(super) fn decide(
     changes
 }
 
-fn effect(command: &Command, given: &Given<'_>, snapshot: &Snapshot) -> Result<Effect, Refusal> {
-    if let Some(stage) = stage_of(command, given.pull, snapshot)
-        && let Some(refusal) = no_right(stage, snapshot.right.as_ref(), &snapshot.pipeline.policy)
-    {
-        return Err(refusal);
+/// What somebody at the machine asks for, by the same rules as a comment's command, but for the rights that GitHub gives:
+/// whoever may use the machine has them all.
+pub fn operate(
+    command: &Command,
+    pull: PullNumber,
+    by: &str,
+    snapshot: &Snapshot,
+) -> Result<(Vec<Change>, Vec<Note>), Refusal> {
+    let teams = snapshot.policy().teams().map(str::to_owned).collect();
+    let right = Some(super::Right { role: "operator".to_owned(), access: Access::Admin, teams });
+    let snapshot = Snapshot { right, ..snapshot.clone() };
+    let given = Given { pull, comment: 0, place: 0, author: by, written_at: snapshot.now };
+    match command {
+        Command::Promote { release, hotfix, canary, .. } => {
+            let key = targets(command, pull, &snapshot)?.first().copied().ok_or(Refusal::NoApp)?;
+            let wish = PromotionWish { to: key.part, release: *release, hotfix: hotfix.as_deref(), canary: *canary };
+            promote(&wish, by, &snapshot).map(|(change, notes)| (vec![change], notes))
+        }
+        // There is no thread to answer in.
+        Command::Status | Command::Help | Command::Logs { .. } => Err(Refusal::NotOffered),
+        command => effect(command, &given, &snapshot).map(|effect| (effect.changes, effect.notes)),
     }
+}
+
+fn effect(command: &Command, given: &Given<'_>, snapshot: &Snapshot) -> Result<Effect, Refusal> {
+    let keys = targets(command, given.pull, snapshot)?;
+    for key in &keys {
+        if let Some(refusal) = no_right(*key, snapshot.right.as_ref(), snapshot.policy()) {
+            return Err(refusal);
+        }
+    }
+    let only = || keys.first().copied().ok_or(Refusal::NoApp);
     match command {
         Command::Help => Ok(Effect::answer(Answer::Helped)),
         Command::Unknown { .. } => Err(Refusal::UnknownCommand),
         Command::Malformed { .. } => Err(Refusal::Malformed),
-        Command::Scale { stage, what } => scale(stage_for(*stage, given.pull), what, snapshot),
+        Command::Scale { what, .. } => scale(only()?, what, snapshot),
         Command::Wake => {
-            let app = snapshot.running(Stage::Review(given.pull)).ok_or(Refusal::NoApp)?;
-            app.asleep_since.ok_or(Refusal::Awake)?;
-            Ok(Effect::done(vec![Change::Wake { stage: app.stage }]))
+            let running: Vec<&App> = keys.iter().filter_map(|key| snapshot.running(*key)).collect();
+            if running.is_empty() {
+                return Err(Refusal::NoApp);
+            }
+            let asleep = running.iter().filter(|app| app.asleep_since.is_some());
+            let changes: Vec<Change> = asleep.map(|app| Change::Wake { key: app.key() }).collect();
+            if changes.is_empty() { Err(Refusal::Awake) } else { Ok(Effect::done(changes)) }
         }
-        Command::RetryRelease { stage } => {
-            let stage = stage_for(retried(*stage, given.pull, snapshot), given.pull);
-            retry_release(stage, given.author, snapshot).map(|change| Effect::done(vec![change]))
+        Command::RetryRelease { .. } => {
+            retry_release(only()?, given.author, snapshot).map(|change| Effect::done(vec![change]))
         }
-        Command::Promote { release, to, hotfix, canary } => {
-            let wish = PromotionWish { release: *release, hotfix: hotfix.as_deref(), canary: *canary };
-            promote_by_comment(&wish, to.as_deref(), given, snapshot)
+        Command::Promote { release, hotfix, canary, .. } => {
+            let wish =
+                PromotionWish { to: only()?.part, release: *release, hotfix: hotfix.as_deref(), canary: *canary };
+            promote_by_comment(&wish, given, snapshot)
         }
-        Command::Rollback { to, stage } => {
-            let stage = match stage {
-                RollbackStage::Staging => Stage::Staging,
-                RollbackStage::Production => Stage::Production,
-            };
-            let (change, notes) = roll_back(stage, *to, given.author, snapshot)?;
+        Command::Rollback { to, .. } => {
+            let (change, notes) = roll_back(only()?, *to, given.author, snapshot)?;
             Ok(Effect { changes: vec![change], answer: Answer::Done, notes })
         }
-        Command::Retest { failed } => retest(given.pull, *failed, snapshot).map(|change| Effect::done(vec![change])),
+        Command::Retest { failed } => retest(given.pull, *failed, snapshot).map(Effect::done),
         Command::Cancel => cancel(given, snapshot),
-        Command::Deploy => deploy(given, snapshot),
-        Command::Approve { commit } => approve(commit, given, snapshot),
-        Command::Destroy => destroy(given, snapshot),
+        Command::Deploy { .. } => deploy(&keys, given, snapshot),
+        Command::Approve { commit } => approve(commit, &keys, given, snapshot),
+        Command::Destroy { .. } => destroy(&keys, given, snapshot),
         Command::Lock { stage, reason } => {
             let mut state = snapshot.pipeline.clone();
             state.locks.retain(|lock| lock.stage != *stage);
@@ -225,27 +214,34 @@ fn effect(command: &Command, given: &Given<'_>, snapshot: &Snapshot) -> Result<E
             state.freeze = until.map(|until| Freeze { until, reason: reason.clone(), by: given.author.to_owned() });
             Ok(Effect::done(vec![Change::PutPipeline(Box::new(state))]))
         }
-        Command::Restart { stage } => {
-            let stage = stage_for(*stage, given.pull);
-            snapshot.running(stage).ok_or(Refusal::NoApp)?;
-            Ok(Effect::done(vec![Change::Restart { stage, before: snapshot.now }]))
+        Command::Restart { .. } => {
+            let running: Vec<Change> =
+                running(&keys, snapshot)?.map(|app| Change::Restart { key: app.key(), before: snapshot.now }).collect();
+            Ok(Effect::done(running))
         }
         Command::Extend { seconds } => {
-            let app = snapshot.running(Stage::Review(given.pull)).ok_or(Refusal::NoApp)?;
-            let end = policy::expiry(app, &snapshot.pipeline.policy).ok_or(Refusal::NothingExpires)?;
-            let until = end.max(snapshot.now) + Duration::from_secs(*seconds);
-            Ok(Effect::done(vec![Change::Keep { stage: app.stage, until }]))
+            let mut changes = Vec::new();
+            for app in running(&keys, snapshot)? {
+                let end = policy::expiry(app, snapshot.policy()).ok_or(Refusal::NothingExpires)?;
+                let until = end.max(snapshot.now) + Duration::from_secs(*seconds);
+                changes.push(Change::Keep { key: app.key(), until });
+            }
+            Ok(Effect::done(changes))
         }
-        Command::Logs { .. } => {
-            snapshot.running(Stage::Review(given.pull)).ok_or(Refusal::NoApp)?;
-            Ok(Effect::answer(Answer::Told))
-        }
+        Command::Logs { .. } => running(&keys, snapshot).map(|_| Effect::answer(Answer::Told)),
         Command::Status => Ok(Effect::answer(Answer::Told)),
     }
 }
 
-fn scale(stage: Stage, what: &[String], snapshot: &Snapshot) -> Result<Effect, Refusal> {
-    let app = snapshot.running(stage).ok_or(Refusal::NoApp)?;
+/// Those of the apps that run, of which there must be one.
+fn running<'a>(keys: &'a [AppKey], snapshot: &'a Snapshot) -> Result<impl Iterator<Item = &'a App>, Refusal> {
+    let mut running = keys.iter().filter_map(|key| snapshot.running(*key)).peekable();
+    running.peek().ok_or(Refusal::NoApp)?;
+    Ok(running)
+}
+
+fn scale(key: AppKey, what: &[String], snapshot: &Snapshot) -> Result<Effect, Refusal> {
+    let app = snapshot.running(key).ok_or(Refusal::NoApp)?;
     let limits = snapshot.scale_limits.as_ref().ok_or(Refusal::NotOffered)?;
     let orders = what.iter().map(|word| parse_scale(word)).collect::<Result<BTreeMap<_, _>, _>>();
     let number = app.live.or_else(|| app.newest().and_then(|deploy| deploy.release));
@@ -261,58 +257,78 @@ fn scale(stage: Stage, what: &[String], snapshot: &Snapshot) -> Result<Effect, R
             }
             ScaleRefusal::TooManyInAll { wanted, most } => Refusal::TooManyProcesses { wanted, most, everywhere: true },
         })?;
-    Ok(Effect::done(vec![Change::Scale { stage, formation }]))
+    Ok(Effect::done(vec![Change::Scale { key, formation }]))
 }
 
-fn promote_by_comment(
-    wish: &PromotionWish<'_>,
-    to: Option<&str>,
-    given: &Given<'_>,
-    snapshot: &Snapshot,
-) -> Result<Effect, Refusal> {
-    let production = snapshot.repository.app_name(Stage::Production);
-    if let Some(to) = to
-        && to != "production"
-        && to != production.as_str()
-    {
-        return Err(Refusal::NoSuchTarget { to: to.to_owned() });
-    }
+fn promote_by_comment(wish: &PromotionWish<'_>, given: &Given<'_>, snapshot: &Snapshot) -> Result<Effect, Refusal> {
+    let key = AppKey::new(Stage::Production, wish.to);
     let (change, mut notes) = promote(wish, given.author, snapshot)?;
     let Change::Deploy { cause: Cause::Promotion { from, release, .. }, .. } = &change else {
         return Err(Refusal::NothingOnStaging);
     };
-    let mut state = snapshot.pipeline.clone();
-    let pending = state.promotion.take();
-    if state.policy.production.approvals == 0 {
-        return Ok(Effect { changes: vec![change], answer: Answer::Done, notes });
+    let protection = snapshot.promotable.get(&wish.to).map(|known| known.protection.clone()).unwrap_or_default();
+    if protection.branch_refused
+        && let Change::Deploy { branch, .. } = &change
+    {
+        let (environment, branch) = (protection.environment, branch.clone());
+        return Err(Refusal::BranchNotDeployable { environment, branch });
     }
-    let same = pending.filter(|pending| pending.from == *from && pending.release == *release);
+    let mut state = snapshot.pipeline.clone();
+    let pending = state.promotions.iter().position(|pending| pending.to == wish.to);
+    let pending = pending.map(|place| state.promotions.remove(place));
+    let begins = protection.begins(snapshot.now);
+    notes.extend(begins.map(|begins| Note::Delayed { until: begins.rfc3339() }));
+    let later = begins.map(|at| Change::NotBefore { at });
+    let reviewed_by_author = protection.author_reviews && !protection.prevent_self_review;
+    if state.policy.approvals_of(key) == 0 && (!protection.reviewed || reviewed_by_author) {
+        let changes = [change].into_iter().chain(later).collect();
+        return Ok(Effect { changes, answer: Answer::Done, notes });
+    }
+    let same = pending.filter(|pending| {
+        let asked = (pending.canary, pending.hotfix.as_deref());
+        pending.from == *from && pending.release == *release && asked == (wish.canary, wish.hotfix)
+    });
     let Some(first) = same else {
-        state.promotion = Some(PendingPromotion {
+        state.promotions.push(PendingPromotion {
             from: from.clone(),
+            to: wish.to,
             release: *release,
             by: given.author.to_owned(),
             pull: given.pull,
             comment: given.comment,
             place: given.place,
             at: snapshot.now,
+            canary: wish.canary,
+            hotfix: wish.hotfix.map(str::to_owned),
         });
-        let answer = Answer::Waiting { app: production, release: *release };
+        let answer = Answer::Waiting { app: snapshot.name_of(key), release: *release };
+        notes.retain(|note| !matches!(note, Note::Delayed { .. }));
         return Ok(Effect { changes: vec![Change::PutPipeline(Box::new(state))], answer, notes });
     };
     if first.by.eq_ignore_ascii_case(given.author) {
         return Err(Refusal::SecondPerson);
     }
-    if no_right(StageKind::Production, snapshot.first_right.as_ref(), &state.policy).is_some() {
+    if no_right(key, snapshot.first_rights.get(&first.by), &state.policy).is_some() {
         return Err(Refusal::FirstLostRight { login: first.by });
     }
+    if !is_reviewed(&protection) {
+        return Err(Refusal::NotAReviewer { environment: protection.environment });
+    }
     notes.push(Note::Approved { by: first.by });
-    Ok(Effect { changes: vec![Change::PutPipeline(Box::new(state)), change], answer: Answer::Done, notes })
+    let changes = [Change::PutPipeline(Box::new(state)), change].into_iter().chain(later).collect();
+    Ok(Effect { changes, answer: Answer::Done, notes })
+}
+
+/// Whether one of two people is whom the environment's protection asks for; who asked first triggered it.
+fn is_reviewed(protection: &Protection) -> bool {
+    !protection.reviewed || protection.author_reviews || (protection.first_reviews && !protection.prevent_self_review)
 }
 
 /// What is asked of a promotion beside that it happens.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct PromotionWish<'a> {
+    /// Which app of production.
+    pub to: Part,
     /// Only if this is what staging serves.
     pub release: Option<ReleaseNumber>,
     /// Why no lock or freeze may hold it back.
@@ -324,7 +340,8 @@ pub struct PromotionWish<'a> {
 /// Staging's live slug goes to production, if staging is at rest, its commit is tested, nothing bars it, and it is not
 /// there yet.
 pub fn promote(wish: &PromotionWish<'_>, author: &str, snapshot: &Snapshot) -> Result<(Change, Vec<Note>), Refusal> {
-    let staging = snapshot.running(Stage::Staging).ok_or(Refusal::NothingOnStaging)?;
+    let key = AppKey::new(Stage::Production, wish.to);
+    let staging = snapshot.running(snapshot.policy().source_of(key)).ok_or(Refusal::NothingOnStaging)?;
     let deploy = staging.live_deploy().ok_or(Refusal::NothingOnStaging)?;
     if staging.newest().is_some_and(|newest| newest.outcome.is_none()) {
         return Err(Refusal::StagingBusy);
@@ -334,7 +351,7 @@ pub fn promote(wish: &PromotionWish<'_>, author: &str, snapshot: &Snapshot) -> R
     if let Some(asked) = wish.release.filter(|asked| *asked != release.number) {
         return Err(Refusal::NotOnStaging { release: asked, live: release.number });
     }
-    if let Some(production) = snapshot.app(Stage::Production) {
+    if let Some(production) = snapshot.app(key) {
         let wanted = production.newest();
         let same = |deploy: &&Deploy| {
             let (Cause::Promotion { slug, .. } | Cause::Config { slug, .. } | Cause::Retry { slug, .. }) =
@@ -353,8 +370,17 @@ pub fn promote(wish: &PromotionWish<'_>, author: &str, snapshot: &Snapshot) -> R
             });
         }
     }
-    if !is_tested(&release.commit, snapshot) {
+    if !is_tested(&release.commit, snapshot.policy().folder_of(key), snapshot) {
         return Err(Refusal::NotTested { commit: release.commit.clone() });
+    }
+    match snapshot.promotable.get(&wish.to).map(|known| &known.others) {
+        None | Some(Others::Green) => {}
+        Some(Others::Waiting { contexts }) => {
+            return Err(Refusal::ChecksNotGreen { contexts: contexts.clone(), red: false });
+        }
+        Some(Others::Red { contexts }) => {
+            return Err(Refusal::ChecksNotGreen { contexts: contexts.clone(), red: true });
+        }
     }
     let mut notes = Vec::new();
     match (barred(StageKind::Production, &snapshot.pipeline, snapshot.now), wish.hotfix) {
@@ -363,7 +389,7 @@ pub fn promote(wish: &PromotionWish<'_>, author: &str, snapshot: &Snapshot) -> R
         (None, None) => {}
     }
     let change = Change::Deploy {
-        stage: Stage::Production,
+        key,
         commit: release.commit.clone(),
         branch: release.branch.clone(),
         cause: Cause::Promotion {
@@ -381,12 +407,12 @@ pub fn promote(wish: &PromotionWish<'_>, author: &str, snapshot: &Snapshot) -> R
 /// An earlier release of the app, as a new one. A rollback is how trouble is ended, so a freeze does not bar it; a
 /// lock does.
 pub fn roll_back(
-    stage: Stage,
+    key: AppKey,
     to: Option<ReleaseNumber>,
     author: &str,
     snapshot: &Snapshot,
 ) -> Result<(Change, Vec<Note>), Refusal> {
-    let app = snapshot.running(stage).ok_or(Refusal::NoSuchRelease)?;
+    let app = snapshot.running(key).ok_or(Refusal::NoSuchRelease)?;
     let live = app.live.ok_or(Refusal::NoSuchRelease)?;
     let was_live =
         |deploy: &&Deploy| matches!(deploy.outcome, Some(Outcome::Live { .. })) && deploy.release != Some(live);
@@ -406,7 +432,7 @@ pub fn roll_back(
         return Err(Refusal::NoSuchRelease);
     }
     let release = snapshot.release(&app.name, number).ok_or(Refusal::NoSuchRelease)?;
-    if let Some(lock) = snapshot.pipeline.lock(stage.kind()) {
+    if let Some(lock) = snapshot.pipeline.lock(key.kind()) {
         return Err(Refusal::Locked { stage: lock.stage, by: lock.by.clone(), reason: lock.reason.clone() });
     }
     // What those releases did to a database stays done.
@@ -419,7 +445,7 @@ pub fn roll_back(
         .collect();
     let notes = if since.is_empty() { Vec::new() } else { vec![Note::NotUndone { releases: since }] };
     let change = Change::Deploy {
-        stage,
+        key,
         commit: release.commit.clone(),
         branch: release.branch.clone(),
         cause: Cause::Rollback { to: number, guard: None },
@@ -431,17 +457,17 @@ pub fn roll_back(
 
 /// The slug of the newest deploy, which failed after its release was made, once more: with the config of now, and with
 /// a release phase of its own.
-pub fn retry_release(stage: Stage, author: &str, snapshot: &Snapshot) -> Result<Change, Refusal> {
-    let app = snapshot.app(stage).filter(|app| app.wanted == Wanted::Running).ok_or(Refusal::NothingToRetry)?;
+pub fn retry_release(key: AppKey, author: &str, snapshot: &Snapshot) -> Result<Change, Refusal> {
+    let app = snapshot.running(key).ok_or(Refusal::NothingToRetry)?;
     let failed = |deploy: &&Deploy| matches!(deploy.outcome, Some(Outcome::Failed { .. }));
     let deploy = app.newest().filter(failed).ok_or(Refusal::NothingToRetry)?;
     let release =
         deploy.release.and_then(|number| snapshot.release(&app.name, number)).ok_or(Refusal::NothingToRetry)?;
-    if let Some(refusal) = barred(stage.kind(), &snapshot.pipeline, snapshot.now) {
+    if let Some(refusal) = barred(key.kind(), &snapshot.pipeline, snapshot.now) {
         return Err(refusal);
     }
     Ok(Change::Deploy {
-        stage,
+        key,
         commit: release.commit.clone(),
         branch: release.branch.clone(),
         cause: Cause::Retry { deploy: deploy.number, slug: release.slug.clone() },
@@ -453,20 +479,20 @@ pub fn retry_release(stage: Stage, author: &str, snapshot: &Snapshot) -> Result<
 /// An app goes, with its add-ons and its data; a review app as with `/destroy`. `pull` is the one that a review app belongs
 /// to, if it is known. Of staging and production a lock or a freeze bars it, as it bars what is put there.
 pub fn destroy_app(
-    stage: Stage,
+    key: AppKey,
     pull: Option<&Pull>,
     author: &str,
     snapshot: &Snapshot,
 ) -> Result<Vec<Change>, Refusal> {
-    snapshot.running(stage).ok_or(Refusal::NoApp)?;
-    if !matches!(stage, Stage::Review(_))
-        && let Some(refusal) = barred(stage.kind(), &snapshot.pipeline, snapshot.now)
+    snapshot.running(key).ok_or(Refusal::NoApp)?;
+    if key.pull().is_none()
+        && let Some(refusal) = barred(key.kind(), &snapshot.pipeline, snapshot.now)
     {
         return Err(refusal);
     }
     let parked = Some(Parked::Destroyed { by: author.to_owned() });
     let parked = pull.filter(|pull| pull.open).map(|pull| Change::PutPull(Pull { parked, ..pull.clone() }));
-    Ok(parked.into_iter().chain([Change::Remove { stage }]).collect())
+    Ok(parked.into_iter().chain([Change::Remove { key }]).collect())
 }
 
 fn open_pull(pull: PullNumber, snapshot: &Snapshot) -> Result<&Pull, Refusal> {
@@ -475,11 +501,12 @@ fn open_pull(pull: PullNumber, snapshot: &Snapshot) -> Result<&Pull, Refusal> {
 
 /// Whether somebody let exactly the head of this fork run.
 fn is_approved(pull: &Pull, snapshot: &Snapshot) -> bool {
-    let app = snapshot.running(Stage::Review(pull.number)).and_then(App::newest);
-    app.is_some_and(|deploy| deploy.commit == pull.head)
+    let newest = |key: AppKey| snapshot.running(key).and_then(App::newest);
+    let mut apps = snapshot.review_keys(pull.number).into_iter().filter_map(newest);
+    apps.any(|deploy| deploy.commit == pull.head)
 }
 
-fn retest(pull: PullNumber, failed: bool, snapshot: &Snapshot) -> Result<Change, Refusal> {
+fn retest(pull: PullNumber, failed: bool, snapshot: &Snapshot) -> Result<Vec<Change>, Refusal> {
     let known = open_pull(pull, snapshot)?;
     if known.is_fork() && !is_approved(known, snapshot) {
         return Err(Refusal::NeedsApproval { commit: known.head.clone() });
@@ -488,18 +515,27 @@ fn retest(pull: PullNumber, failed: bool, snapshot: &Snapshot) -> Result<Change,
     if of_head().any(|run| run.verdict.is_none() && run.cancelled.is_none()) {
         return Err(Refusal::NothingToTest);
     }
-    let newest = of_head().max_by_key(|run| run.number);
-    let is_red = newest
-        .is_some_and(|run| run.verdict.as_ref().is_some_and(|verdict| !verdict.is_green()) && run.cancelled.is_none());
-    if failed && !is_red {
-        return Err(Refusal::NothingFailed);
+    let folders = snapshot.policy().folders();
+    let is_red =
+        |run: &TestRun| run.verdict.as_ref().is_some_and(|verdict| !verdict.is_green()) && run.cancelled.is_none();
+    let mut changes = Vec::new();
+    for part in &folders {
+        let newest = of_head().filter(|run| run.part == *part).max_by_key(|run| run.number);
+        let red = newest.is_some_and(is_red);
+        let untouched = newest.is_some_and(|run| run.verdict == Some(Verdict::Untouched));
+        if (failed && !red) || (untouched && folders.len() > 1) {
+            continue;
+        }
+        changes.push(Change::StartRun {
+            pull: Some(pull),
+            part: *part,
+            branch: known.branch.clone(),
+            commit: known.head.clone(),
+            only_failed_of: newest.filter(|_| failed).map(|run| run.number),
+            untouched: false,
+        });
     }
-    Ok(Change::StartRun {
-        pull: Some(pull),
-        branch: known.branch.clone(),
-        commit: known.head.clone(),
-        only_failed_of: newest.filter(|_| failed).map(|run| run.number),
-    })
+    if changes.is_empty() { Err(Refusal::NothingFailed) } else { Ok(changes) }
 }
 
 fn cancel(given: &Given<'_>, snapshot: &Snapshot) -> Result<Effect, Refusal> {
@@ -516,17 +552,17 @@ fn cancel(given: &Given<'_>, snapshot: &Snapshot) -> Result<Effect, Refusal> {
     }]))
 }
 
-fn deploy(given: &Given<'_>, snapshot: &Snapshot) -> Result<Effect, Refusal> {
+fn deploy(keys: &[AppKey], given: &Given<'_>, snapshot: &Snapshot) -> Result<Effect, Refusal> {
     let pull = open_pull(given.pull, snapshot)?;
     if pull.is_fork() && !is_approved(pull, snapshot) {
         return Err(Refusal::NeedsApproval { commit: pull.head.clone() });
     }
-    deploy_head(pull, given.author, snapshot)
+    deploy_head(pull, keys, given.author, snapshot)
 }
 
 /// Exactly the commit that was named, and only while it is the head: what is pushed after the comment was written, or
 /// was never part of the pull request, does not run.
-fn approve(commit: &Sha, given: &Given<'_>, snapshot: &Snapshot) -> Result<Effect, Refusal> {
+fn approve(commit: &Sha, keys: &[AppKey], given: &Given<'_>, snapshot: &Snapshot) -> Result<Effect, Refusal> {
     let pull = open_pull(given.pull, snapshot)?;
     if pull.head != *commit {
         return Err(Refusal::NotTheHead { head: pull.head.clone() });
@@ -534,20 +570,23 @@ fn approve(commit: &Sha, given: &Given<'_>, snapshot: &Snapshot) -> Result<Effec
     if pull.is_fork() && pull.author.eq_ignore_ascii_case(given.author) {
         return Err(Refusal::SecondPerson);
     }
-    deploy_head(pull, given.author, snapshot)
+    deploy_head(pull, keys, given.author, snapshot)
 }
 
-fn deploy_head(pull: &Pull, author: &str, snapshot: &Snapshot) -> Result<Effect, Refusal> {
-    let stage = Stage::Review(pull.number);
+fn deploy_head(pull: &Pull, keys: &[AppKey], author: &str, snapshot: &Snapshot) -> Result<Effect, Refusal> {
     if let Some(refusal) = barred(StageKind::Review, &snapshot.pipeline, snapshot.now) {
         return Err(refusal);
     }
-    if let Some(app) = snapshot.running(stage)
-        && let Some(newest) = app.newest().filter(|newest| newest.commit == pull.head)
-        && !matches!(newest.outcome, Some(Outcome::Failed { .. }))
-    {
+    let there = |key: &AppKey| {
+        let app = snapshot.running(*key)?;
+        let newest = app.newest().filter(|newest| newest.commit == pull.head)?;
+        let failed = matches!(newest.outcome, Some(Outcome::Failed { .. }));
         let release = newest.release.unwrap_or(ReleaseNumber(app.last_release + 1));
-        return Err(Refusal::AlreadyThere { app: app.name.clone(), release });
+        (!failed).then(|| Refusal::AlreadyThere { app: app.name.clone(), release })
+    };
+    let missing: Vec<AppKey> = keys.iter().copied().filter(|key| there(key).is_none()).collect();
+    if missing.is_empty() {
+        return Err(keys.iter().find_map(there).unwrap_or(Refusal::NoApp));
     }
     let others = policy::other_review_apps(&snapshot.apps, pull.number);
     if let Some(limit) = policy::full(&snapshot.pipeline, others) {
@@ -557,30 +596,38 @@ fn deploy_head(pull: &Pull, author: &str, snapshot: &Snapshot) -> Result<Effect,
     if pull.parked.is_some() {
         changes.push(Change::PutPull(Pull { parked: None, ..pull.clone() }));
     }
-    let tested = snapshot
-        .runs
-        .iter()
-        .any(|run| run.pull == Some(pull.number) && run.commit == pull.head && run.cancelled.is_none());
-    if !tested {
-        changes.push(Change::StartRun {
-            pull: Some(pull.number),
-            branch: pull.branch.clone(),
-            commit: pull.head.clone(),
-            only_failed_of: None,
-        });
+    for key in &missing {
+        let tested = |run: &TestRun| {
+            let same = run.pull == Some(pull.number) && run.commit == pull.head && run.part == key.part;
+            same && run.cancelled.is_none() && run.verdict != Some(Verdict::Untouched)
+        };
+        if !snapshot.runs.iter().any(tested) {
+            changes.push(Change::StartRun {
+                pull: Some(pull.number),
+                part: key.part,
+                branch: pull.branch.clone(),
+                commit: pull.head.clone(),
+                only_failed_of: None,
+                untouched: false,
+            });
+        }
     }
-    changes.push(Change::Deploy {
-        stage,
+    changes.extend(missing.into_iter().map(|key| Change::Deploy {
+        key,
         commit: pull.head.clone(),
         branch: pull.branch.clone(),
         cause: Cause::Push,
         by: Some(author.to_owned()),
-        after_tests: snapshot.pipeline.policy.review.wait_for_ci,
-    });
+        after_tests: snapshot.policy().review.wait_for_ci,
+    }));
     Ok(Effect::done(changes))
 }
 
-fn destroy(given: &Given<'_>, snapshot: &Snapshot) -> Result<Effect, Refusal> {
+fn destroy(keys: &[AppKey], given: &Given<'_>, snapshot: &Snapshot) -> Result<Effect, Refusal> {
     let pull = open_pull(given.pull, snapshot)?;
-    destroy_app(Stage::Review(given.pull), Some(pull), given.author, snapshot).map(Effect::done)
+    let mut changes = Vec::new();
+    for app in running(keys, snapshot)? {
+        changes.extend(destroy_app(app.key(), Some(pull), given.author, snapshot)?);
+    }
+    Ok(Effect::done(changes))
 }

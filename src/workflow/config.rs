@@ -1,6 +1,6 @@
 //! What holds of an app's config vars when a release is made, and what a change of them leads to.
 
-use super::Change;
+use super::{Change, ScaleOrder, parse_scale};
 use crate::domain::*;
 use std::collections::BTreeMap;
 
@@ -106,10 +106,17 @@ pub fn settle(
     settled
 }
 
-/// How many of what run at the first release: as `app.json` says; as on Heroku one web process, and nothing else
-/// unless it is told to. At most `most` of all types together.
-pub fn first_formation(slug: &Slug, stage: Stage, most: u16) -> BTreeMap<String, Scale> {
+/// How many of what run at the first release: as the pipeline's rules ask, else as `app.json` says; as on Heroku one web
+/// process, and nothing else unless it is told to. At most `most` of all types together, of sizes that are known.
+pub fn first_formation(
+    slug: &Slug,
+    stage: Stage,
+    asked: &[String],
+    most: u16,
+    sizes: &[String],
+) -> BTreeMap<String, Scale> {
     let declared = slug.manifest().for_environment(environment_of(stage)).formation;
+    let asked: BTreeMap<String, ScaleOrder> = asked.iter().filter_map(|word| parse_scale(word).ok()).collect();
     let mut formation = BTreeMap::new();
     let mut left = most;
     let kinds = slug.process_types.iter().filter(|(kind, command)| is_scalable(kind) && !command.is_empty());
@@ -117,11 +124,14 @@ pub fn first_formation(slug: &Slug, stage: Stage, most: u16) -> BTreeMap<String,
     let mut kinds: Vec<&String> = kinds.map(|(kind, _)| kind).collect();
     kinds.sort_by_key(|kind| *kind != "web");
     for kind in kinds {
-        let entry = declared.get(kind);
-        let wanted = entry.map_or(u32::from(kind == "web"), |entry| entry.quantity);
+        let (entry, order) = (declared.get(kind), asked.get(kind));
+        let of_rules = order.and_then(|order| order.quantity).map(u32::from);
+        let wanted = of_rules.unwrap_or_else(|| entry.map_or(u32::from(kind == "web"), |entry| entry.quantity));
         let quantity = u16::try_from(wanted).unwrap_or(u16::MAX).min(left);
         left -= quantity;
-        let size = entry.and_then(|entry| entry.size.clone()).unwrap_or_else(|| DEFAULT_SIZE.to_owned());
+        let of_rules = order.and_then(|order| order.size.clone()).filter(|size| sizes.contains(size));
+        let size = of_rules.or_else(|| entry.and_then(|entry| entry.size.clone()));
+        let size = size.unwrap_or_else(|| DEFAULT_SIZE.to_owned());
         formation.insert(kind.clone(), Scale { quantity, size });
     }
     formation
@@ -153,7 +163,7 @@ pub fn after_config(
     };
     match number.and_then(release) {
         Some(release) => AfterConfig::Deploy(Box::new(Change::Deploy {
-            stage: app.stage,
+            key: app.key(),
             commit: release.commit,
             branch: release.branch,
             cause: Cause::Config { slug: release.slug, names },

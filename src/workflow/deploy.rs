@@ -6,10 +6,10 @@
 
 use super::addons::{AddonStep, AddonsView, look_again, next_of_addons};
 use super::keep::{is_coming, is_surplus, keep_running, surplus_since, watch_what_comes_back};
-use super::once::{farewell, is_of, one_offs, postdeploy, release_phase};
+use super::once::{end_one_offs, farewell, is_of, one_offs, postdeploy, release_phase};
 use super::sleep::{Rest, Use, rest};
 use super::watch::{self, Share, WatchView};
-use super::{Action, Plan, ProcessState, ProcessView, TargetView};
+use super::{Action, Others, Plan, ProcessState, ProcessView, TargetView};
 use crate::clock::Timestamp;
 use crate::domain::*;
 use std::collections::BTreeMap;
@@ -24,6 +24,10 @@ pub struct AppView {
     pub now: Timestamp,
     /// The verdict of the newest deploy's gate; `None` while there is none.
     pub gate: Option<Verdict>,
+    /// What checks of others say of the newest deploy's commit, where its stage waits for them.
+    pub others: Others,
+    /// Whether GitHub was asked just now, or that is what it said a while ago.
+    pub others_asked: bool,
     /// The build of the newest deploy's tree.
     pub build: Option<Build>,
     pub build_process_over: bool,
@@ -62,6 +66,7 @@ pub fn plan_app(app: &App, view: &AppView) -> Plan {
     match app.wanted {
         Wanted::Gone => retire(app, view, &mut plan),
         Wanted::Held => {
+            end_one_offs(app, view, &mut plan);
             stop_all(view, &mut plan);
             set_route(
                 view,
@@ -148,6 +153,10 @@ fn advance<'a>(deploy: &Deploy, view: &'a AppView, share: Option<&Share>, plan: 
         tail_of: tail_of.map(|process| process.id.clone()),
     };
     let Some(release) = &view.next else {
+        if let Some(begins) = deploy.not_before.filter(|begins| *begins > view.now) {
+            plan.look_again_in(begins.since(view.now));
+            return None;
+        }
         if let Some(run) = deploy.gate {
             match &view.gate {
                 None => return None,
@@ -157,6 +166,20 @@ fn advance<'a>(deploy: &Deploy, view: &'a AppView, share: Option<&Share>, plan: 
                 }
                 Some(_) => {}
             }
+        }
+        let awaited: &[String] = match &view.others {
+            Others::Green => &[],
+            Others::Waiting { contexts } => contexts,
+            Others::Red { contexts } => {
+                plan.act(fail(Failure::Checks { contexts: contexts.clone() }, None));
+                return None;
+            }
+        };
+        if deploy.awaits != awaited || (view.others_asked && view.others != Others::Green) {
+            plan.act(Action::AwaitChecks { deploy: deploy.number, contexts: awaited.to_vec() });
+        }
+        if view.others != Others::Green {
+            return None;
         }
         match &deploy.cause {
             // What it had then is what it has now: nothing of an app's add-ons goes before the app.
@@ -480,6 +503,9 @@ pub(super) mod tests {
             released: true,
             outcome: Some(Outcome::Live { at: Timestamp(0) }),
             missing: Vec::new(),
+            awaits: Vec::new(),
+            checked_at: None,
+            not_before: None,
         };
         let release = Release {
             app: name.clone(),
@@ -510,6 +536,7 @@ pub(super) mod tests {
             id: "1".to_owned(),
             repository: RepositoryId(1),
             stage: Stage::Staging,
+            part: Part::OWN,
             wanted: Wanted::Running,
             deploys: vec![deploy],
             live: Some(number),
@@ -534,6 +561,8 @@ pub(super) mod tests {
         let view = AppView {
             now: Timestamp(now),
             gate: None,
+            others: Others::Green,
+            others_asked: false,
             build: None,
             build_process_over: false,
             addons: AddonsView::default(),

@@ -6,6 +6,7 @@
 
 mod addons;
 mod alerts;
+mod checks;
 mod commands;
 mod config;
 mod deploy;
@@ -21,17 +22,19 @@ mod report;
 mod sleep;
 mod slots;
 mod split;
+mod targets;
 mod test_run;
 mod watch;
 
 pub use addons::{AddonsView, is_as_asked};
 pub use alerts::{AlertFacts, look as look_at_alerts};
-pub use commands::{PromotionWish, destroy_app, needs_right, promote, retry_release, roll_back};
+pub use checks::{CheckState, Others, Protection, RequiredCheck, SeenCheck, others};
+pub use commands::{PromotionWish, destroy_app, needs_right, operate, promote, retry_release, roll_back};
 pub use config::{AfterConfig, Chosen, Level, Levels, Settled, after_config, environment_of, first_formation, settle};
 pub use deploy::{AppView, plan_app};
 pub use flaky::{Flaky, flaky};
 pub use formation::{ScaleLimits, ScaleOrder, ScaleRefusal, parse_scale, scaled};
-pub use intake::{Right, Snapshot, catch_up_staging, decide};
+pub use intake::{Promotable, Right, Snapshot, catch_up_staging, decide};
 pub use parse::mentioned_commands;
 pub use policy::{NoApp, barred, expiry, no_right, other_review_apps, review_app_refused, stale, waiting_for_room};
 pub use report::{
@@ -44,6 +47,7 @@ pub use split::{
     BatchRecord, CaseRecord, MeasuredRun, SplitPlan, SplitView, Way, holds, is_red, measured, node_results, red_paths,
     summary, way,
 };
+pub use targets::targets;
 pub use test_run::{RunView, SETUP_FAILED, plan_run, test_script, verdict};
 pub use watch::WatchView;
 
@@ -58,9 +62,9 @@ use std::time::Duration;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     PutPull(Pull),
-    /// Serve this commit in this stage; an app that does not exist yet is made.
+    /// Serve this commit there; an app that does not exist yet is made.
     Deploy {
-        stage: Stage,
+        key: AppKey,
         commit: Sha,
         branch: String,
         cause: Cause,
@@ -68,19 +72,27 @@ pub enum Change {
         /// Wait for the tests that the same delivery starts for this commit.
         after_tests: bool,
     },
+    /// The deploy that the changes before it made begins no earlier.
+    NotBefore {
+        at: Timestamp,
+    },
     /// Show the pull request, but run nothing of it.
     Hold {
-        stage: Stage,
+        key: AppKey,
     },
     /// Take the app away.
     Remove {
-        stage: Stage,
+        key: AppKey,
     },
     StartRun {
         pull: Option<PullNumber>,
+        /// The folder whose tests are wanted.
+        part: Part,
         branch: String,
         commit: Sha,
         only_failed_of: Option<RunNumber>,
+        /// Nothing that changed concerns the folder: say so, and run nothing.
+        untouched: bool,
     },
     /// End the runs that are still going on for this pull request or branch, but those of `except`.
     CancelRuns {
@@ -90,23 +102,27 @@ pub enum Change {
         because: Cancelled,
     },
     PutPipeline(Box<PipelineState>),
+    /// What an app waits for may be there.
+    Look {
+        app: AppName,
+    },
     /// Start anew what was started before that moment.
     Restart {
-        stage: Stage,
+        key: AppKey,
         before: Timestamp,
     },
     /// Run so many of each process type from now on.
     Scale {
-        stage: Stage,
+        key: AppKey,
         formation: BTreeMap<String, Scale>,
     },
     /// End its sleep, as a visitor's knock does.
     Wake {
-        stage: Stage,
+        key: AppKey,
     },
     /// The app is not stale before that moment.
     Keep {
-        stage: Stage,
+        key: AppKey,
         until: Timestamp,
     },
     Answer(CommandRecord),
@@ -122,7 +138,7 @@ impl Change {
     pub fn summary(&self) -> String {
         match self {
             Change::PutPull(pull) => format!("know pull request {} at {}", pull.number, pull.head.short()),
-            Change::Deploy { stage, commit, cause, .. } => {
+            Change::Deploy { key, commit, cause, .. } => {
                 let how = match cause {
                     Cause::Push => "deploy",
                     Cause::Promotion { .. } => "promote",
@@ -130,17 +146,22 @@ impl Change {
                     Cause::Config { .. } => "set config of",
                     Cause::Retry { .. } => "try again",
                 };
-                format!("{how} {} to {}", commit.short(), stage.environment())
+                format!("{how} {} to {}", commit.short(), key.environment())
             }
-            Change::Hold { stage } => format!("hold {}", stage.environment()),
-            Change::Remove { stage } => format!("remove {}", stage.environment()),
+            Change::NotBefore { .. } => "wait for a while first".to_owned(),
+            Change::Hold { key } => format!("hold {}", key.environment()),
+            Change::Remove { key } => format!("remove {}", key.environment()),
+            Change::StartRun { commit, untouched: true, .. } => {
+                format!("leave {} untested: it concerns nothing there", commit.short())
+            }
             Change::StartRun { commit, .. } => format!("test {}", commit.short()),
             Change::CancelRuns { .. } => "cancel older test runs".to_owned(),
+            Change::Look { app } => format!("look at {app}"),
             Change::PutPipeline(_) => "change the pipeline's state".to_owned(),
-            Change::Restart { stage, .. } => format!("restart {}", stage.environment()),
-            Change::Scale { stage, .. } => format!("scale {}", stage.environment()),
-            Change::Wake { stage } => format!("wake {}", stage.environment()),
-            Change::Keep { stage, .. } => format!("keep {} longer", stage.environment()),
+            Change::Restart { key, .. } => format!("restart {}", key.environment()),
+            Change::Scale { key, .. } => format!("scale {}", key.environment()),
+            Change::Wake { key } => format!("wake {}", key.environment()),
+            Change::Keep { key, .. } => format!("keep {} longer", key.environment()),
             Change::Answer(record) | Change::AnswerWithNewest(record) => {
                 format!("answer a command in pull request {}", record.pull)
             }
@@ -229,6 +250,11 @@ pub enum Action {
         deploy: u64,
         failure: Failure,
         tail_of: Option<ProcessId>,
+    },
+    /// Write which checks of others the deploy waits for.
+    AwaitChecks {
+        deploy: u64,
+        contexts: Vec<String>,
     },
     MarkReleased {
         deploy: u64,

@@ -115,6 +115,19 @@ pub(super) fn one_offs(app: &App, view: &AppView, plan: &mut Plan) {
     }
 }
 
+/// Of an app that is held nothing runs, and nothing of it begins anew once it may run again.
+pub(super) fn end_one_offs(app: &App, view: &AppView, plan: &mut Plan) {
+    for one_off in app.open_one_offs() {
+        match view.processes.iter().find(|process| is_of(process, one_off)).map(|process| &process.state) {
+            None => plan.act(Action::EndOneOff { number: one_off.number, ended: Ended::Signalled { signal: 15 } }),
+            Some(ProcessState::Exited { ended, .. }) => {
+                plan.act(Action::EndOneOff { number: one_off.number, ended: ended.clone() });
+            }
+            Some(_) => {}
+        }
+    }
+}
+
 pub(super) fn is_of(process: &ProcessView, one_off: &OneOff) -> bool {
     process.kind == "run" && process.ordinal == one_off.number && process.release == Some(one_off.release)
 }

@@ -91,8 +91,10 @@ fn parse(line: &str) -> Option<Command> {
 /// `None` where the arguments make no sense.
 fn known(word: &str, arguments: &[&str]) -> Option<Command> {
     match (word, arguments) {
-        ("deploy", []) => Some(Command::Deploy),
-        ("destroy", []) => Some(Command::Destroy),
+        ("deploy", []) => Some(Command::Deploy { app: None }),
+        ("deploy", [app]) => Some(Command::Deploy { app: Some(app_name(app)?) }),
+        ("destroy", []) => Some(Command::Destroy { app: None }),
+        ("destroy", [app]) => Some(Command::Destroy { app: Some(app_name(app)?) }),
         ("retest", []) => Some(Command::Retest { failed: false }),
         ("retest", ["failed"]) => Some(Command::Retest { failed: true }),
         ("cancel", []) => Some(Command::Cancel),
@@ -109,8 +111,11 @@ fn known(word: &str, arguments: &[&str]) -> Option<Command> {
         ("freeze", ["until" | "for", time, reason @ ..]) => {
             Some(Command::Freeze { until: Some(until(time)?), reason: self::reason(reason) })
         }
-        ("restart", []) => Some(Command::Restart { stage: StageKind::Review }),
-        ("restart", [stage]) => Some(Command::Restart { stage: self::stage(stage)? }),
+        ("restart", []) => Some(Command::Restart { stage: StageKind::Review, app: None }),
+        ("restart", [word]) => match stage(word) {
+            Some(stage) => Some(Command::Restart { stage, app: None }),
+            None => Some(Command::Restart { stage: meant(word), app: Some(app_name(word)?) }),
+        },
         ("extend", [time]) => Some(Command::Extend { seconds: seconds(time)? }),
         ("logs", []) => Some(Command::Logs { lines: 20 }),
         ("logs", [lines]) => {
@@ -120,13 +125,21 @@ fn known(word: &str, arguments: &[&str]) -> Option<Command> {
         ("help", _) => Some(Command::Help),
         ("scale", arguments) => {
             let (stage, what) = stage_first(arguments);
+            let (app, what) = match what.split_first() {
+                Some((first, rest)) if stage.is_none() && !first.contains('=') => (Some(app_name(first)?), rest),
+                _ => (None, what),
+            };
             let sound = !what.is_empty() && what.iter().all(|word| parse_scale(word).is_ok());
             let what = what.iter().map(|word| (*word).to_owned()).collect();
-            sound.then_some(Command::Scale { stage: stage.unwrap_or(StageKind::Review), what })
+            let stage = stage.unwrap_or(app.as_deref().map_or(StageKind::Review, meant));
+            sound.then_some(Command::Scale { stage, what, app })
         }
         ("wake", []) => Some(Command::Wake),
-        ("retry-release", []) => Some(Command::RetryRelease { stage: None }),
-        ("retry-release", [stage]) => Some(Command::RetryRelease { stage: Some(self::stage(stage)?) }),
+        ("retry-release", []) => Some(Command::RetryRelease { stage: None, app: None }),
+        ("retry-release", [word]) => match stage(word) {
+            Some(stage) => Some(Command::RetryRelease { stage: Some(stage), app: None }),
+            None => Some(Command::RetryRelease { stage: Some(meant(word)), app: Some(app_name(word)?) }),
+        },
         _ => None,
     }
 }
@@ -170,34 +183,48 @@ fn promote(arguments: &[&str]) -> Option<Command> {
 }
 
 fn roll_back(arguments: &[&str]) -> Option<Command> {
-    let (mut to, mut stage) = (None, None);
+    let (mut to, mut stage, mut app) = (None, None, None);
     let mut rest = arguments;
     loop {
         rest = match rest {
             [] => break,
-            ["to", rest @ ..] if stage.is_none() && to.is_none() && !rest.is_empty() => rest,
-            ["to", name, rest @ ..] | [name, rest @ ..] if stage.is_none() && rollback_stage(name).is_some() => {
-                stage = rollback_stage(name);
-                rest
-            }
             [number, rest @ ..] if to.is_none() && is_release(number) => {
                 to = Some(number.parse().ok()?);
+                rest
+            }
+            ["to", number, rest @ ..] if to.is_none() && is_release(number) => {
+                to = Some(number.parse().ok()?);
+                rest
+            }
+            ["to", name, rest @ ..] | [name, rest @ ..] if stage.is_none() && *name != "to" => {
+                stage = Some(match meant(name) {
+                    StageKind::Staging => RollbackStage::Staging,
+                    StageKind::Review | StageKind::Production => RollbackStage::Production,
+                });
+                if self::stage(name).is_none_or(|stage| stage == StageKind::Review) {
+                    app = Some(app_name(name)?);
+                }
                 rest
             }
             _ => return None,
         };
     }
-    Some(Command::Rollback { to, stage: stage.unwrap_or(RollbackStage::Production) })
+    Some(Command::Rollback { to, stage: stage.unwrap_or(RollbackStage::Production), app })
 }
 
-/// A stage, or the name of the one app that the stage has.
-fn rollback_stage(word: &str) -> Option<RollbackStage> {
-    if word == "staging" || word.ends_with("-staging") {
-        Some(RollbackStage::Staging)
-    } else if word == "production" || word.ends_with("-production") {
-        Some(RollbackStage::Production)
-    } else {
-        None
+/// What may be an app's name; whether there is one of that name is for others to say.
+fn app_name(word: &str) -> Option<String> {
+    word.parse::<AppName>().ok().map(String::from)
+}
+
+/// The stage that an app of that name is probably in: where nothing says so, production.
+fn meant(name: &str) -> StageKind {
+    let of_pull = name.rsplit_once("-pr-").is_some_and(|(_, end)| end.bytes().all(|byte| byte.is_ascii_digit()));
+    match name {
+        "staging" => StageKind::Staging,
+        _ if name.ends_with("-staging") => StageKind::Staging,
+        _ if of_pull => StageKind::Review,
+        _ => StageKind::Production,
     }
 }
 
@@ -308,8 +335,8 @@ mod tests {
             (
                 "/rollback v3\n/rollback staging",
                 vec![
-                    Command::Rollback { to: Some(ReleaseNumber(3)), stage: RollbackStage::Production },
-                    Command::Rollback { to: None, stage: RollbackStage::Staging },
+                    Command::Rollback { to: Some(ReleaseNumber(3)), stage: RollbackStage::Production, app: None },
+                    Command::Rollback { to: None, stage: RollbackStage::Staging, app: None },
                 ],
             ),
         ] {
@@ -322,11 +349,14 @@ mod tests {
         let sha = "a".repeat(40);
         let malformed = |word: &str| Command::Malformed { word: word.to_owned() };
         let lock = |stage, reason: &str| Command::Lock { stage, reason: reason.to_owned() };
-        let scale =
-            |stage, what: &[&str]| Command::Scale { stage, what: what.iter().map(|word| (*word).to_owned()).collect() };
+        let scale = |stage, what: &[&str]| Command::Scale {
+            stage,
+            what: what.iter().map(|word| (*word).to_owned()).collect(),
+            app: None,
+        };
         let freeze = |until, reason: &str| Command::Freeze { until, reason: reason.to_owned() };
         for (line, expected) in [
-            ("/deploy", Command::Deploy),
+            ("/deploy", Command::Deploy { app: None }),
             ("/deploy tomorrow, please", malformed("deploy")),
             ("/retest failed", Command::Retest { failed: true }),
             ("/retest all", malformed("retest")),
@@ -349,10 +379,26 @@ mod tests {
             ("/promote --canary 100%", malformed("promote")),
             (
                 "/rollback v3 to staging",
-                Command::Rollback { to: Some(ReleaseNumber(3)), stage: RollbackStage::Staging },
+                Command::Rollback { to: Some(ReleaseNumber(3)), stage: RollbackStage::Staging, app: None },
             ),
-            ("/rollback to v3", Command::Rollback { to: Some(ReleaseNumber(3)), stage: RollbackStage::Production }),
-            ("/rollback everything", malformed("rollback")),
+            (
+                "/rollback to v3",
+                Command::Rollback { to: Some(ReleaseNumber(3)), stage: RollbackStage::Production, app: None },
+            ),
+            (
+                "/rollback v2 to shop-eu",
+                Command::Rollback {
+                    to: Some(ReleaseNumber(2)),
+                    stage: RollbackStage::Production,
+                    app: Some("shop-eu".to_owned()),
+                },
+            ),
+            ("/rollback everything at once", malformed("rollback")),
+            ("/deploy api", Command::Deploy { app: Some("api".to_owned()) }),
+            (
+                "/restart hello-api-staging",
+                Command::Restart { stage: StageKind::Staging, app: Some("hello-api-staging".to_owned()) },
+            ),
             (&format!("/approve {sha}"), Command::Approve { commit: sha.parse().unwrap() }),
             // A short name could be made to fit another commit.
             ("/approve aaaaaaa", malformed("approve")),
@@ -374,9 +420,9 @@ mod tests {
             ("/scale web", malformed("scale")),
             ("/scale staging", malformed("scale")),
             ("/scale", malformed("scale")),
-            ("/retry-release", Command::RetryRelease { stage: None }),
-            ("/retry-release staging", Command::RetryRelease { stage: Some(StageKind::Staging) }),
-            ("/retry-release now", malformed("retry-release")),
+            ("/retry-release", Command::RetryRelease { stage: None, app: None }),
+            ("/retry-release staging", Command::RetryRelease { stage: Some(StageKind::Staging), app: None }),
+            ("/retry-release right now", malformed("retry-release")),
         ] {
             assert_eq!(mentioned_commands(line), [expected], "{line}");
         }

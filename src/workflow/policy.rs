@@ -10,18 +10,31 @@ use std::time::Duration;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "why", rename_all = "snake_case")]
 pub enum NoApp {
-    Manual { label: String },
+    Manual {
+        label: String,
+    },
     Draft,
     Bot,
     Skipped,
-    Full { limit: u16 },
-    Destroyed { by: String },
-    Stale { days: u16 },
-    Locked { by: String, reason: String },
+    Full {
+        limit: u16,
+    },
+    Destroyed {
+        by: String,
+    },
+    Stale {
+        days: u16,
+    },
+    Locked {
+        by: String,
+        reason: String,
+    },
+    /// None of its files concerns the app.
+    Untouched,
 }
 
-/// Whether a pull request of this repository gets a review app by itself; `others` live at the moment.
-pub fn review_app_refused(pull: &Pull, state: &PipelineState, others: usize) -> Option<NoApp> {
+/// Why a pull request of this repository gets no review app of a folder by itself; `others` live at the moment.
+pub fn review_app_refused(pull: &Pull, folder: Part, state: &PipelineState, others: usize) -> Option<NoApp> {
     let policy = &state.policy.review;
     let asked_by_label = pull.labels.contains(&policy.label);
     match &pull.parked {
@@ -31,6 +44,9 @@ pub fn review_app_refused(pull: &Pull, state: &PipelineState, others: usize) -> 
     }
     if pull.is_skipped() {
         return Some(NoApp::Skipped);
+    }
+    if !pull.touches(folder) {
+        return Some(NoApp::Untouched);
     }
     if !asked_by_label {
         if policy.apps == ReviewApps::Manual {
@@ -86,20 +102,16 @@ pub fn barred(stage: StageKind, state: &PipelineState, now: Timestamp) -> Option
         .map(|(window, end)| Refusal::Frozen { stage, until: end.rfc3339(), by: None, reason: window.reason.clone() })
 }
 
-/// Why this person may not act on the stage. No answer from GitHub is no right.
-pub fn no_right(stage: StageKind, right: Option<&Right>, policy: &PipelineSettings) -> Option<Refusal> {
-    let (needed, teams) = match stage {
-        StageKind::Review => (policy.review.right, &policy.review.teams),
-        StageKind::Staging => (policy.staging.right, &policy.staging.teams),
-        StageKind::Production => (policy.production.right, &policy.production.teams),
-    };
+/// Why this person may not act on an app, or on a stage. No answer from GitHub is no right.
+pub fn no_right(key: impl Into<AppKey>, right: Option<&Right>, policy: &PipelineSettings) -> Option<Refusal> {
+    let (needed, teams) = policy.access_to(key.into());
     let may = right.is_some_and(|right| {
         right.access >= needed && (teams.is_empty() || teams.iter().any(|team| right.teams.contains(team)))
     });
     (!may).then(|| Refusal::NoRight {
         role: right.map_or_else(|| "none".to_owned(), |right| right.role.clone()),
         needed: Some(needed),
-        teams: teams.clone(),
+        teams: teams.to_vec(),
     })
 }
 
@@ -123,7 +135,7 @@ pub fn stale(apps: &[App], pulls: &[Pull], state: &PipelineState, now: Timestamp
         if let Some(pull) = pulls.iter().find(|pull| pull.number == number && pull.open) {
             let days = state.policy.review.stale_after_days.unwrap_or_default();
             changes.push(Change::PutPull(Pull { parked: Some(Parked::Stale { days }), ..pull.clone() }));
-            changes.push(Change::Remove { stage: app.stage });
+            changes.push(Change::Remove { key: app.key() });
         }
     }
     changes
@@ -138,32 +150,36 @@ pub fn waiting_for_room(pulls: &[Pull], snapshot: &Snapshot) -> Vec<Change> {
     let mut live = snapshot.apps.iter().filter(runs).count();
     let mut changes = Vec::new();
     for pull in open {
-        let stage = Stage::Review(pull.number);
-        // A pull request that was seen without a test run is one whose event is still to be decided on.
-        let decided = snapshot.runs.iter().any(|run| run.pull == Some(pull.number) && run.commit == pull.head);
-        if !decided
-            || snapshot.app(stage).is_some_and(|app| app.wanted != Wanted::Gone)
-            || review_app_refused(pull, &snapshot.pipeline, live).is_some()
-        {
-            continue;
+        for key in snapshot.review_keys(pull.number) {
+            // A pull request that was seen without a test run is one whose event is still to be decided on.
+            let of_head =
+                |run: &TestRun| run.pull == Some(pull.number) && run.commit == pull.head && run.part == key.part;
+            if !snapshot.runs.iter().any(of_head)
+                || snapshot.app(key).is_some_and(|app| app.wanted != Wanted::Gone)
+                || review_app_refused(pull, key.part, &snapshot.pipeline, live).is_some()
+            {
+                continue;
+            }
+            live += 1;
+            changes.push(Change::Deploy {
+                key,
+                commit: pull.head.clone(),
+                branch: pull.branch.clone(),
+                cause: Cause::Push,
+                by: None,
+                after_tests: snapshot.policy().review.wait_for_ci,
+            });
         }
-        live += 1;
-        changes.push(Change::Deploy {
-            stage,
-            commit: pull.head.clone(),
-            branch: pull.branch.clone(),
-            cause: Cause::Push,
-            by: None,
-            after_tests: snapshot.pipeline.policy.review.wait_for_ci,
-        });
     }
     changes
 }
 
-/// Whether the commit's own tests are green: the newest verdict counts.
-pub fn is_tested(commit: &Sha, snapshot: &Snapshot) -> bool {
-    let concluded =
-        snapshot.runs.iter().filter(|run| run.commit == *commit && run.cancelled.is_none() && run.repeats.is_none());
+/// Whether the commit's own tests of a folder are green: the newest verdict counts.
+pub fn is_tested(commit: &Sha, folder: Part, snapshot: &Snapshot) -> bool {
+    let concluded = snapshot.runs.iter().filter(|run| {
+        let same = run.commit == *commit && run.part == folder;
+        same && run.cancelled.is_none() && run.repeats.is_none() && run.verdict != Some(Verdict::Untouched)
+    });
     let newest = concluded.filter(|run| run.verdict.is_some()).max_by_key(|run| run.number);
     newest.and_then(|run| run.verdict.as_ref()).is_some_and(Verdict::is_green)
 }

@@ -77,7 +77,7 @@ pub fn app_reports(app: &App) -> (Vec<DeploymentReport>, Vec<StatusReport>) {
             key: deployment_key(app, deploy.number),
             deploy: deploy.number,
             commit: deploy.commit.clone(),
-            environment: app.stage.environment(),
+            environment: app.key().environment(),
             production: app.stage == Stage::Production,
             transient: matches!(app.stage, Stage::Review(_)),
             state,
@@ -168,11 +168,18 @@ pub struct CommentView {
     pub merged: bool,
     pub held: bool,
     pub commit: Sha,
-    pub app: Option<AppLine>,
-    pub run: Option<RunLine>,
-    pub staging: Option<AppLine>,
-    pub production: Option<AppLine>,
+    /// The review apps, one for each folder that has one.
+    pub apps: Vec<AppLine>,
+    pub runs: Vec<RunLine>,
+    /// Staging, then production.
+    pub stages: Vec<AppLine>,
     pub commands: Vec<CommandLine>,
+    /// Paths of pages that changed.
+    pub pages: Vec<String>,
+    /// What became of the newest deploys of the review apps, the newest first.
+    pub timeline: Vec<Moment>,
+    /// Folders that nothing in the pull request concerns, where the repository has several.
+    pub untouched: Vec<Part>,
     /// Why there is no review app.
     pub no_app: Option<NoApp>,
     pub locks: Vec<Lock>,
@@ -184,13 +191,29 @@ pub struct CommentView {
     pub untrusted: bool,
     /// Commands that make sense now, without their slash.
     pub offers: Vec<String>,
-    pub shipped: Option<ShippedLine>,
+    pub shipped: Vec<ShippedLine>,
     /// `OWNER/NAME`, for the commands that are named.
     pub repository: String,
     /// How `pr-predestroy` ended, if it failed.
     pub farewell: Option<FarewellReport>,
     /// Of the review app's add-ons.
     pub addons: Vec<AddonRemark>,
+}
+
+/// One deploy, as it went.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Moment {
+    pub app: AppName,
+    pub commit: Sha,
+    pub release: Option<ReleaseNumber>,
+    pub phase: Phase,
+    /// RFC 3339
+    pub asked: String,
+    /// From then until it served or failed.
+    pub seconds: Option<u64>,
+    pub by: Option<String>,
+    /// Why it was wanted: `push`, `rollback`, `config` …
+    pub cause: Cause,
 }
 
 /// That the pull request went to production.
@@ -214,8 +237,12 @@ pub struct AppLine {
     pub failure: Option<Failure>,
     /// Required config vars without a value, which it waits for.
     pub missing: Vec<String>,
+    /// Checks of others that it waits for.
+    pub awaits: Vec<String>,
     /// `review`, `staging` or `production`.
     pub stage: &'static str,
+    /// Which app of that stage, where there are several.
+    pub part: Part,
     /// What serves now, which may be older than what is under way.
     pub live_commit: Option<Sha>,
     pub live_release: Option<ReleaseNumber>,
@@ -225,6 +252,8 @@ pub struct AppLine {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RunLine {
     pub number: RunNumber,
+    /// The folder whose tests they are.
+    pub part: Part,
     pub state: RunState,
     pub verdict: Option<Verdict>,
     pub commit: Sha,
@@ -250,11 +279,11 @@ pub struct CommandLine {
 #[derive(Debug, Clone)]
 pub struct PullView {
     pub pull: Pull,
-    pub review: Option<App>,
-    pub staging: Option<App>,
-    pub production: Option<App>,
-    /// The newest run of the head commit.
-    pub run: Option<TestRun>,
+    pub review: Vec<App>,
+    pub staging: Vec<App>,
+    pub production: Vec<App>,
+    /// The newest run of each folder's tests of the head commit.
+    pub runs: Vec<TestRun>,
     pub commands: Vec<CommandRecord>,
     /// The runs that the commands led to.
     pub command_runs: Vec<TestRun>,
@@ -262,10 +291,9 @@ pub struct PullView {
     pub now: Timestamp,
     /// Review apps of other pull requests that run.
     pub other_apps: usize,
-    /// The newest one that holds the pull request.
-    pub shipment: Option<Shipment>,
-    /// The release of production whose code serves, whichever way it came back.
-    pub serving: Option<ReleaseNumber>,
+    /// The newest one of each app of production that holds the pull request, with the release of that app whose code
+    /// serves, whichever way it came back.
+    pub shipments: Vec<(Shipment, Option<ReleaseNumber>)>,
     pub repository: String,
     /// How the `pr-predestroy` of its app that is gone ended.
     pub farewell: Option<FarewellReport>,
@@ -277,7 +305,7 @@ const MOST_COMMANDS: usize = 10;
 
 /// `None` where nothing of ours concerns the pull request, so that no comment is written.
 pub fn comment_view(view: &PullView) -> Option<CommentView> {
-    if view.review.is_none() && view.run.is_none() && view.commands.is_empty() {
+    if view.review.is_empty() && view.runs.is_empty() && view.commands.is_empty() {
         return None;
     }
     let skipped = view.commands.len().saturating_sub(MOST_COMMANDS);
@@ -286,81 +314,125 @@ pub fn comment_view(view: &PullView) -> Option<CommentView> {
     let gave_orders =
         view.commands.iter().any(|record| matches!(record.answer, Answer::Deploying { .. } | Answer::Waiting { .. }));
     let shows_pipeline = gave_orders || view.pull.merged;
+    let running = || view.review.iter().filter(|app| app.wanted == Wanted::Running);
+    let folders = view.state.policy.folders();
+    let without_app = |folder: &Part| !view.review.iter().any(|app| app.part == *folder);
+    // Of a folder that nothing concerns it is said in a line of its own.
+    let missing =
+        folders.iter().filter(|folder| without_app(folder) && (folders.len() == 1 || view.pull.touches(**folder)));
+    let refused = |folder: &Part| policy::review_app_refused(&view.pull, *folder, &view.state, view.other_apps);
+    let (open, fork) = (view.pull.open, view.pull.is_fork());
     Some(CommentView {
-        open: view.pull.open,
+        open,
         merged: view.pull.merged,
-        held: view.review.as_ref().is_some_and(|app| app.wanted == Wanted::Held),
+        held: view.review.iter().any(|app| app.wanted == Wanted::Held) && running().next().is_none(),
         commit: view.pull.head.clone(),
-        app: view.review.as_ref().filter(|app| app.wanted == Wanted::Running).and_then(app_line),
-        run: view.run.as_ref().map(run_line),
-        staging: view.staging.as_ref().filter(|_| shows_pipeline).and_then(app_line),
-        production: view.production.as_ref().filter(|_| shows_pipeline).and_then(app_line),
+        apps: running().filter_map(app_line).collect(),
+        runs: view.runs.iter().map(run_line).collect(),
+        stages: view
+            .staging
+            .iter()
+            .chain(&view.production)
+            .filter(|app| shows_pipeline && app.wanted != Wanted::Gone)
+            .filter_map(app_line)
+            .collect(),
         commands,
-        no_app: match &view.review {
-            None if view.pull.open && !view.pull.is_fork() => {
-                policy::review_app_refused(&view.pull, &view.state, view.other_apps)
-            }
-            _ => None,
-        },
+        pages: view.pull.pages.clone(),
+        timeline: timeline(running()),
+        untouched: if folders.len() > 1 { view.pull.untouched.clone() } else { Vec::new() },
+        no_app: missing.filter(|_| open && !fork && running().next().is_none()).find_map(refused).or_else(|| {
+            let nowhere = folders.len() > 1 && view.review.is_empty() && view.pull.untouched.len() == folders.len();
+            (nowhere && open && !fork).then(|| folders.first().and_then(refused)).flatten()
+        }),
         locks: view.state.locks.clone(),
         frozen: policy::barred(StageKind::Production, &view.state, view.now)
             .filter(|refusal| matches!(refusal, Refusal::Frozen { .. })),
-        expires: view
-            .review
-            .as_ref()
-            .filter(|app| app.wanted == Wanted::Running)
-            .and_then(|app| policy::expiry(app, &view.state.policy))
-            .map(Timestamp::rfc3339),
-        untrusted: view.review.as_ref().is_some_and(|app| app.untrusted && app.wanted == Wanted::Running),
+        expires: running().filter_map(|app| policy::expiry(app, &view.state.policy)).min().map(Timestamp::rfc3339),
+        untrusted: running().any(|app| app.untrusted),
         offers: offers(view),
-        shipped: view.shipment.as_ref().map(|shipment| ShippedLine {
-            app: shipment.app.clone(),
-            release: shipment.release,
-            since: shipment.at.rfc3339(),
-            taken_back: view.serving.is_none_or(|serving| serving < shipment.release),
-        }),
+        shipped: view
+            .shipments
+            .iter()
+            .map(|(shipment, serving)| ShippedLine {
+                app: shipment.app.clone(),
+                release: shipment.release,
+                since: shipment.at.rfc3339(),
+                taken_back: serving.is_none_or(|serving| serving < shipment.release),
+            })
+            .collect(),
         repository: view.repository.clone(),
         farewell: view.farewell.clone().filter(|report| !view.pull.open && !report.ended.is_success()),
         addons: if view.pull.open { view.addons.clone() } else { Vec::new() },
     })
 }
 
+/// How many deploys the timeline shows.
+const MOST_MOMENTS: usize = 8;
+
+fn timeline<'a>(apps: impl Iterator<Item = &'a App>) -> Vec<Moment> {
+    let mut moments: Vec<(Timestamp, Moment)> = Vec::new();
+    for app in apps {
+        moments.extend(app.deploys.iter().map(|deploy| {
+            let ended = match &deploy.outcome {
+                Some(Outcome::Live { at } | Outcome::Failed { at, .. }) => Some(*at),
+                Some(Outcome::Superseded { .. }) | None => None,
+            };
+            let moment = Moment {
+                app: app.name.clone(),
+                commit: deploy.commit.clone(),
+                release: deploy.release,
+                phase: app.phase(deploy),
+                asked: deploy.asked_at.rfc3339(),
+                seconds: ended.map(|ended| ended.since(deploy.asked_at).as_secs()),
+                by: deploy.by.clone(),
+                cause: deploy.cause.clone(),
+            };
+            (deploy.asked_at, moment)
+        }));
+    }
+    moments.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
+    moments.into_iter().take(MOST_MOMENTS).map(|(_, moment)| moment).collect()
+}
+
 /// The commands that would not be refused now because of the state.
 fn offers(view: &PullView) -> Vec<String> {
     let mut offers: Vec<String> = Vec::new();
-    let review = view.review.as_ref();
-    let running = review.filter(|app| app.wanted == Wanted::Running);
+    let running: Vec<&App> = view.review.iter().filter(|app| app.wanted == Wanted::Running).collect();
+    let held = view.review.iter().any(|app| app.wanted == Wanted::Held);
+    let failed =
+        |app: &&App| matches!(app.newest().and_then(|deploy| deploy.outcome.as_ref()), Some(Outcome::Failed { .. }));
     if view.pull.open {
-        match (running, review.map(|app| app.wanted)) {
-            (None, Some(Wanted::Held)) => offers.push(format!("approve {}", view.pull.head)),
-            (None, _) => offers.push("deploy".to_owned()),
-            (Some(app), _) => {
-                let newest = app.newest().and_then(|deploy| deploy.outcome.as_ref());
-                if matches!(newest, Some(Outcome::Failed { .. })) {
+        match running.as_slice() {
+            [] if held => offers.push(format!("approve {}", view.pull.head)),
+            [] => offers.push("deploy".to_owned()),
+            some => {
+                if some.iter().any(failed) {
                     offers.push("deploy".to_owned());
                 }
+                if some.iter().any(|app| failed(app) && app.newest().is_some_and(|deploy| deploy.release.is_some())) {
+                    offers.push("retry-release".to_owned());
+                }
+                if some.iter().any(|app| app.asleep_since.is_some()) {
+                    offers.push("wake".to_owned());
+                }
                 offers.extend(["logs", "restart", "destroy"].map(str::to_owned));
-                if policy::expiry(app, &view.state.policy).is_some() {
+                if some.iter().any(|app| policy::expiry(app, &view.state.policy).is_some()) {
                     offers.push("extend 3d".to_owned());
                 }
             }
         }
-        match view.run.as_ref() {
-            Some(run) if run.verdict.is_none() && run.cancelled.is_none() => offers.push("cancel".to_owned()),
-            Some(_) => offers.push("retest".to_owned()),
-            None => {}
+        let going_on = |run: &TestRun| run.verdict.is_none() && run.cancelled.is_none();
+        let red = |run: &TestRun| run.verdict.as_ref().is_some_and(|verdict| !verdict.is_green());
+        if view.runs.iter().any(going_on) {
+            offers.push("cancel".to_owned());
+        } else if view.runs.iter().any(red) {
+            offers.extend(["retest failed", "retest"].map(str::to_owned));
+        } else if !view.runs.is_empty() {
+            offers.push("retest".to_owned());
         }
     }
     if view.pull.merged {
-        let live =
-            |app: &Option<App>| app.as_ref().and_then(|app| app.live_deploy().map(|deploy| deploy.commit.clone()));
-        let staged = live(&view.staging);
-        if staged.is_some() && staged != live(&view.production) {
-            offers.push("promote".to_owned());
-        }
-        if view.production.as_ref().is_some_and(|app| app.last_release > 1) {
-            offers.push("rollback".to_owned());
-        }
+        offers.extend(stage_offers(view));
     }
     for lock in &view.state.locks {
         offers.push(match lock.stage {
@@ -373,6 +445,31 @@ fn offers(view: &PullView) -> Vec<String> {
     offers
 }
 
+/// What may be promoted or rolled back, each app of production by its name where there are several.
+fn stage_offers(view: &PullView) -> Vec<String> {
+    let policy = &view.state.policy;
+    let (mut promote, mut roll_back) = (Vec::new(), Vec::new());
+    let live = |app: Option<&App>| app.and_then(|app| app.live_deploy().map(|deploy| deploy.commit.clone()));
+    let keys = policy.production_keys();
+    for key in &keys {
+        let production = view.production.iter().find(|app| app.key() == *key);
+        let source = view.staging.iter().find(|app| app.key() == policy.source_of(*key));
+        let staged = live(source);
+        let to = match (keys.len(), production) {
+            (1, _) => String::new(),
+            (_, Some(app)) => format!(" to {}", app.name),
+            (_, None) => format!(" to {}", key.part),
+        };
+        if staged.is_some() && staged != live(production) {
+            promote.push(format!("promote{to}"));
+        }
+        if production.is_some_and(|app| app.last_release > 1) {
+            roll_back.push(format!("rollback{to}"));
+        }
+    }
+    promote.into_iter().chain(roll_back).collect()
+}
+
 pub fn app_line(app: &App) -> Option<AppLine> {
     let deploy = app.newest()?;
     let live = app.live_deploy();
@@ -383,7 +480,9 @@ pub fn app_line(app: &App) -> Option<AppLine> {
         release: deploy.release,
         failure: failure_of(deploy),
         missing: missing_of(app, deploy),
+        awaits: if app.phase(deploy) == Phase::Waiting { deploy.awaits.clone() } else { Vec::new() },
         stage: app.stage.word(),
+        part: app.part,
         live_commit: live.map(|deploy| deploy.commit.clone()),
         live_release: app.live,
         by: deploy.by.clone(),
@@ -407,6 +506,7 @@ fn failure_of(deploy: &Deploy) -> Option<Failure> {
 fn run_line(run: &TestRun) -> RunLine {
     RunLine {
         number: run.number,
+        part: run.part,
         state: run.state(),
         verdict: run.verdict.clone(),
         commit: run.commit.clone(),
@@ -417,11 +517,9 @@ fn run_line(run: &TestRun) -> RunLine {
 }
 
 fn command_line(record: &CommandRecord, view: &PullView) -> CommandLine {
-    let apps = [&view.review, &view.staging, &view.production];
+    let apps = || view.review.iter().chain(&view.staging).chain(&view.production);
     let deploy = match &record.answer {
-        Answer::Deploying { app, deploy } => apps
-            .into_iter()
-            .flatten()
+        Answer::Deploying { app, deploy } => apps()
             .find(|candidate| candidate.name == *app)
             .and_then(|app| app.deploy(*deploy).map(|deploy| (app, deploy))),
         _ => None,
@@ -491,6 +589,9 @@ mod tests {
             released: false,
             outcome,
             missing: Vec::new(),
+            awaits: Vec::new(),
+            checked_at: None,
+            not_before: None,
         }
     }
 
@@ -501,6 +602,7 @@ mod tests {
             id: "1".to_owned(),
             repository: RepositoryId(1),
             stage: Stage::Review(PullNumber(1)),
+            part: Part::OWN,
             wanted: Wanted::Running,
             deploys: vec![deploy(1, 'a', Some(Outcome::Superseded { at: Timestamp(1) })), deploy(2, 'b', None)],
             live: None,

@@ -3,15 +3,27 @@
 //! Every key has a default that is what Landfall does without a file. A number out of its range is refused with its
 //! key, as a slip of the pen is.
 
+use super::{FolderSettings, StageApp};
 use crate::clock::Timestamp;
+use crate::domain::{AppName, Part};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PipelineSettings {
+    /// The folder that is built, where the repository's one app is not all of it.
+    pub root: String,
+    /// Patterns of the files that concern the one app; one with a leading `!` takes away.
+    pub paths: Vec<String>,
+    /// Folders that are apps of their own.
+    pub apps: BTreeMap<Part, FolderSettings>,
     pub review: ReviewPolicy,
     pub staging: StagingPolicy,
     pub production: ProductionPolicy,
+    /// Which page a file is of, for the links in a pull request: a pattern with at most one `*` or `**`, and a path in
+    /// which `*` stands for what that was.
+    pub routes: BTreeMap<String, String>,
     /// Times in which a stage stays as it is.
     pub freeze: Vec<FreezeWindow>,
 }
@@ -36,6 +48,8 @@ pub struct ReviewPolicy {
     pub right: Access,
     /// `ORGANISATION/TEAM`; if there is any, one must be the person's.
     pub teams: Vec<String>,
+    /// How many of what a review app runs at first, as `/scale` has it.
+    pub formation: Vec<String>,
 }
 
 impl Default for ReviewPolicy {
@@ -50,6 +64,7 @@ impl Default for ReviewPolicy {
             bots: true,
             right: Access::Write,
             teams: Vec::new(),
+            formation: Vec::new(),
         }
     }
 }
@@ -71,11 +86,26 @@ pub struct StagingPolicy {
     pub branch: Option<String>,
     pub right: Access,
     pub teams: Vec<String>,
+    /// Whose checks a commit must have passed before it is deployed.
+    pub wait_for: WaitFor,
+    /// The app's name, which is its host; chosen when the app is made, and kept.
+    pub name: Option<AppName>,
+    pub formation: Vec<String>,
+    /// Further apps of the stage, or what is special about a folder's.
+    pub apps: BTreeMap<Part, StageApp>,
 }
 
 impl Default for StagingPolicy {
     fn default() -> StagingPolicy {
-        StagingPolicy { branch: None, right: Access::Write, teams: Vec::new() }
+        StagingPolicy {
+            branch: None,
+            right: Access::Write,
+            teams: Vec::new(),
+            wait_for: WaitFor::Own,
+            name: None,
+            formation: Vec::new(),
+            apps: BTreeMap::new(),
+        }
     }
 }
 
@@ -87,11 +117,36 @@ pub struct ProductionPolicy {
     pub teams: Vec<String>,
     /// How many further people must say so too: 0 or 1.
     pub approvals: u8,
+    /// Whose checks a commit must have passed before it is promoted.
+    pub wait_for: WaitFor,
+    pub name: Option<AppName>,
+    pub formation: Vec<String>,
+    pub apps: BTreeMap<Part, StageApp>,
+}
+
+/// Beside the commit's own tests, which always count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WaitFor {
+    /// Nobody else's.
+    Own,
+    /// What GitHub requires on the branch, by its protection or by a ruleset.
+    Required,
+    /// Every check run and status that the commit has.
+    All,
 }
 
 impl Default for ProductionPolicy {
     fn default() -> ProductionPolicy {
-        ProductionPolicy { right: Access::Write, teams: Vec::new(), approvals: 0 }
+        ProductionPolicy {
+            right: Access::Write,
+            teams: Vec::new(),
+            approvals: 0,
+            wait_for: WaitFor::Required,
+            name: None,
+            formation: Vec::new(),
+            apps: BTreeMap::new(),
+        }
     }
 }
 
@@ -261,13 +316,16 @@ impl PipelineSettings {
         if self.freeze.iter().any(|window| !(-14..=14).contains(&window.utc_offset_hours)) {
             return Err("pipeline.freeze.utc_offset_hours is -14 to 14".to_owned());
         }
-        Ok(())
+        self.check_routes()?;
+        self.check_apps()
     }
 
     /// Every team that any stage names.
     pub fn teams(&self) -> impl Iterator<Item = &str> {
-        let all = [&self.review.teams, &self.staging.teams, &self.production.teams];
-        all.into_iter().flatten().map(String::as_str)
+        let of_stages = [&self.review.teams, &self.staging.teams, &self.production.teams];
+        let further = self.staging.apps.values().chain(self.production.apps.values());
+        let of_apps = further.filter_map(|app| app.teams.as_ref());
+        of_stages.into_iter().chain(of_apps).flatten().map(String::as_str)
     }
 }
 

@@ -80,11 +80,19 @@ async fn tree(world: &World, run: &TestRun) -> Result<(BTreeSet<String>, BTreeMa
         Blame::Retry => Trouble::retry(error),
         Blame::User | Blame::Bug => Trouble::bug(error),
     };
+    let root = world.store.pipeline(run.repository)?.policy.root_of(run.part).to_owned();
+    let below = |path: &str| if root.is_empty() { path.to_owned() } else { format!("{root}/{path}") };
     let paths = world.source.paths(run.repository, &run.commit).await.map_err(trouble)?;
+    // What is tested is the folder alone, and its paths begin there.
+    let own = |path: String| match root.is_empty() {
+        true => Some(path),
+        false => path.strip_prefix(&root)?.strip_prefix('/').map(str::to_owned),
+    };
+    let paths: BTreeSet<String> = paths.into_iter().filter_map(own).collect();
     let mut contents = BTreeMap::new();
     for path in READ.into_iter().filter(|path| paths.contains(*path)) {
         // What can't be read as text tells nothing of a runner.
-        let read = world.source.file(run.repository, &run.commit, path).await;
+        let read = world.source.file(run.repository, &run.commit, &below(path)).await;
         if let Ok(Some(bytes)) = read
             && bytes.len() <= READ_LIMIT
             && let Ok(text) = String::from_utf8(bytes)

@@ -64,6 +64,7 @@ async fn house(files: u32) -> House {
         repository: RepositoryId(1),
         ordinal: 1,
         pull: None,
+        part: Part::OWN,
         branch: "main".into(),
         commit: "a".repeat(40).parse().expect("a commit"),
         tree: None,

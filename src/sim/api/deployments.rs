@@ -175,8 +175,17 @@ fn ensure_environment(state: &mut State, id: u64, name: &str) -> Result<(), Prob
         return Ok(());
     }
     let now = state.now();
-    let environment =
-        Environment { id: state.fresh_id(), name: name.to_owned(), wait_timer: 0, created_at: now, updated_at: now };
+    let environment = Environment {
+        id: state.fresh_id(),
+        name: name.to_owned(),
+        wait_timer: 0,
+        reviewers: Vec::new(),
+        prevent_self_review: false,
+        branch_policy: Value::Null,
+        branches: Vec::new(),
+        created_at: now,
+        updated_at: now,
+    };
     state.repository_mut(id)?.environments.insert(name.to_lowercase(), environment);
     Ok(())
 }
@@ -350,11 +359,28 @@ pub fn put_environment(call: &mut Call<'_>, (owner, name): At<'_>, environment: 
     let record = call.state.repository_mut(id)?;
     if let Some(found) = record.environments.get_mut(&environment.to_lowercase()) {
         found.wait_timer = body["wait_timer"].as_u64().unwrap_or(0).min(43_200);
+        let reviewers = body["reviewers"].as_array();
+        found.reviewers = reviewers.into_iter().flatten().filter_map(|reviewer| reviewer["id"].as_u64()).collect();
+        found.prevent_self_review = bool_field(&body, "prevent_self_review")?.unwrap_or(false);
+        found.branch_policy = body["deployment_branch_policy"].clone();
         found.updated_at = now;
     }
     let record = call.state.repository(id)?;
     let found = record.environments.get(&environment.to_lowercase()).ok_or_else(Problem::not_found)?;
     Answer::ok(view::checks::environment(call.state, record, found))
+}
+
+pub fn branch_policies(call: &mut Call<'_>, (owner, name): At<'_>, environment: &str) -> Outcome {
+    let id = call.repository(owner, name, read(&["actions"]))?;
+    let record = call.state.repository(id)?;
+    let found = record.environments.get(&environment.to_lowercase()).ok_or_else(Problem::not_found)?;
+    let named: Vec<(u64, &String)> = (found.id + 1..).zip(&found.branches).collect();
+    page(
+        call.request,
+        named,
+        Some("branch_policies"),
+        |(id, pattern)| json!({"id": id, "node_id": view::node_id("DBP", id), "name": pattern, "type": "branch"}),
+    )
 }
 
 pub fn delete_environment(call: &mut Call<'_>, (owner, name): At<'_>, environment: &str) -> Outcome {

@@ -84,6 +84,7 @@ fn in_repository(call: &mut Call<'_>, method: &str, owner: &str, name: &str, res
         ("GET", ["branches"]) => repositories::branches(call, at),
         ("GET", ["branches", branch @ .., "protection"]) => repositories::protection(call, at, &branch.join("/")),
         ("PUT", ["branches", branch @ .., "protection"]) => repositories::protect(call, at, &branch.join("/")),
+        ("GET", ["rules", "branches", branch @ ..]) => repositories::branch_rules(call, at, &branch.join("/")),
         ("GET", ["branches", branch @ ..]) => repositories::branch(call, at, &branch.join("/")),
         ("GET", ["tags"]) => repositories::tags(call, at),
         ("GET", ["forks"]) => repositories::forks(call, at),
@@ -182,6 +183,9 @@ fn in_repository(call: &mut Call<'_>, method: &str, owner: &str, name: &str, res
         ("POST", ["deployments", id, "statuses"]) => deployments::create_status(call, at, id),
         ("GET", ["deployments", id, "statuses", status]) => deployments::status(call, at, id, status),
         ("GET", ["environments"]) => deployments::environments(call, at),
+        ("GET", ["environments", name @ .., "deployment-branch-policies"]) => {
+            deployments::branch_policies(call, at, &name.join("/"))
+        }
         ("GET", ["environments", name @ ..]) => deployments::environment(call, at, &name.join("/")),
         ("PUT", ["environments", name @ ..]) => deployments::put_environment(call, at, &name.join("/")),
         ("DELETE", ["environments", name @ ..]) => deployments::delete_environment(call, at, &name.join("/")),

@@ -126,6 +126,7 @@ pub fn register(state: &mut State, owner: u64, name: &str, git: &Git, private: b
             environments: BTreeMap::new(),
             auto_check_suites: true,
             protection: BTreeMap::new(),
+            rules: BTreeMap::new(),
         },
     );
     id
@@ -360,13 +361,21 @@ pub fn branch(call: &mut Call<'_>, (owner, name): At<'_>, branch: &str) -> Outco
     let record = call.state.repository(id)?;
     let full_name = call.state.full_name(record);
     let url = format!("{}/repos/{full_name}/branches/{branch}", call.state.base);
-    let protected = record.protection.contains_key(branch);
+    let protected = record.protection.contains_key(branch) || record.rules.contains_key(branch);
+    let checks = record.protection.get(branch).map(|put| &put["required_status_checks"]);
+    let mut protection = json!({"enabled": protected});
+    if let Some(checks) = checks.filter(|checks| checks.is_object()) {
+        let contexts = super::texts(&checks["contexts"]);
+        let each: Vec<Value> = contexts.iter().map(|context| json!({"context": context, "app_id": null})).collect();
+        protection["required_status_checks"] =
+            json!({"enforcement_level": "non_admins", "contexts": contexts, "checks": each});
+    }
     Answer::ok(json!({
         "name": branch,
         "commit": view::commits::commit(call.state, record, &commit),
         "_links": {"self": url, "html": format!("{}/{full_name}/tree/{branch}", call.state.base)},
         "protected": protected,
-        "protection": {"enabled": protected},
+        "protection": protection,
         "protection_url": format!("{url}/protection"),
     }))
 }
@@ -398,6 +407,24 @@ pub fn protection(call: &mut Call<'_>, (owner, name): At<'_>, branch: &str) -> O
         });
     }
     Answer::ok(value)
+}
+
+/// The rules of all rulesets that hold for a branch; here only required status checks are known.
+pub fn branch_rules(call: &mut Call<'_>, (owner, name): At<'_>, branch: &str) -> Outcome {
+    let id = call.repository(owner, name, read(&["metadata"]))?;
+    let record = call.state.repository(id)?;
+    let full_name = call.state.full_name(record);
+    let rules: Vec<&Vec<String>> = record.rules.get(branch).into_iter().collect();
+    page(call.request, rules, None, |contexts| {
+        let checks: Vec<Value> = contexts.iter().map(|context| json!({"context": context})).collect();
+        json!({
+            "type": "required_status_checks",
+            "parameters": {"required_status_checks": checks, "strict_required_status_checks_policy": false},
+            "ruleset_source_type": "Repository",
+            "ruleset_source": full_name,
+            "ruleset_id": 1,
+        })
+    })
 }
 
 pub fn protect(call: &mut Call<'_>, at: At<'_>, branch: &str) -> Outcome {

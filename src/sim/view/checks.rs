@@ -268,6 +268,21 @@ pub fn environment(state: &State, repository: &Repository, environment: &Environ
             "wait_timer": environment.wait_timer,
         }));
     }
+    if !environment.reviewers.is_empty() {
+        let people = environment.reviewers.iter();
+        let people: Vec<Value> = people.map(|id| json!({"type": "User", "reviewer": user(state, *id)})).collect();
+        rules.push(json!({
+            "id": environment.id + 2,
+            "node_id": node_id("GA", environment.id + 2),
+            "type": "required_reviewers",
+            "prevent_self_review": environment.prevent_self_review,
+            "reviewers": people,
+        }));
+    }
+    if environment.branch_policy.is_object() {
+        let id = environment.id + 3;
+        rules.push(json!({"id": id, "node_id": node_id("GA", id), "type": "branch_policy"}));
+    }
     json!({
         "id": environment.id,
         "node_id": node_id("EN", environment.id),
@@ -277,6 +292,6 @@ pub fn environment(state: &State, repository: &Repository, environment: &Environ
         "created_at": time(environment.created_at),
         "updated_at": time(environment.updated_at),
         "protection_rules": rules,
-        "deployment_branch_policy": null,
+        "deployment_branch_policy": environment.branch_policy,
     })
 }

@@ -220,6 +220,8 @@ fn pull(number: u64) -> Pull {
         by_bot: false,
         skip: false,
         parked: None,
+        untouched: Vec::new(),
+        pages: Vec::new(),
     }
 }
 
@@ -245,6 +247,9 @@ pub fn deploy(number: u64) -> Deploy {
         released: false,
         outcome: None,
         missing: Vec::new(),
+        awaits: Vec::new(),
+        checked_at: None,
+        not_before: None,
     }
 }
 
@@ -268,6 +273,7 @@ pub fn app(name: &str, stage: Stage, deploys: Vec<Deploy>, live: Option<u32>) ->
         id: "0".repeat(32),
         repository: RepositoryId(1),
         stage,
+        part: Part::OWN,
         wanted: Wanted::Running,
         last_release: live.unwrap_or(0),
         deploys,
@@ -387,6 +393,7 @@ pub fn run(verdict: Option<Verdict>) -> TestRun {
         repository: RepositoryId(1),
         ordinal: 0,
         pull: Some(PullNumber(1)),
+        part: Part::OWN,
         branch: HOSTILE.to_owned(),
         commit: sha('a'),
         tree: None,
@@ -444,6 +451,7 @@ fn run_states() -> Vec<TestRun> {
         Verdict::Passed,
         Verdict::Reused { run: RunNumber(1) },
         Verdict::NoTests,
+        Verdict::Untouched,
         Verdict::Errored { failure: failure() },
     ] {
         all.push(started(Some(verdict)));
@@ -462,6 +470,8 @@ fn builds() -> Vec<Build> {
         started_at: START,
         state,
         cache_of: None,
+
+        root: String::new(),
         buildpacks: Vec::new(),
         phase: BuildPhase::default(),
     };

@@ -93,10 +93,12 @@ fn phase(world: &World, answer: &Answer) -> Result<Option<Phase>, Problem> {
     Ok(app.and_then(|app| app.deploy(*deploy).map(|deploy| app.phase(deploy))))
 }
 
-/// What staging serves and production does not.
+/// What an app of staging serves and one of production does not.
 #[derive(Debug, Clone, Serialize)]
 pub struct Waiting {
     pub repository: String,
+    /// The app of production.
+    pub app: AppName,
     pub from: Option<Sha>,
     pub to: Option<Sha>,
     #[serde(flatten)]
@@ -104,17 +106,24 @@ pub struct Waiting {
     pub refusal: Option<Refusal>,
 }
 
-/// Asks GitHub what a promotion would bring.
-pub async fn waiting(world: &World, repository: &Repository) -> Result<Waiting, Problem> {
-    let live = |stage| -> Result<Option<Sha>, Problem> {
-        let app = world.store.app(&repository.app_name(stage))?;
-        Ok(app.and_then(|app| app.live_deploy().map(|deploy| deploy.commit.clone())))
-    };
-    let (from, to) = (live(Stage::Production)?, live(Stage::Staging)?);
-    let contents = match &to {
-        Some(to) => Some(reconcile::contents(world, repository, from.as_ref(), to).await?),
-        None => None,
-    };
-    let refusal = reconcile::command::promotion_refused(world, repository)?;
-    Ok(Waiting { repository: repository.full_name(), from, to, contents, refusal })
+/// Asks GitHub what a promotion to each app of production would bring, or to the one that is named.
+pub async fn waiting(world: &World, repository: &Repository, only: Option<&str>) -> Result<Vec<Waiting>, Problem> {
+    let (apps, policy) = (world.store.apps_of(repository.id)?, world.store.pipeline(repository.id)?.policy);
+    let mut all = Vec::new();
+    for key in policy.production_keys() {
+        let there = |key: AppKey| apps.iter().find(|app| app.key() == key);
+        let app = there(key).map_or_else(|| policy.name_of(repository, key), |app| app.name.clone());
+        if only.is_some_and(|only| only != app.as_str() && only != key.part.as_str()) {
+            continue;
+        }
+        let live = |key| there(key).and_then(|app| app.live_deploy().map(|deploy| deploy.commit.clone()));
+        let (from, to) = (live(key), live(policy.source_of(key)));
+        let contents = match &to {
+            Some(to) => Some(reconcile::contents(world, repository, from.as_ref(), to).await?),
+            None => None,
+        };
+        let refusal = reconcile::command::promotion_refused(world, repository, key.part)?;
+        all.push(Waiting { repository: repository.full_name(), app, from, to, contents, refusal });
+    }
+    Ok(all)
 }

@@ -22,9 +22,14 @@ pub struct Pipeline {
     pub review: Vec<AppCard>,
     pub staging: Option<AppCard>,
     pub production: Option<AppCard>,
+    /// Where a stage has several apps: all but its first.
+    pub further: Vec<AppCard>,
     /// The newest first.
     pub runs: Vec<RunCard>,
+    /// To the first app of production.
     pub promotion: Promotion,
+    /// To the others.
+    pub promotions: Vec<Promotion>,
     pub rules: Rules,
 }
 
@@ -38,11 +43,19 @@ pub struct Rules {
     /// Why nothing goes to production now, other than a lock.
     pub frozen: Option<Refusal>,
     pub policy: PipelineSettings,
+    /// Each key that is set, and by whom.
+    pub lines: Vec<RuleLine>,
+    pub dashboard: DashboardRules,
+    pub freeze: Option<Freeze>,
 }
 
 /// What staging has that production has not, and whether it could go there now.
 #[derive(Debug, Clone, Serialize)]
 pub struct Promotion {
+    /// The app of production, as it is named where it is asked for.
+    pub app: AppName,
+    /// Which of several; empty for the one.
+    pub part: Part,
     pub possible: bool,
     pub refusal: Option<Refusal>,
     pub from: Option<Side>,
@@ -104,9 +117,35 @@ pub fn find_repository(world: &World, owner: &str, name: &str) -> Result<Reposit
     found.ok_or_else(|| Problem::not_found("pipeline", format!("{owner}/{name}")))
 }
 
+/// Which app of production is meant by a name, or by none where there is one only.
+pub fn production_part(world: &World, repository: &Repository, named: Option<&str>) -> Result<Part, Problem> {
+    let (apps, policy) = (world.store.apps_of(repository.id)?, world.store.pipeline(repository.id)?.policy);
+    let keys = policy.production_keys();
+    let name = |key: &AppKey| {
+        let there = apps.iter().find(|app| app.key() == *key).map(|app| app.name.clone());
+        there.unwrap_or_else(|| policy.name_of(repository, *key))
+    };
+    match (named, keys.as_slice()) {
+        (None, [only]) => Ok(only.part),
+        (None, _) => {
+            let apps = keys.iter().map(name).collect();
+            Err(Problem::Refused { reason: Refusal::WhichApp { apps } })
+        }
+        (Some(word), keys) => {
+            let meant = |key: &&AppKey| name(key).as_str() == word || key.part.as_str() == word;
+            let found = keys.iter().find(meant).map(|key| key.part);
+            found.ok_or_else(|| Problem::not_found("app", word))
+        }
+    }
+}
+
 pub fn pipeline(world: &World, repository: &Repository) -> Result<Pipeline, Problem> {
     let mut apps = world.store.apps_of(repository.id)?;
-    apps.sort_by_key(|app| Reverse(app.pull()));
+    apps.sort_by_key(|app| (Reverse(app.pull()), app.key()));
+    let policy = world.store.pipeline(repository.id)?.policy;
+    let all: Result<Vec<Promotion>, Problem> =
+        policy.production_keys().into_iter().map(|key| promotion(world, repository, &policy, key, &apps)).collect();
+    let mut promotions = all?.into_iter();
     let mut pipeline = Pipeline {
         owner: repository.owner.clone(),
         name: repository.name.clone(),
@@ -117,16 +156,19 @@ pub fn pipeline(world: &World, repository: &Repository) -> Result<Pipeline, Prob
         review: Vec::new(),
         staging: None,
         production: None,
+        further: Vec::new(),
         runs: recent_runs(world, repository.id, RECENT)?,
-        promotion: promotion(world, repository, &apps)?,
+        promotion: promotions.next().ok_or_else(|| Problem::Internal { detail: "no production".to_owned() })?,
+        promotions: promotions.collect(),
         rules: rules(world, repository)?,
     };
     for app in &apps {
         let card = card(world, app, Some(repository))?;
         match app.stage {
             Stage::Review(_) => pipeline.review.push(card),
-            Stage::Staging => pipeline.staging = Some(card),
-            Stage::Production => pipeline.production = Some(card),
+            Stage::Staging if pipeline.staging.is_none() => pipeline.staging = Some(card),
+            Stage::Production if pipeline.production.is_none() => pipeline.production = Some(card),
+            Stage::Staging | Stage::Production => pipeline.further.push(card),
         }
     }
     Ok(pipeline)
@@ -136,7 +178,9 @@ fn rules(world: &World, repository: &Repository) -> Result<Rules, StoreError> {
     let state = world.store.pipeline(repository.id)?;
     let frozen = crate::workflow::barred(StageKind::Production, &state, world.now())
         .filter(|refusal| matches!(refusal, Refusal::Frozen { .. }));
-    Ok(Rules { error: state.error, read_at: state.read_at, locks: state.locks, frozen, policy: state.policy })
+    let lines = merged(&state.dashboard.text, &state.file).map(|(_, lines)| lines).unwrap_or_default();
+    let PipelineState { error, read_at, locks, policy, dashboard, freeze, .. } = state;
+    Ok(Rules { error, read_at, locks, frozen, policy, lines, dashboard, freeze })
 }
 
 pub fn recent_runs(world: &World, repository: RepositoryId, most: usize) -> Result<Vec<RunCard>, StoreError> {
@@ -146,20 +190,28 @@ pub fn recent_runs(world: &World, repository: RepositoryId, most: usize) -> Resu
     Ok(runs.iter().take(most).map(|run| run_card(world, run, repository.as_ref())).collect())
 }
 
-fn promotion(world: &World, repository: &Repository, apps: &[App]) -> Result<Promotion, Problem> {
-    let side = |stage: Stage| {
-        let app = apps.iter().find(|app| app.stage == stage)?;
+fn promotion(
+    world: &World,
+    repository: &Repository,
+    policy: &PipelineSettings,
+    key: AppKey,
+    apps: &[App],
+) -> Result<Promotion, Problem> {
+    let side = |key: AppKey| {
+        let app = apps.iter().find(|app| app.key() == key)?;
         Some(Side { app: app.name.clone(), release: app.live?, commit: app.live_deploy()?.commit.clone() })
     };
-    let (from, to) = (side(Stage::Staging), side(Stage::Production));
+    let (from, to) = (side(policy.source_of(key)), side(key));
+    let there = apps.iter().find(|app| app.key() == key).map(|app| app.name.clone());
+    let app = there.unwrap_or_else(|| policy.name_of(repository, key));
     let compare_url = match (&from, &to, safe_url(&repository.html_url)) {
         (Some(from), Some(to), Some(url)) if from.commit != to.commit => {
             Some(format!("{}/compare/{}...{}", url.trim_end_matches('/'), to.commit, from.commit))
         }
         _ => None,
     };
-    let refusal = command::promotion_refused(world, repository)?;
-    Ok(Promotion { possible: refusal.is_none(), refusal, from, to, compare_url })
+    let refusal = command::promotion_refused(world, repository, key.part)?;
+    Ok(Promotion { app, part: key.part, possible: refusal.is_none(), refusal, from, to, compare_url })
 }
 
 pub fn pipeline_detail(world: &World, repository: &Repository) -> Result<PipelineDetail, Problem> {

@@ -93,7 +93,7 @@ pub fn run_card(world: &World, run: &TestRun, repository: Option<&Repository>) -
         created: When::new(run.created_at, now),
         milliseconds: run
             .started_at
-            .filter(|_| !matches!(run.verdict, Some(Verdict::Reused { .. } | Verdict::NoTests)))
+            .filter(|_| !matches!(run.verdict, Some(Verdict::Reused { .. } | Verdict::NoTests | Verdict::Untouched)))
             .map(|started| milliseconds(run.finished_at.unwrap_or(now).since(started))),
     }
 }
