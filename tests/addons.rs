@@ -245,7 +245,7 @@ async fn a_review_app_begins_with_a_copy_of_the_template() {
         .expect("the template is as it was")
         .get(0);
     assert_eq!(untouched, 1);
-    let refused = postgres.connect(&user, &password, "scrubbed").await.err().expect("the template is closed");
+    let refused = postgres.connect(&user, &password, "scrubbed").await.expect_err("the template is closed");
     assert!(refused.to_string().contains("db error"), "{refused}");
     town.close(&pull).await;
     town.settle().await;

@@ -1,7 +1,8 @@
 //! The copy of a template database from another server, as a process: started once, observed, and begun again when it
 //! was lost, since the database has all of it or nothing (see `addons::copy_program`).
 
-use super::addons::{folder, password_of, postgres_port};
+use super::addon_servers::{folder, postgres_port};
+use super::addons::password_of;
 use super::observe::{self, label};
 use super::{Trouble, World, act};
 use crate::addons::{self, AddonError, Address, Database, PostgresServer, Provided, TARGET_PORT, TEMPLATE_PORT};
@@ -67,7 +68,8 @@ pub(super) async fn ensure(
     };
     let name = name_of(database.addon);
     let _alone = world.locks.lock(&name).await;
-    for status in observe::list(world).await?.iter().filter(|status| status.labels.get(label::ADDON) == Some(&name)) {
+    let all = observe::list(world).await?;
+    if let Some(status) = all.iter().find(|status| status.labels.get(label::ADDON) == Some(&name)) {
         let State::Exited { code, why, .. } = &status.state else { return pending() };
         let tail = observe::tail(world, &status.id, 5).await?.join("\n");
         let failed = match (code, why) {
