@@ -268,7 +268,8 @@ async fn scaling_makes_no_release_and_what_is_left_over_drains() {
     assert_eq!(kinds(&town.running_of("hello-staging")), (3, 2));
     let specs = town.memory.history();
     let worker = specs.iter().rev().find(|spec| spec.name == "worker.2").unwrap();
-    assert_eq!((worker.limits.memory_bytes, worker.limits.cpu_millis), (1 << 30, 2000));
+    assert_eq!((worker.limits.memory_quota, worker.limits.cpu_millis), (1 << 30, 2000));
+    assert_eq!(worker.limits.memory_bytes / 100, (1 << 30) / 100 * 150 / 100, "the hard limit is half as much again");
 
     town.scale("hello-staging", "web=1 worker=0").await.unwrap();
     town.settle().await;
@@ -281,7 +282,7 @@ async fn scaling_makes_no_release_and_what_is_left_over_drains() {
     let running = town.running_of("hello-staging");
     assert_eq!(kinds(&running), (1, 0), "{running:?}");
     let specs = town.memory.history();
-    assert_eq!(specs.iter().rev().find(|spec| spec.name == "web.1").unwrap().limits.memory_bytes, 2560 << 20);
+    assert_eq!(specs.iter().rev().find(|spec| spec.name == "web.1").unwrap().limits.memory_quota, 2560 << 20);
 
     town.scale("hello-staging", "web=0").await.unwrap();
     town.settle().await;

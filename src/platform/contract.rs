@@ -3,7 +3,7 @@
 //! The rules that every platform keeps stand beside the calls in `mod.rs`. Nothing here does input or output.
 
 use crate::clock::Timestamp;
-use crate::domain::{ProcessId, Service, SlugDigest};
+use crate::domain::{ProcessId, RuntimeCode, Service, SlugDigest};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -116,8 +116,12 @@ pub enum Code {
 /// What one process may use.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
-    /// Memory of all its processes together, files that it writes to `/app` (of a slug) and `/tmp` included.
+    /// Memory of all its processes together, files that it writes to `/app` (of a slug) and `/tmp` included. Who reaches
+    /// it is ended.
     pub memory_bytes: u64,
+    /// What it should do with. Who uses more is told so in its log (R14); 0 tells nothing.
+    #[serde(default)]
+    pub memory_quota: u64,
     /// Thousandths of one processor; 0 sets no limit.
     pub cpu_millis: u64,
     /// Processes and threads.
@@ -133,6 +137,7 @@ impl Default for Limits {
     fn default() -> Limits {
         Limits {
             memory_bytes: 512 << 20,
+            memory_quota: 0,
             cpu_millis: 0,
             processes: 256,
             disk_bytes: 1 << 30,
@@ -170,6 +175,9 @@ pub struct ProcessStatus {
     pub memory_bytes: Option<u64>,
     /// Processor time used since its start, in thousandths of a second.
     pub cpu_millis_used: Option<u64>,
+    /// How often each of these was seen of it.
+    #[serde(default)]
+    pub codes: BTreeMap<RuntimeCode, u64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

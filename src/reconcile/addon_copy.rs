@@ -68,8 +68,8 @@ pub(super) async fn ensure(
     };
     let name = name_of(database.addon);
     let _alone = world.locks.lock(&name).await;
-    let all = observe::list(world).await?;
-    if let Some(status) = all.iter().find(|status| status.labels.get(label::ADDON) == Some(&name)) {
+    let running = observe::list(world).await?;
+    if let Some(status) = running.iter().find(|status| status.labels.get(label::ADDON) == Some(&name)) {
         let State::Exited { code, why, .. } = &status.state else { return pending() };
         let tail = observe::tail(world, &status.id, 5).await?.join("\n");
         let failed = match (code, why) {

@@ -9,15 +9,19 @@ mod act;
 mod addon_copy;
 mod addon_servers;
 mod addons;
+pub mod alerts;
 mod answer;
 mod apply;
 mod build;
 pub mod command;
 pub mod config;
 mod deliver;
+pub mod drains;
 mod expire;
+mod figures;
 mod image;
 mod inputs;
+mod monitor;
 mod observe;
 pub mod processes;
 mod prune;
@@ -35,6 +39,8 @@ pub use act::log_file;
 pub use addons::{AddonLine, addon_lines};
 pub use apply::{apply, enqueue};
 pub use expire::{Expired, expire};
+pub use figures::{export_once, gather};
+pub use monitor::{keep as keep_numbers, monitor};
 pub use observe::{ended, label};
 pub use prune::{KEPT_RELEASES, tidy};
 pub use shipment::{Contents, contents};
@@ -96,6 +102,11 @@ pub struct World {
     /// This program, which runs inside test processes as well.
     pub executable: PathBuf,
     pub boards: split::Boards,
+    /// What is counted of processes.
+    pub meters: Arc<crate::meters::Meters>,
+    pub started_at: Timestamp,
+    /// Sends log lines away.
+    pub drains: crate::drains::Drains,
     /// One build of a repository is prepared at a time, one table is sent at a time.
     pub locks: Locks,
     pub lines: Lines,
@@ -207,6 +218,7 @@ async fn step_inside(world: &World) -> Result<Step, StoreError> {
             Ok(_line) => deliver::process(world, id, entry.attempts).await,
             Err(_) => Ok(Next::PutOff { after: LINE_WAIT }),
         },
+        Some(("alert", app)) => alerts::post(world, app, entry.attempts).await,
         _ => match key.parse::<Subject>() {
             Ok(subject) => reconcile(world, &subject).await,
             Err(error) => Err(Trouble::bug(error)),
@@ -361,6 +373,9 @@ pub async fn run(world: Arc<World>, workers: usize) {
     tasks.spawn(follow_platform(world.clone()));
     tasks.spawn(split::listen(world.clone()));
     tasks.spawn(follow_knocks(world.clone()));
+    tasks.spawn(monitor::run(world.clone()));
+    tasks.spawn(drains::run(world.clone()));
+    tasks.spawn(figures::export(world.clone()));
     tasks.spawn(tick(world));
     while let Some(ended) = tasks.join_next().await {
         if let Err(error) = ended {

@@ -236,7 +236,8 @@ pub(super) async fn process(
         command: duty.command,
         environment,
         limits: Limits {
-            memory_bytes: size.memory_mb << 20,
+            memory_bytes: (size.memory_mb << 20) / 100 * u64::from(settings.memory_hard_percent),
+            memory_quota: size.memory_mb << 20,
             cpu_millis: size.cpu_millis,
             processes: settings.processes,
             disk_bytes: settings.disk_mb << 20,
@@ -383,6 +384,12 @@ pub(super) async fn node(world: &World, run: &TestRun, node: u16, attempt: u32) 
         let who = split::Who { run: run.number, node, attempt };
         split::open(world, who).await?;
         (split::command(), split::binds(world, who)?)
+    } else if split::queue_is_asked(&slug, &variables) {
+        let who = split::Who { run: run.number, node, attempt };
+        split::open(world, who).await?;
+        // On a machine's own network others could speak to the node's server.
+        let token = world.vault.random_hex(16)?;
+        (split::queue_script(&script.test, &token), split::binds(world, who)?)
     } else {
         (script.test.clone(), Vec::new())
     };

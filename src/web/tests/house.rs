@@ -464,6 +464,7 @@ fn builds() -> Vec<Build> {
         state,
         cache_of: None,
         buildpacks: Vec::new(),
+        phase: BuildPhase::default(),
     };
     let mut all = vec![build(BuildState::Running), build(BuildState::Succeeded { slug: digest(), at: START })];
     all.extend(failures().into_iter().map(|failure| build(BuildState::Failed { failure, at: START })));
@@ -484,6 +485,7 @@ fn slug() -> Slug {
         process_types: [("web".to_owned(), HOSTILE.to_owned())].into(),
         config_vars: BTreeMap::new(),
         test_command: None,
+        image: None,
         manifest: None,
         settings: None,
         warnings: vec![HOSTILE.to_owned()],

@@ -79,6 +79,8 @@ pub struct Home {
     pub pipelines: Vec<Pipeline>,
     pub parked: u64,
     pub webhook_url: String,
+    /// Those that fire.
+    pub alerts: Vec<super::AlertLine>,
 }
 
 pub fn home(world: &World) -> Result<Home, Problem> {
@@ -90,6 +92,7 @@ pub fn home(world: &World) -> Result<Home, Problem> {
         pipelines: pipelines?,
         parked: crate::store::queue::depth(&world.store)?.parked,
         webhook_url: world.config.page("/webhooks/github"),
+        alerts: super::firing(world)?,
     })
 }
 
