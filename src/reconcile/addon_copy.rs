@@ -1,7 +1,8 @@
 //! The copy of a template database from another server, as a process: started once, observed, and begun again when it
 //! was lost, since the database has all of it or nothing (see `addons::copy_program`).
 
-use super::addons::{folder, password_of, postgres_port};
+use super::addon_servers::{folder, postgres_port};
+use super::addons::password_of;
 use super::observe::{self, label};
 use super::{Trouble, World, act};
 use crate::addons::{self, AddonError, Address, Database, PostgresServer, Provided, TARGET_PORT, TEMPLATE_PORT};

@@ -1,18 +1,21 @@
-//! Makes the add-ons that are wanted, keeps the servers of our own running, and takes away what went with its owner.
+//! Makes the add-ons that are wanted and takes away what went with its owner.
 //!
 //! The rule: the record comes first. It names what is to be made and with which password, so a kill between any two
 //! steps leaves something that the next look finds by its name and finishes. A record goes last of all.
 
+use super::addon_servers::{
+    POSTGRES_PORT, RESTART, SHARED_POSTGRES, end_unneeded, folder, needs_server, network_of, operator_s_postgres,
+    own_redis, port_of, postgres, postgres_port, redis_folder, redis_server, runs,
+};
 use super::observe::label;
 use super::{Trouble, World, act, addon_copy, observe};
-use crate::addons::{self, AddonError, Database, Partner, PostgresServer, Program, Provided, RedisServer};
+use crate::addons::{self, AddonError, Database, Partner, PostgresServer, Provided};
 use crate::config::{AddonMode, Network};
 use crate::domain::*;
 use crate::outside;
-use crate::platform::{Bind, Code, Limits, ProcessStatus, Spec, State};
+use crate::platform::{Bind, ProcessStatus};
 use crate::store::Transaction;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::time::Duration;
 use tracing::{info, warn};
 
@@ -20,21 +23,12 @@ use tracing::{info, warn};
 const PATIENCE: Duration = Duration::from_secs(180);
 /// The same for a partner that says it is working on it.
 const PARTNER_PATIENCE: Duration = Duration::from_secs(20 * 60);
-/// A server of our own that ended is started again at once; after this, where it had not run for long.
-const RESTART: Duration = Duration::from_secs(2);
-/// What counts as long.
-const STEADY: Duration = Duration::from_secs(10);
 /// Connections of whatever runs for a moment, or is a stranger's: as the smallest plan has.
 const FEWEST_CONNECTIONS: u32 = 20;
 /// Where clients see the authorities of the operator's PostgreSQL.
 const AUTHORITY: &str = "/etc/landfall/postgres.pem";
-/// Ports inside the sandbox.
-const POSTGRES_PORT: u16 = 5432;
 const REDIS_PORT: u16 = 6379;
 const LOOPBACK: &str = "127.0.0.1";
-
-/// The label of the PostgreSQL that all apps share; a Redis has its add-on's id there.
-const SHARED_POSTGRES: &str = "postgres";
 
 /// Makes what is asked for and is not there yet. The answer is why that can't be; silence means that it is there, or
 /// that it is to be asked for again.
@@ -297,177 +291,10 @@ async fn tag(world: &World) -> Result<String, Trouble> {
     Ok(world.commit(written).await?)
 }
 
-/// The password of the superuser of a server of our own. Drawn once.
-async fn server_password(world: &World, server: &'static str) -> Result<Secret, Trouble> {
-    if let Some(sealed) = world.store.addon_server(server)? {
-        return Ok(Secret::new(world.vault.open_sealed(&sealed)?));
-    }
-    let fresh = world.vault.seal(&world.vault.random_hex(24)?)?;
-    let written = move |tx: &mut Transaction<'_>| match tx.addon_server(server)? {
-        Some(sealed) => Ok(sealed),
-        None => tx.put_addon_server(server, &fresh).map(|()| fresh),
-    };
-    let sealed = world.commit(written).await?;
-    Ok(Secret::new(world.vault.open_sealed(&sealed)?))
-}
-
-pub(super) fn folder(world: &World, name: &str) -> Result<PathBuf, Trouble> {
-    std::path::absolute(world.folder("addons").join(name)).map_err(Trouble::bug)
-}
-
-fn redis_folder(world: &World, addon: &Addon) -> Result<PathBuf, Trouble> {
-    folder(world, addon.id.short())
-}
-
-/// The server that an add-on's database lies on. One of our own is started if it does not run.
-async fn postgres(world: &World, own: bool) -> Result<Result<PostgresServer, AddonError>, Trouble> {
-    let settings = &world.config.addons.postgres;
-    if !own {
-        return Ok(match &settings.url {
-            Some(url) => PostgresServer::from_url(url, "addons.postgres.url"),
-            None => Err(AddonError::Unreachable("addons.postgres.url is not set any more".to_owned())),
-        });
-    }
-    let Some(programs) = addons::find_postgres(&crate::config::search_path()) else {
-        let problem = AddonProblem::NotInstalled { program: "PostgreSQL".to_owned() };
-        return Ok(Err(AddonError::Refused(problem)));
-    };
-    let password = server_password(world, SHARED_POSTGRES).await?;
-    let port = on_machine_s_network(world).then_some(settings.port);
-    let program = addons::postgres_program(&programs, port, settings.memory_mb << 20, settings.connections);
-    let folder = folder(world, "pg")?;
-    let server = Server {
-        name: SHARED_POSTGRES.to_owned(),
-        kind: "postgres",
-        folder: folder.clone(),
-        program,
-        disk_bytes: settings.disk_mb << 20,
-        on_machine_s_network: port.is_some(),
-        password: password.clone(),
-    };
-    if let Err(error) = keep(world, &server).await? {
-        return Ok(Err(error));
-    }
-    let mut server = PostgresServer::own(folder, &password);
-    if let Some(port) = port {
-        server = server.on_port(port);
-    }
-    Ok(Ok(server))
-}
-
-async fn own_redis(world: &World, addon: &Addon, policy: &str) -> Result<Result<(), AddonError>, Trouble> {
-    let Some(program) = addons::find_redis(&crate::config::search_path()) else {
-        let problem = AddonProblem::NotInstalled { program: "Redis".to_owned() };
-        return Ok(Err(AddonError::Refused(problem)));
-    };
-    let on_machine = network_of(world, &addon.owner) == Network::Host;
-    let port = on_machine.then(|| port_of(addon));
-    let megabytes = addons::memory_of(addon.tier());
-    let server = Server {
-        name: addon.id.to_string(),
-        kind: "redis",
-        folder: redis_folder(world, addon)?,
-        program: addons::redis_program(&program, port, megabytes, policy),
-        disk_bytes: (megabytes << 22) + (256 << 20),
-        on_machine_s_network: on_machine,
-        password: password_of(world, addon)?,
-    };
-    keep(world, &server).await
-}
-
-fn redis_server(world: &World) -> Result<RedisServer, AddonError> {
-    match &world.config.addons.redis.url {
-        Some(url) => RedisServer::from_url(url),
-        None => Err(AddonError::Unreachable("addons.redis.url is not set any more".to_owned())),
-    }
-}
-
-/// A server of our own, as it is to run.
-struct Server {
-    /// What its label says.
-    name: String,
-    kind: &'static str,
-    folder: PathBuf,
-    program: Program,
-    disk_bytes: u64,
-    on_machine_s_network: bool,
-    password: Secret,
-}
-
-/// Starts a server that does not run. It is one process like any other: walled in, supervised, ended by `landfall down`.
-async fn keep(world: &World, server: &Server) -> Result<Result<(), AddonError>, Trouble> {
-    let _alone = world.locks.lock(&format!("addon server {}", server.name)).await;
-    let all = observe::list(world).await?;
-    for status in all.iter().filter(|status| status.labels.get(label::ADDON) == Some(&server.name)) {
-        let State::Exited { at, .. } = &status.state else { return Ok(Ok(())) };
-        let steady = at.since(status.started_at) >= STEADY;
-        if !steady && world.now().since(*at) < RESTART {
-            let tail = observe::tail(world, &status.id, 3).await?.join("; ");
-            return Ok(Err(AddonError::Unreachable(format!("{} ended: {tail}", server.kind))));
-        }
-        act::discard(world, &status.id).await?;
-    }
-    tokio::fs::create_dir_all(&server.folder).await?;
-    let number = world.commit(|tx| tx.next_number("addon process")).await?;
-    let id: ProcessId = format!("addons.{}.n{number}", server.kind).parse().map_err(Trouble::bug)?;
-    let spec = Spec {
-        id: id.clone(),
-        labels: [
-            (label::ADDON.to_owned(), server.name.clone()),
-            (label::TYPE.to_owned(), server.kind.to_owned()),
-            (label::ORDINAL.to_owned(), "1".to_owned()),
-        ]
-        .into(),
-        name: format!("{}.1", server.kind),
-        code: Code::None,
-        command: server.program.command.clone(),
-        environment: BTreeMap::from([("PASSWORD".to_owned(), server.password.expose().to_owned())]),
-        limits: Limits {
-            memory_bytes: server.program.memory_bytes,
-            processes: server.program.processes,
-            disk_bytes: server.disk_bytes,
-            ..Limits::default()
-        },
-        network: super::build::network(if server.on_machine_s_network { Network::Host } else { Network::Isolated }),
-        port: None,
-        time_limit: None,
-        grace: Duration::from_secs(world.config.apps.grace_seconds),
-        binds: vec![Bind { host: server.folder.clone(), inside: "/data".into(), writable: true }],
-        services: Vec::new(),
-        walls: crate::platform::Walls::Sandbox,
-    };
-    outside::point("platform start").await;
-    world.platform.start(&spec).await?;
-    outside::point("platform started").await;
-    info!(process = %id, "started {id}");
-    Ok(Ok(()))
-}
-
-fn network_of(world: &World, owner: &AddonOwner) -> Network {
-    match owner {
-        AddonOwner::App { .. } => world.config.apps.network,
-        AddonOwner::Node { .. } => world.config.tests.network,
-    }
-}
-
-/// Which number stands in the name of our own PostgreSQL's socket.
-pub(super) fn postgres_port(world: &World) -> u16 {
-    if on_machine_s_network(world) { world.config.addons.postgres.port } else { POSTGRES_PORT }
-}
-
 /// The name by which an isolated owner finds an operator's server on its loopback, where its certificate is looked at.
 fn inside_name(world: &World, addon: &Addon, server: &PostgresServer) -> Option<String> {
     inside_port(world, addon)?;
     server.address().name_inside().map(str::to_owned)
-}
-
-fn on_machine_s_network(world: &World) -> bool {
-    world.config.apps.network == Network::Host || world.config.tests.network == Network::Host
-}
-
-/// A Redis on the machine's loopback gets a port from its id.
-fn port_of(addon: &Addon) -> u16 {
-    30_000 + u16::try_from(crc32c::crc32c(addon.id.as_str().as_bytes()) % 2_000).unwrap_or(0)
 }
 
 /// The port on the loopback of an isolated owner, if that is what it is.
@@ -525,11 +352,6 @@ pub(super) fn services(
         }
     }
     Ok(services)
-}
-
-fn operator_s_postgres(world: &World) -> Option<PostgresServer> {
-    let url = world.config.addons.postgres.url.as_ref()?;
-    PostgresServer::from_url(url, "addons.postgres.url").ok()
 }
 
 /// Files that the owner's processes need to trust its servers. As with services, only what was there at `until` counts.
@@ -592,21 +414,6 @@ async fn take_away(world: &World, addon: &Addon) -> Result<(), Trouble> {
     world.commit(move |tx| tx.delete_addon(&gone)).await?;
     if addon.own && addon.kind == AddonKind::Postgres {
         end_unneeded(world).await?;
-    }
-    Ok(())
-}
-
-/// With the last database our own server ends.
-async fn end_unneeded(world: &World) -> Result<(), Trouble> {
-    let _alone = world.locks.lock(&format!("addon server {SHARED_POSTGRES}")).await;
-    // Whoever wants one wrote it down before asking for the server.
-    if needs_server(world, SHARED_POSTGRES)? {
-        return Ok(());
-    }
-    for status in observe::list(world).await? {
-        if status.labels.get(label::ADDON).map(String::as_str) == Some(SHARED_POSTGRES) && !status.state.is_over() {
-            act::stop(world, &status.id).await?;
-        }
     }
     Ok(())
 }
@@ -686,22 +493,6 @@ async fn deprovision(world: &World, addon: &Addon) -> Result<Result<bool, AddonE
 
 async fn remove_log(world: &World, process: &ProcessId) -> Result<(), Trouble> {
     act::remove_file(&act::log_file(world, process)).await
-}
-
-/// Whether the server behind a label is one that some add-on needs.
-pub(super) fn needs_server(world: &World, name: &str) -> Result<bool, Trouble> {
-    let all = world.store.addons()?;
-    if addon_copy::is_wanted(&all, name) {
-        return Ok(true);
-    }
-    Ok(all.iter().any(|addon| {
-        addon.own
-            && match addon.kind {
-                AddonKind::Postgres => name == SHARED_POSTGRES,
-                AddonKind::Redis => name == addon.id.as_str(),
-                AddonKind::Partner => false,
-            }
-    }))
 }
 
 /// For the slow tick: servers that ended are started again, users that the operator's Redis forgot are made again, and
@@ -820,12 +611,4 @@ pub(super) async fn strays(world: &World) -> Result<Vec<String>, Trouble> {
         }
     }
     Ok(strays)
-}
-
-async fn runs(world: &World, name: &str) -> Result<bool, Trouble> {
-    let all = observe::list(world).await?;
-    Ok(all.iter().any(|status| {
-        status.labels.get(label::ADDON).map(String::as_str) == Some(name)
-            && matches!(status.state, State::Running { .. })
-    }))
 }

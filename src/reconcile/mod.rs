@@ -7,6 +7,7 @@
 
 mod act;
 mod addon_copy;
+mod addon_servers;
 mod addons;
 pub mod alerts;
 mod answer;

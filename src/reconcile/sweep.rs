@@ -4,7 +4,7 @@
 use super::apply::{Fresh, apply};
 use super::deliver::{fresh_for, handle_of, pull_of, read_repository, with_message};
 use super::observe::{self, label};
-use super::{Trouble, World, act, addons, build, policy, prune, split, touched};
+use super::{Trouble, World, act, addon_servers, addons, build, policy, prune, split, touched};
 use crate::domain::*;
 use crate::platform::{self, ProcessStatus};
 use crate::store::queue;
@@ -130,7 +130,7 @@ fn has_owner(world: &World, status: &ProcessStatus) -> Result<bool, Trouble> {
         return Ok(build.is_some_and(|build| build.process == status.id && build.state == BuildState::Running));
     }
     if let Some(name) = status.labels.get(label::ADDON) {
-        return addons::needs_server(world, name);
+        return addon_servers::needs_server(world, name);
     }
     match subject_of(status) {
         Some(Subject::App(app)) => Ok(world.store.app(&app)?.is_some()),

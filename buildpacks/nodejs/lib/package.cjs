@@ -1,4 +1,5 @@
-// Answers questions about a package.json: node package.cjs FOLDER QUESTION [NAME]. Ends with 1 for "no".
+// Answers questions about a package.json: node package.cjs FOLDER QUESTION [NAME]. Ends with 1 for "no". The question
+// `all` is answered with a line for each question whose answer is not "no": QUESTION [NAME], a tab, the answer.
 const { readFileSync, existsSync } = require('node:fs')
 const { join } = require('node:path')
 const [folder, question, name] = process.argv.slice(2)
@@ -18,14 +19,23 @@ const answers = {
   valid: () => true,
   'has-dependencies': () =>
     ['dependencies', 'devDependencies', 'optionalDependencies', 'workspaces'].some(has) || existsSync(join(folder, 'pnpm-workspace.yaml')),
-  script: () => typeof scripts[name] === 'string' && scripts[name].trim() !== '',
+  script: (name) => typeof scripts[name] === 'string' && scripts[name].trim() !== '',
   // What `npm init` writes is not a test.
   test: () => typeof scripts.test === 'string' && scripts.test.trim() !== '' && !scripts.test.includes('no test specified'),
-  engine: () => typeof Object(json.engines)[name] === 'string' && Object(json.engines)[name],
+  engine: (name) => typeof Object(json.engines)[name] === 'string' && Object(json.engines)[name],
   manager: () => typeof json.packageManager === 'string' && json.packageManager,
   // The major version that engines.node asks for, where that is plain to see: 20, 20.x, ^20.1, ~20, 20.11.0.
   major: () => /^[\^~v=]*(\d+)(\.|$)/.exec(String(Object(json.engines).node ?? '').trim())?.[1],
 }
-const answer = answers[question]()
+if (question === 'all') {
+  const asked = [['has-dependencies'], ['engine', 'node'], ['manager'], ['major'], ...Object.keys(scripts).map((key) => ['script', key])]
+  for (const [one, about] of asked) {
+    const answer = answers[one](about)
+    const words = [one, about].filter((word) => word !== undefined).join(' ')
+    if (answer) console.log(`${words}\t${answer === true ? '' : answer}`.replace(/[\r\n]/g, ' '))
+  }
+  process.exit(0)
+}
+const answer = answers[question](name)
 if (!answer) process.exit(1)
 if (answer !== true) console.log(answer)

@@ -461,6 +461,7 @@ fn run_states() -> Vec<TestRun> {
 
 fn builds() -> Vec<Build> {
     let build = |state| Build {
+        phase: BuildPhase::Pack,
         key: BuildKey(String::new()),
         repository: RepositoryId(1),
         commit: sha('a'),
@@ -482,6 +483,7 @@ fn builds() -> Vec<Build> {
 
 fn slug() -> Slug {
     Slug {
+        image: None,
         digest: digest(),
         repository: RepositoryId(1),
         tree: sha('b'),
