@@ -106,6 +106,19 @@ pub struct Build {
     /// Hosts (with their port, where it is not the usual one) that buildpacks may be fetched from, besides the GitHub
     /// of this installation. The control plane asks them itself, so they must be public ones.
     pub buildpack_hosts: Vec<String>,
+    /// The container engine that builds images from a `Dockerfile`: "docker", "podman" or "buildah". It runs as Landfall
+    /// does and outside the sandbox. Without one such repositories are refused.
+    pub engine: Option<EngineKind>,
+    /// Options before the engine's own command, such as `["--storage-driver", "vfs"]`.
+    pub engine_options: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EngineKind {
+    Docker,
+    Podman,
+    Buildah,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -208,6 +221,9 @@ pub struct PostgresAddons {
     pub url: Option<Secret>,
     /// A database on that server that review apps begin with a copy of.
     pub template: Option<String>,
+    /// A database on another server that review apps begin with a copy of, by dump and restore: an address of somebody
+    /// who may read all of it.
+    pub template_url: Option<Secret>,
     /// Memory of the server of our own, in MiB.
     pub memory_mb: u64,
     /// Its disk, in MiB.
@@ -388,6 +404,8 @@ impl Default for Build {
                 .chain(["buildpack-registry.s3.amazonaws.com"])
                 .map(str::to_owned)
                 .collect(),
+            engine: None,
+            engine_options: Vec::new(),
         }
     }
 }
@@ -431,6 +449,7 @@ impl Default for PostgresAddons {
             mode: None,
             url: None,
             template: None,
+            template_url: None,
             memory_mb: 1024,
             disk_mb: 16_384,
             connections: 300,
@@ -527,6 +546,9 @@ impl Config {
         let addons = &self.addons;
         if addons.postgres.mode() == AddonMode::Server && addons.postgres.url.is_none() {
             return invalid("addons.postgres.url", "is needed for the mode \"server\"");
+        }
+        if addons.postgres.template.is_some() && addons.postgres.template_url.is_some() {
+            return invalid("addons.postgres.template_url", "and template are two places for one thing: keep one");
         }
         if addons.redis.mode() == AddonMode::Server && addons.redis.url.is_none() {
             return invalid("addons.redis.url", "is needed for the mode \"server\"");

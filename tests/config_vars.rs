@@ -383,3 +383,35 @@ async fn a_failed_release_phase_can_be_tried_again() {
     assert_eq!(town.world().store.builds().unwrap().len(), builds + 1);
     town.leave().await;
 }
+
+#[actix_web::test]
+async fn a_new_app_takes_no_more_processes_than_all_apps_together_may_have() {
+    let town = Town::start_with(None, |config| config.apps.max_processes = 3).await;
+    let repository = town.make_repository("hello", "one").await;
+    let files = |page: &str| {
+        json!({ "Procfile": "web: serve\nworker: work\n", "page.txt": page,
+                "app.json": r#"{"formation": {"web": {"quantity": 2}, "worker": {"quantity": 2}}}"# })
+    };
+    town.push_files(&repository, "one", files("two")).await;
+    let first = town.open_pull(&repository, "one", "Say two").await;
+    town.settle().await;
+    assert_eq!(town.served("hello-pr-1").as_deref(), Some("two"));
+    let formation = town.app("hello-pr-1").formation.expect("it has one");
+    assert_eq!((formation["web"].quantity, formation["worker"].quantity), (2, 0), "staging has one of the three");
+    town.push_files(&repository, "other", files("three")).await;
+    let second = town.open_pull(&repository, "other", "Say three").await;
+    town.settle().await;
+    assert_eq!(town.served("hello-pr-2"), None);
+    let comment = town.comment(&second).await;
+    assert!(comment.contains("All apps together have the 3 processes that the operator allows"), "{comment}");
+    // What serves goes on, and what was refused comes up once there is room.
+    town.push_files(&repository, "one", files("four")).await;
+    town.settle().await;
+    assert_eq!(town.served("hello-pr-1").as_deref(), Some("four"));
+    town.close(&first).await;
+    town.settle().await;
+    town.say(&second, "/deploy", OWNER).await;
+    town.settle().await;
+    assert_eq!(town.served("hello-pr-2").as_deref(), Some("three"));
+    town.leave().await;
+}

@@ -23,6 +23,7 @@ mod github_client;
 mod github_schemas;
 mod github_with_sim;
 mod guard;
+mod images;
 mod intake;
 mod layers;
 mod machine;

@@ -35,6 +35,32 @@ pub struct Spec {
     /// What an isolated process finds on its own loopback. They are there before its first line runs.
     #[serde(default)]
     pub services: Vec<Service>,
+    #[serde(default)]
+    pub walls: Walls,
+}
+
+/// What a process sees of the machine.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Walls {
+    /// Its programs, read-only, and `/app`.
+    #[default]
+    Sandbox,
+    /// The root of a container image, which lies in the slug, instead of the machine's programs: as private and as
+    /// bounded as `/app` is otherwise.
+    Image(Root),
+    /// All of it, as Landfall does: for the operator's container engine, which makes walls of its own. Limits, log and end
+    /// are as for any other process, but there is no limit of what it writes.
+    None,
+}
+
+/// How a process stands in the root of an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Root {
+    /// Below the slug.
+    pub folder: PathBuf,
+    pub directory: String,
+    pub user: u32,
+    pub group: u32,
 }
 
 impl fmt::Debug for Spec {
@@ -54,6 +80,7 @@ impl fmt::Debug for Spec {
             grace,
             binds,
             services,
+            walls,
         } = self;
         formatter
             .debug_struct("Spec")
@@ -70,6 +97,7 @@ impl fmt::Debug for Spec {
             .field("grace", grace)
             .field("binds", binds)
             .field("services", services)
+            .field("walls", walls)
             .finish()
     }
 }
@@ -341,6 +369,17 @@ impl Spec {
         if let Code::Folder { path } = &self.code {
             paths.push(path);
         }
+        let directory = match &self.walls {
+            Walls::Image(root) => {
+                let plain = root.folder.components().all(|part| matches!(part, std::path::Component::Normal(_)));
+                if !plain || root.user == 0 || root.group == 0 || !matches!(self.code, Code::Slug(_)) {
+                    return invalid("the root of an image is a folder of a slug, and nobody is root in it".to_owned());
+                }
+                Some(PathBuf::from(&root.directory))
+            }
+            Walls::Sandbox | Walls::None => None,
+        };
+        paths.extend(&directory);
         for path in paths {
             if !path.is_absolute() || path.as_os_str().as_encoded_bytes().contains(&0) {
                 return invalid(format!("{} is not an absolute path", path.display()));

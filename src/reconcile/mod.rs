@@ -6,6 +6,7 @@
 //! either repeatable or written down before it is begun.
 
 mod act;
+mod addon_copy;
 mod addons;
 pub mod alerts;
 mod answer;
@@ -17,6 +18,7 @@ mod deliver;
 pub mod drains;
 mod expire;
 mod figures;
+mod image;
 mod inputs;
 mod monitor;
 mod observe;
@@ -403,11 +405,30 @@ async fn work(world: Arc<World>) {
 /// Turns what happens to processes into subjects to look at.
 async fn follow_platform(world: Arc<World>) {
     let mut changes = world.platform.watch();
+    // A server of our own that ended soon after its start is not started again at once.
+    let mut look_after: Option<Duration> = None;
     loop {
+        let again = async {
+            match look_after {
+                Some(after) => tokio::time::sleep(after).await,
+                None => std::future::pending().await,
+            }
+        };
+        let change = tokio::select! {
+            change = changes.next() => change,
+            () = again => {
+                look_after = None;
+                if let Err(error) = addons::look_after(&world).await {
+                    warn!("add-ons could not be looked after: {error}");
+                }
+                continue;
+            }
+        };
         // A gap says nothing about what runs: it is looked at like a change of everything.
-        let Some(change) = changes.next().await else { return };
-        if let Err(error) = sweep::process_changed(&world, change).await {
-            warn!("a process changed, and its subject could not be queued: {error}");
+        let Some(change) = change else { return };
+        match sweep::process_changed(&world, change).await {
+            Ok(again) => look_after = again.or(look_after),
+            Err(error) => warn!("a process changed, and its subject could not be queued: {error}"),
         }
     }
 }

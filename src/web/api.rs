@@ -149,7 +149,7 @@ async fn build(shared: Data<Shared>, path: Path<String>) -> HttpResponse {
 async fn build_logs(shared: Data<Shared>, path: Path<String>, query: Query<LogQuery>) -> HttpResponse {
     let read = async {
         let build = views::find_build(&shared.world, &path)?;
-        query.answer(logs::of_process(&shared.world, &build.process, query.cursor()?, query.most()).await?)
+        query.answer(logs::of_process(&shared.world, &build.log_process(), query.cursor()?, query.most()).await?)
     };
     shared.json(read.await)
 }

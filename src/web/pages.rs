@@ -165,7 +165,7 @@ async fn build(shared: Data<Shared>, path: Path<String>) -> HttpResponse {
 async fn build_view(shared: &Shared, key: &str) -> Result<impl Serialize + use<>, Problem> {
     let world = &shared.world;
     let build = views::find_build(world, key)?;
-    let log = logs::of_process(world, &build.process, None, OPENED_WITH_WHOLE).await?;
+    let log = logs::of_process(world, &build.log_process(), None, OPENED_WITH_WHOLE).await?;
     let log = LogView::new(log, format!("/api/v1/builds/{}/logs", build.key.0));
     Ok(LogPage { kind: "build", about: views::build_detail(world, &build)?, log })
 }

@@ -123,19 +123,74 @@ fn decoded(value: &str) -> String {
 }
 
 const TAGS: &[&str] = &[
-    "a", "article", "b", "body", "br", "button", "code", "dd", "details", "div", "dl", "dt", "footer", "form", "h1",
-    "h2", "h3", "h4", "head", "header", "html", "input", "label", "li", "link", "main", "meta", "nav", "ol", "p",
-    "path", "pre", "rect", "script", "section", "span", "strong", "summary", "svg", "table", "tbody", "td", "textarea",
-    "th", "thead", "time", "title", "tr", "ul",
+    "a",
+    "article",
+    "b",
+    "body",
+    "br",
+    "button",
+    "code",
+    "dd",
+    "details",
+    "div",
+    "dl",
+    "dt",
+    "figcaption",
+    "figure",
+    "footer",
+    "form",
+    "h1",
+    "h2",
+    "h3",
+    "h4",
+    "head",
+    "header",
+    "html",
+    "input",
+    "label",
+    "li",
+    "line",
+    "link",
+    "main",
+    "meta",
+    "nav",
+    "ol",
+    "p",
+    "path",
+    "polyline",
+    "pre",
+    "rect",
+    "script",
+    "section",
+    "span",
+    "strong",
+    "summary",
+    "svg",
+    "table",
+    "tbody",
+    "td",
+    "text",
+    "textarea",
+    "th",
+    "thead",
+    "time",
+    "title",
+    "tr",
+    "ul",
 ];
 
 fn check(path: &str, page: &str) {
     for tag in tags(page) {
         assert!(TAGS.contains(&tag.name.as_str()), "{path}: <{}>", tag.name);
         for (name, value) in &tag.attributes {
-            let known = name
-                .bytes()
-                .all(|byte| byte.is_ascii_lowercase() || byte == b'-' || byte == b'B' || byte == b'A' || byte == b'R');
+            let known = name.bytes().all(|byte| {
+                byte.is_ascii_lowercase()
+                    || byte == b'-'
+                    || byte == b'B'
+                    || byte == b'A'
+                    || byte == b'R'
+                    || byte.is_ascii_digit()
+            });
             assert!(known && !name.starts_with("on") && name != "style", "{path}: <{} {name}={value:?}>", tag.name);
             if matches!(name.as_str(), "href" | "src" | "action") {
                 let fine = ["/", "#main", "http://", "https://", "data:image/svg+xml,"];

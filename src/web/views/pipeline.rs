@@ -64,6 +64,14 @@ pub struct PipelineDetail {
     pub pipeline: Pipeline,
     pub pulls: Vec<PullLine>,
     pub commands: Vec<super::AuditLine>,
+    pub config: Vec<StageConfig>,
+}
+
+/// The config vars that a stage's apps share. Never a value.
+#[derive(Debug, Clone, Serialize)]
+pub struct StageConfig {
+    pub stage: &'static str,
+    pub vars: Vec<super::ConfigLine>,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -163,5 +171,12 @@ pub fn pipeline_detail(world: &World, repository: &Repository) -> Result<Pipelin
         pipeline: pipeline(world, repository)?,
         pulls: open.into_iter().map(PullLine::new).collect(),
         commands,
+        config: ConfigStage::ALL
+            .into_iter()
+            .map(|stage| {
+                let vars = super::config_of_stage(world, repository, stage, false)?;
+                Ok(StageConfig { stage: stage.word(), vars })
+            })
+            .collect::<Result<_, Problem>>()?,
     })
 }
