@@ -280,17 +280,17 @@ fn processes_of_nodes(machine: &Machine) -> Vec<i32> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_suite_that_prints_a_gigabyte_keeps_head_and_tail_and_its_verdict() {
+async fn a_suite_that_prints_without_end_keeps_head_and_tail_and_its_verdict() {
     let machine = Machine::start().await;
     let loud = "import os\ndef test_prints():\n    os.write(1, b'the first line\\n')\n    line = b'x' * 1023 + b'\\n'\n    \
-                for _ in range(1024):\n        data = line * 1024\n        while data:\n            data = data[os.write(1, data):]\n    \
+                for _ in range(192):\n        data = line * 1024\n        while data:\n            data = data[os.write(1, data):]\n    \
                 os.write(1, b'the last line\\n')\n";
     machine.make_repository("hello", &suite("nodes = 1", &[("test_fine", SLEEPS), ("test_loud", loud)])).await;
     let run = verdict(&machine, 1).await;
     assert_eq!((&run["verdict"]["kind"], &run["split"]["passed"]), (&"passed".into(), &2.into()), "{run:#}");
     let log = machine.says(&["ci", "show", "1", "--node", "0"]).await;
     assert!(log.contains("the first line") && log.contains("the last line"), "{} bytes", log.len());
-    assert!(folder_bytes(&machine.path("data")) < 200 << 20, "the log filled the disk");
+    assert!(folder_bytes(&machine.path("data")) < 100 << 20, "the log filled the disk");
     well(&machine).await;
     machine.leave().await;
 }
@@ -369,7 +369,7 @@ async fn a_run_s_page_shows_its_picture_what_fails_on_the_base_too_and_runs_fail
 
     let flaky = machine.says(&["ci", "flaky", &repository]).await;
     assert!(flaky.contains("suite/test_flaky.py"), "{flaky}");
-    assert!(page(&format!("/pipelines/{repository}/flaky")).await.contains("suite/test_flaky.py"));
+    assert!(page(&format!("/pipelines/{repository}/flaky")).await.contains("test_flaky.py"));
     machine.leave().await;
 }
 

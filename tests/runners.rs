@@ -197,3 +197,76 @@ exit $status\"\"\"\n";
     assert_eq!(run["split"]["red_files"][0]["path"], "tests/BTest.php", "{run:#}");
     machine.leave().await;
 }
+
+/// A project whose packages come from npm, with a file of slow tests, three of fast ones, and then a broken one.
+async fn of_npm(name: &str, packages: Value, file: impl Fn(&str) -> String, texts: [&str; 3], cut: bool) {
+    let machine = Machine::start().await;
+    let [long, short, broken] = texts;
+    let package = json!({ "name": name, "version": "1.0.0", "private": true, "scripts": { "test": name },
+        "devDependencies": packages });
+    let test = json!({ "formation": { "test": { "quantity": 2 } }, "scripts": { "test": "npm test" } });
+    let mut files: BTreeMap<String, String> = [
+        ("Procfile", "worker: sleep 60\n".to_owned()),
+        ("app.json", json!({ "environments": { "test": test } }).to_string()),
+        ("package.json", package.to_string()),
+        (&file("long"), long.to_owned()),
+    ]
+    .map(|(path, text)| (path.to_owned(), text))
+    .into();
+    for other in ["a", "b", "c"] {
+        files.insert(file(other), short.to_owned());
+    }
+    let repository = machine.make_repository("checked", &files).await;
+    comes_to(&machine, 1, 9, 0, &[]).await;
+    files.insert(file("long"), long.replace("length: 6", "length: 7"));
+    machine.push(&repository, "main", &files, "One more").await;
+    let run = comes_to(&machine, 2, 10, 0, &[]).await;
+    assert_eq!(run["split"]["planned"].as_u64() > Some(4), cut, "{run:#}");
+    files.insert(file("a"), broken.to_owned());
+    files.insert(file("b"), "import nothing from './not-there.js';\n".to_owned());
+    machine.push(&repository, "main", &files, "Break it").await;
+    let run = verdict(&machine, 3).await;
+    assert_eq!(run["verdict"]["kind"], "failed", "{run:#}");
+    let red = run["split"]["red_files"].as_array().expect("a list");
+    let red: Vec<&str> = red.iter().map(|file| file["path"].as_str().unwrap_or_default()).collect();
+    assert_eq!(red, [file("a"), file("b")], "{run:#}");
+    machine.leave().await;
+}
+
+/// Six tests of 0.4 s each, with names of their own.
+fn slow(import: &str, word: &str) -> String {
+    let loops = "for (const n of Array.from({ length: 6 }, (_, at) => at))";
+    let sleep = "() => new Promise((done) => setTimeout(done, 400))";
+    format!("{import}describe('long (very)', () => {{\n  {loops} {{ {word}(`sleeps ${{n}}`, {sleep}); }}\n}});\n")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "its packages come from npm's registry: script/try-runners"]
+async fn a_project_tested_by_jest_is_dealt_without_a_key_and_one_long_file_is_cut_by_its_cases() {
+    let packages = json!({ "jest": "^30", "jest-junit": "^17" });
+    let long = slow("", "test");
+    let texts =
+        [&long, "test('adds', () => { expect(1 + 1).toBe(2); });\n", "test('adds', () => { expect(1).toBe(2); });\n"];
+    of_npm("jest", packages, |name| format!("src/{name}.test.js"), texts, true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "its packages come from npm's registry: script/try-runners"]
+async fn a_project_tested_by_vitest_is_dealt_without_a_key_and_one_long_file_is_cut_by_its_cases() {
+    let import = "import { describe, expect, test } from 'vitest';\n";
+    let long = slow(import, "test");
+    let short = format!("{import}test('adds', () => {{ expect(1 + 1).toBe(2); }});\n");
+    let broken = short.replace("toBe(2)", "toBe(3)");
+    let packages = json!({ "vitest": "^4" });
+    of_npm("vitest", packages, |name| format!("src/{name}.test.mjs"), [&long, &short, &broken], true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "its packages come from npm's registry: script/try-runners"]
+async fn a_project_tested_by_mocha_is_dealt_without_a_key() {
+    let long = slow("", "it");
+    let short = "const assert = require('assert');\nit('adds', () => assert.equal(1 + 1, 2));\n";
+    let broken = short.replace("+ 1, 2", "+ 1, 3");
+    let packages = json!({ "mocha": "^11" });
+    of_npm("mocha", packages, |name| format!("test/{name}.js"), [&long, short, &broken], false).await;
+}

@@ -10,7 +10,6 @@ use crate::domain::{FILES, JUNIT};
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -62,9 +61,14 @@ pub fn run(
     };
     // As a file: one argument of a program has at most 128 KiB, a batch may name thousands of files.
     let script = fresh.join("command.sh");
-    std::fs::write(&script, script_of(orders, items, &selection.words, &junit))?;
+    let before = prelude(orders, &selection, &fresh);
+    std::fs::write(&script, before + &script_of(orders, items, &selection.words, &junit))?;
     let told = fresh.join("cases");
-    let environment = environment(orders, &selection, &told, &junit)?;
+    if let (Some((name, text)), Some(cases)) = (selection.loaded, &selection.told) {
+        std::fs::write(fresh.join(name), text)?;
+        std::fs::write(&told, cases)?;
+    }
+    let environment = environment(orders, &selection, &told, &junit);
     let began = Instant::now();
     let Some(end) = watch(&script, orders, environment, every, beat)? else { return Ok(None) };
     let wall_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -73,40 +77,25 @@ pub fn run(
     Ok(Some(results::judge(orders, items, end, (wall_ms, start_up_ms), report.as_ref(), said)))
 }
 
-/// What the command gets besides what the node has. What is to be loaded is written on the way.
-fn environment(
-    orders: &Orders,
-    selection: &Selection,
-    told: &Path,
-    junit: &Path,
-) -> io::Result<Vec<(String, OsString)>> {
+/// What the command gets besides what the node has.
+fn environment(orders: &Orders, selection: &Selection, told: &Path, junit: &Path) -> Vec<(String, String)> {
     let junit = junit.to_string_lossy();
-    let of_runner = orders.environment.iter().map(|(name, value)| (name.clone(), value.replace(JUNIT, &junit).into()));
-    let mut environment: Vec<(String, OsString)> = of_runner.collect();
-    if let (Some((name, text)), Some(cases)) = (selection.loaded, &selection.told) {
-        let folder = told.parent().unwrap_or(Path::new("/"));
-        std::fs::write(folder.join(name), text)?;
-        std::fs::write(told, cases)?;
-        environment.push((TOLD.to_owned(), told.as_os_str().to_owned()));
-        // Beside what the project itself says there.
-        let with = |name: &str, between: &str, own: &OsStr| {
-            let mut value = std::env::var_os(name).filter(|value| !value.is_empty()).unwrap_or_default();
-            if !value.is_empty() {
-                value.push(between);
-            }
-            value.push(own);
-            (name.to_owned(), value)
-        };
-        if orders.cases == Some(CaseWay::Pytest) {
-            environment.push(with("PYTEST_ADDOPTS", " ", OsStr::new("-p landfall_cases")));
-            environment.push(with("PYTHONPATH", ":", folder.as_os_str()));
-        } else {
-            let mut option = OsString::from("-r ");
-            option.push(folder.join(name));
-            environment.push(with("SPEC_OPTS", " ", &option));
-        }
+    let of_runner = orders.environment.iter().map(|(name, value)| (name.clone(), value.replace(JUNIT, &junit)));
+    let told = selection.told.is_some().then(|| (TOLD.to_owned(), told.to_string_lossy().into_owned()));
+    of_runner.chain(told).collect()
+}
+
+/// Has the runner load what selects the cases of a part, beside what the project itself says to it.
+fn prelude(orders: &Orders, selection: &Selection, folder: &Path) -> String {
+    let Some((name, _)) = selection.loaded else { return String::new() };
+    let folder = quoted(Unit::Folder, &folder.to_string_lossy());
+    if orders.cases == Some(CaseWay::Pytest) {
+        return format!(
+            "export PYTEST_ADDOPTS=\"${{PYTEST_ADDOPTS:+$PYTEST_ADDOPTS }}-p landfall_cases\"\n\
+             export PYTHONPATH={folder}\"${{PYTHONPATH:+:$PYTHONPATH}}\"\n"
+        );
     }
-    Ok(environment)
+    format!("export SPEC_OPTS=\"${{SPEC_OPTS:+$SPEC_OPTS }}-r \"{folder}/{name}\n")
 }
 
 fn script_of(orders: &Orders, items: &[(u32, Item)], words: &[String], junit: &Path) -> String {
@@ -135,7 +124,7 @@ fn quoted(unit: Unit, name: &str) -> String {
 fn watch(
     script: &Path,
     orders: &Orders,
-    environment: Vec<(String, OsString)>,
+    environment: Vec<(String, String)>,
     every: Duration,
     beat: &mut dyn FnMut() -> bool,
 ) -> io::Result<Option<BatchEnd>> {
