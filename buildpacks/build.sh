@@ -5,7 +5,8 @@
 #   /buildpacks  these files, read-only
 #   /cache       kept between builds
 #   /env         a file per config var, named by it, read-only
-#   /out         results: `buildpacks`, `release.N.yml`, `Procfile`, `test_command`, or `refused`
+#   /out         results: `buildpacks`, `release.N.yml`, `Procfile`, `test_command`; or `dockerfile`, which is to be
+#                built instead, by the engine that LANDFALL_ENGINE names; or `refused`
 #
 # BUILDPACKS lists the buildpacks to run, divided by blanks; when it is empty, the first one that detects the code is
 # run. A word of it is the name of a built-in one, a folder, or LABEL|LOCATION: what people see of it, and a folder or
@@ -18,18 +19,27 @@ env_dir=${ENV_DIR:-/env}
 out_dir=${OUT_DIR:-/out}
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 asked=${BUILDPACKS:-}
-unset BUILD_DIR CACHE_DIR ENV_DIR OUT_DIR BUILDPACKS CDPATH GLOBIGNORE
+engine=${LANDFALL_ENGINE:-}
+dockerfile=${LANDFALL_DOCKERFILE:-}
+unset LANDFALL_ENGINE LANDFALL_DOCKERFILE BUILD_DIR CACHE_DIR ENV_DIR OUT_DIR BUILDPACKS CDPATH GLOBIGNORE
 
 export STACK=${STACK:-heroku-24} SOURCE_VERSION=${SOURCE_VERSION:-}
 export HOME=$build_dir REQUEST_ID=${REQUEST_ID:-} CI=${CI:-}
 [ -n "$CI" ] || unset CI
+
+# Some package managers bring a list of authorities of their own, which knows nothing of an operator's proxy or registry.
+authorities=/etc/ssl/certs/ca-certificates.crt
+if [ -f "$authorities" ]; then
+  export SSL_CERT_FILE=${SSL_CERT_FILE:-$authorities} REQUESTS_CA_BUNDLE=${REQUESTS_CA_BUNDLE:-$authorities}
+  export NODE_EXTRA_CA_CERTS=${NODE_EXTRA_CA_CERTS:-$authorities} UV_SYSTEM_CERTS=${UV_SYSTEM_CERTS:-1}
+fi
 
 # A buildpack may write into its own folder (`export`), so they run from a copy.
 work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT
 cp -R "$here/." "$work/" && chmod -R u+w "$work" || exit 1
 mkdir -p "$cache_dir" "$out_dir" || exit 1
-rm -f "$out_dir"/{buildpacks,refused,test_command,Procfile} "$out_dir"/release.*.yml
+rm -f "$out_dir"/{buildpacks,dockerfile,refused,test_command,Procfile} "$out_dir"/release.*.yml
 # Where no config var is given there may be no folder for them.
 [ -d "$env_dir" ] || { env_dir=$work/env && mkdir -p "$env_dir"; }
 
@@ -144,6 +154,27 @@ refuse() {
   exit 2
 }
 
+# Leaves the building to the container engine, after this.
+build_image() {
+  # The engine runs outside of these walls: it shall not follow a link of the repository's.
+  if [ "$(realpath --canonicalize-missing -- "$build_dir/$1")" != "$(realpath -- "$build_dir")/$1" ] || [ ! -f "$build_dir/$1" ] ||
+    [ -L "$build_dir/.dockerignore" ]; then
+    warn "$1 is not a plain file of the repository."
+    refuse "$1, a plain file below the repository's root"
+  fi
+  if [ -z "$engine" ]; then
+    warn "There is a Dockerfile: building it needs a container engine, and none is configured."
+    refuse "${@:2}" "a container engine for its Dockerfile: the operator can name one as build.engine in landfall.toml"
+  fi
+  heading "Dockerfile found: $engine builds it"
+  echo Dockerfile >"$out_dir/buildpacks"
+  printf '%s\n' "$1" >"$out_dir/dockerfile"
+  [ ! -f "$build_dir/Procfile" ] || head -c 65537 "$build_dir/Procfile" >"$out_dir/Procfile"
+  exit 0
+}
+
+[ -n "$asked" ] || [ -z "$dockerfile" ] || build_image "$dockerfile"
+
 if [ -n "$asked" ]; then
   # Names have no blanks in them, so the words are the names.
   # shellcheck disable=SC2206
@@ -159,12 +190,12 @@ else
     wanted+=("$(cat "$work/$name/looks-for")")
   done
   if [ ${#chosen[@]} -eq 0 ]; then
+    if [ -e "$build_dir/Dockerfile" ] && [ -n "$engine" ]; then
+      build_image Dockerfile
+    fi
     warn "No buildpack takes this repository. It has none of these:"
     printf ' !       %s\n' "${wanted[@]}"
-    if [ -f "$build_dir/Dockerfile" ]; then
-      warn "There is a Dockerfile: building it needs a container engine, and none is configured."
-      wanted+=("a container engine for its Dockerfile, and none is configured")
-    fi
+    [ ! -e "$build_dir/Dockerfile" ] || build_image Dockerfile "${wanted[@]}"
     refuse "${wanted[@]}"
   fi
 fi

@@ -1,7 +1,7 @@
 //! Configuration: one TOML file, each key overridable by an environment variable. The only module that reads the
 //! environment. Every key has a default that works on one machine, but for what only the operator can know.
 
-use crate::domain::{AppName, Secret};
+use crate::domain::{AlertSettings, AlertWords, AppName, Secret};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -37,6 +37,9 @@ pub struct Config {
     /// Custom domains and the app that each leads to: `"www.example.com" = "hello-production"`.
     pub domains: BTreeMap<String, AppName>,
     pub acme: Acme,
+    pub alerts: Alerts,
+    pub otlp: Otlp,
+    pub drains: Drains,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -118,6 +121,19 @@ pub struct Build {
     /// Hosts (with their port, where it is not the usual one) that buildpacks may be fetched from, besides the GitHub
     /// of this installation. The control plane asks them itself, so they must be public ones.
     pub buildpack_hosts: Vec<String>,
+    /// The container engine that builds images from a `Dockerfile`: "docker", "podman" or "buildah". It runs as Landfall
+    /// does and outside the sandbox. Without one such repositories are refused.
+    pub engine: Option<EngineKind>,
+    /// Options before the engine's own command, such as `["--storage-driver", "vfs"]`.
+    pub engine_options: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EngineKind {
+    Docker,
+    Podman,
+    Buildah,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -135,6 +151,9 @@ pub struct Tests {
 pub struct Apps {
     pub memory_mb: u64,
     pub disk_mb: u64,
+    /// A process that uses more than its memory is told so in its log (R14); one that reaches so many percent of it is
+    /// ended and started anew (R15). 100 ends it at once.
+    pub memory_hard_percent: u32,
     /// Thousandths of a core.
     pub cpu_millis: u64,
     pub processes: u64,
@@ -217,6 +236,9 @@ pub struct PostgresAddons {
     pub url: Option<Secret>,
     /// A database on that server that review apps begin with a copy of.
     pub template: Option<String>,
+    /// A database on another server that review apps begin with a copy of, by dump and restore: an address of somebody
+    /// who may read all of it.
+    pub template_url: Option<Secret>,
     /// Memory of the server of our own, in MiB.
     pub memory_mb: u64,
     /// Its disk, in MiB.
@@ -249,6 +271,59 @@ pub struct PartnerAddons {
 
 fn partner_region() -> String {
     "amazon-web-services::us-east-1".to_owned()
+}
+
+/// Who is called when an app's numbers are bad, and what bad means where a repository does not say so itself.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Alerts {
+    /// Gets a POST when an alert fires and when it ends, in the form that Slack and those like it take.
+    pub webhook: Option<Secret>,
+    /// Instead of it, for the apps of one repository: `"owner/name" = "https://…"`.
+    pub webhooks: BTreeMap<String, Secret>,
+    pub review: AlertWords,
+    pub staging: AlertWords,
+    pub production: AlertWords,
+}
+
+/// Where log lines are sent, besides the drains that are added while Landfall runs.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Drains {
+    /// A PEM file with the authorities that receivers' certificates are signed by, besides the machine's own.
+    pub ca: Option<PathBuf>,
+    /// Addresses that get everybody's lines: `syslog+tls://logs.example.com:6514`.
+    pub all: Vec<Secret>,
+    /// Addresses by app.
+    pub apps: BTreeMap<String, Vec<Secret>>,
+}
+
+/// Where numbers are sent in OpenTelemetry's form.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Otlp {
+    /// The whole address of a collector's receiver for HTTP and JSON: `http://localhost:4318/v1/metrics`.
+    pub endpoint: Option<String>,
+    pub interval_seconds: u64,
+    /// Sent along, such as a key of the collector's.
+    pub headers: BTreeMap<String, Secret>,
+}
+
+impl Default for Otlp {
+    fn default() -> Otlp {
+        Otlp { endpoint: None, interval_seconds: 60, headers: BTreeMap::new() }
+    }
+}
+
+impl Alerts {
+    pub fn settings(&self) -> AlertSettings {
+        AlertSettings { review: self.review, staging: self.staging, production: self.production }
+    }
+
+    /// Where posts about a repository's apps go.
+    pub fn webhook_of(&self, repository: &str) -> Option<&Secret> {
+        self.webhooks.get(repository).or(self.webhook.as_ref())
+    }
 }
 
 /// For how long what is over stays.
@@ -284,6 +359,9 @@ impl Default for Config {
             keep: Keep::default(),
             domains: BTreeMap::new(),
             acme: Acme::default(),
+            alerts: Alerts::default(),
+            otlp: Otlp::default(),
+            drains: Drains::default(),
         }
     }
 }
@@ -353,6 +431,8 @@ impl Default for Build {
                 .chain(["buildpack-registry.s3.amazonaws.com"])
                 .map(str::to_owned)
                 .collect(),
+            engine: None,
+            engine_options: Vec::new(),
         }
     }
 }
@@ -373,6 +453,7 @@ impl Default for Apps {
     fn default() -> Apps {
         Apps {
             memory_mb: 512,
+            memory_hard_percent: 150,
             disk_mb: 256,
             cpu_millis: 1000,
             processes: 256,
@@ -395,6 +476,7 @@ impl Default for PostgresAddons {
             mode: None,
             url: None,
             template: None,
+            template_url: None,
             memory_mb: 1024,
             disk_mb: 16_384,
             connections: 300,
@@ -492,6 +574,9 @@ impl Config {
         if addons.postgres.mode() == AddonMode::Server && addons.postgres.url.is_none() {
             return invalid("addons.postgres.url", "is needed for the mode \"server\"");
         }
+        if addons.postgres.template.is_some() && addons.postgres.template_url.is_some() {
+            return invalid("addons.postgres.template_url", "and template are two places for one thing: keep one");
+        }
         if addons.redis.mode() == AddonMode::Server && addons.redis.url.is_none() {
             return invalid("addons.redis.url", "is needed for the mode \"server\"");
         }
@@ -501,6 +586,32 @@ impl Config {
             .any(|partner| !partner.base_url.starts_with("http://") && !partner.base_url.starts_with("https://"))
         {
             return invalid("addons.partner.<service>.base_url", "must begin with http:// or https://");
+        }
+        let webhooks = self.alerts.webhook.iter().chain(self.alerts.webhooks.values());
+        if webhooks.into_iter().any(|url| !url.expose().starts_with("http://") && !url.expose().starts_with("https://"))
+        {
+            return invalid("alerts.webhook", "must begin with http:// or https://");
+        }
+        for (app, addresses) in self.drains.apps.iter().chain([(&"all".to_owned(), &self.drains.all)]) {
+            let known = |address: &Secret| {
+                let text = address.expose();
+                ["syslog://", "syslog+tls://", "https://", "http://"].iter().any(|scheme| text.starts_with(scheme))
+            };
+            if app.parse::<AppName>().is_err() || !addresses.iter().all(known) {
+                return invalid(
+                    "drains",
+                    "are addresses such as syslog+tls://HOST:PORT or https://…, by the name of an app",
+                );
+            }
+        }
+        if self.otlp.endpoint.as_ref().is_some_and(|url| !url.starts_with("http://") && !url.starts_with("https://")) {
+            return invalid("otlp.endpoint", "must begin with http:// or https://");
+        }
+        if !(1..=3600).contains(&self.otlp.interval_seconds) {
+            return invalid("otlp.interval_seconds", "must be 1 to 3600");
+        }
+        if !(100..=1000).contains(&self.apps.memory_hard_percent) {
+            return invalid("apps.memory_hard_percent", "must be 100 to 1000");
         }
         let odd = |name: &&String| name.is_empty() || name.to_ascii_lowercase() != **name;
         if self.apps.sizes.keys().any(|name| odd(&name)) {

@@ -17,6 +17,7 @@ pub struct Outside {
     stopped: AtomicBool,
     stopping: tokio::sync::Notify,
     names: Mutex<Vec<&'static str>>,
+    stop_before: Mutex<Option<&'static str>>,
 }
 
 impl Outside {
@@ -31,6 +32,13 @@ impl Outside {
 
     pub fn has_stopped(&self) -> bool {
         self.stopped.load(Ordering::SeqCst)
+    }
+
+    /// Stops the world at the next crossing of this name.
+    pub fn stop_before(&self, name: &'static str) {
+        if let Ok(mut next) = self.stop_before.lock() {
+            *next = Some(name);
+        }
     }
 
     /// Returns once the world was stopped.
@@ -62,7 +70,8 @@ pub async fn point(name: &'static str) {
             names.push(name);
         }
         let number = outside.crossed.fetch_add(1, Ordering::SeqCst) + 1;
-        if number != outside.stop_at.load(Ordering::SeqCst) {
+        let named = outside.stop_before.lock().is_ok_and(|wanted| *wanted == Some(name));
+        if !named && number != outside.stop_at.load(Ordering::SeqCst) {
             return;
         }
         outside.stopped.store(true, Ordering::SeqCst);

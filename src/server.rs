@@ -5,7 +5,9 @@ use crate::acme;
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
 use crate::domain::Secret;
+use crate::drains::{Drains, Senders};
 use crate::github::{Credentials, GitHub, RsaKey, Settings, Timeouts, WebhookSecrets, install_crypto_provider};
+use crate::meters::Meters;
 use crate::outside::Outside;
 use crate::platform::{self, Local, LocalSettings, Platform};
 use crate::reconcile::{self, Locks, World};
@@ -71,6 +73,9 @@ pub fn open_world(config: Config, parts: Parts) -> anyhow::Result<World> {
     }
     let buildpacks = slug::buildpacks_folder(&std::path::absolute(folder)?.join("buildpacks"))
         .context("cannot write the buildpacks into the data folder")?;
+    let started_at = parts.clock.now();
+    let senders = Senders::new(config.drains.ca.as_deref(), parts.clock.clone()).context("drains.ca")?;
+    let drains = Drains::new(senders);
     Ok(World {
         clock: parts.clock,
         store,
@@ -91,6 +96,9 @@ pub fn open_world(config: Config, parts: Parts) -> anyhow::Result<World> {
         outside: parts.outside,
         executable: own_executable()?,
         boards: reconcile::split::Boards::default(),
+        started_at,
+        drains,
+        meters: Arc::new(Meters::open(folder.join("meters.json"))),
         locks: Locks::default(),
         lines: reconcile::Lines { incoming: Semaphore::new(INCOMING), outgoing: Semaphore::new(OUTGOING) },
         config,

@@ -3,7 +3,7 @@
 
 use crate::support::machine::Machine;
 use crate::support::servers::{Partner, Postgres, Redis};
-use crate::support::town::{Pull, Settled, Town};
+use crate::support::town::{OWNER, Pull, Settled, Town};
 use landfall::config::Config;
 use landfall::domain::Secret;
 use landfall::outside::Outside;
@@ -245,7 +245,8 @@ async fn a_review_app_begins_with_a_copy_of_the_template() {
         .expect("the template is as it was")
         .get(0);
     assert_eq!(untouched, 1);
-    assert!(postgres.connect(&user, &password, "scrubbed").await.is_ok_and(|_| true), "the operator left it open");
+    let refused = postgres.connect(&user, &password, "scrubbed").await.expect_err("the template is closed");
+    assert!(refused.to_string().contains("db error"), "{refused}");
     town.close(&pull).await;
     town.settle().await;
     assert_eq!(postgres.made().await, Vec::<String>::new());
@@ -401,12 +402,56 @@ async fn an_operator_s_redis_gives_each_app_its_own_keys() {
     };
     assert_eq!(said("SET OURSx 1").await, "+OK");
     assert!(said("GET THEIRSx").await.starts_with("-NOPERM"));
-    assert!(said("FLUSHALL").await.starts_with("-NOPERM"));
+    // What would name, count or take away what is another's.
+    for order in [
+        "FLUSHALL",
+        "FLUSHDB",
+        "KEYS *",
+        "SCAN 0",
+        "RANDOMKEY",
+        "DBSIZE",
+        "FUNCTION LIST",
+        "FCALL f 0",
+        "SCRIPT FLUSH",
+        "SCRIPT KILL",
+        "PUBSUB CHANNELS",
+        "SWAPDB 0 1",
+        "CLIENT LIST",
+        "EVAL \"return redis.call('GET','x')\" 0",
+    ] {
+        let answer = said(order).await;
+        assert!(answer.starts_with("-NOPERM") || answer.contains("can't access"), "{order}: {answer}");
+    }
+    // What clients do.
+    for (order, expected) in [
+        ("HELLO 2", "*"),
+        ("CLIENT SETNAME web", "+OK"),
+        ("CLIENT SETINFO LIB-NAME redis-rb", "+OK"),
+        ("CLIENT ID", ":"),
+        ("INFO server", "$"),
+        ("COMMAND COUNT", ":"),
+        ("SCRIPT LOAD \"return 1\"", "$40"),
+        ("EVALSHA e0e1f9fabfc9d4800c877a703b823ac0578ff8db 0", ":1"),
+        ("EVAL \"return redis.call('SET',KEYS[1],'2')\" 1 OURSy", "+OK"),
+        ("SSCAN OURSset 0", "*2"),
+        ("PUBLISH OURSchannel hello", ":0"),
+        ("PUBSUB NUMSUB OURSchannel", "*2"),
+        ("MULTI", "+OK"),
+        ("SELECT 3", "+OK"),
+    ] {
+        let answer = said(order).await;
+        assert!(answer.starts_with(expected), "{order}: {answer}");
+    }
+    let elsewhere = format!("SET {prefix}z 1");
+    let left = talk(port, &[&format!("AUTH {user} {password}"), "SELECT 3", &elsewhere]).await;
+    assert_eq!(left.last().map(String::as_str), Some("+OK"));
     town.close(&pull).await;
     town.settle().await;
     assert!(said("PING").await.starts_with("-WRONGPASS") || said("PING").await.starts_with("-NOAUTH"));
     let left = talk(port, &["AUTH default pw", "DBSIZE"]).await;
     assert_eq!(left.last().map(String::as_str), Some(":0"), "its keys went with it");
+    let left = talk(port, &["AUTH default pw", "SELECT 3", "DBSIZE"]).await;
+    assert_eq!(left.last().map(String::as_str), Some(":0"), "and those of the server's other databases");
     town.leave().await;
 }
 
@@ -467,4 +512,269 @@ async fn a_partner_is_asked_once_for_each_add_on_whatever_it_answers() {
     assert!(partner.resources().is_empty(), "{:?}", partner.calls());
     town.leave().await;
     partner.stop().await;
+}
+
+#[actix_web::test]
+async fn a_stranger_s_code_gets_neither_the_template_nor_what_costs_money() {
+    let postgres = Postgres::start().await;
+    postgres.operator("postgres").await.batch_execute("CREATE DATABASE scrubbed").await.expect("a template");
+    postgres.operator("scrubbed").await.batch_execute("CREATE TABLE people (name text)").await.expect("data");
+    let partner = Partner::start();
+    let (url, provider) = (postgres.url(), partner.url.clone());
+    let town = Town::start_with(None, move |config: &mut Config| {
+        config.addons.postgres.url = Some(Secret::new(url.clone()));
+        config.addons.postgres.template = Some("scrubbed".to_owned());
+        let declared = landfall::config::PartnerAddons {
+            base_url: provider.clone(),
+            username: "acme".to_owned(),
+            password: Secret::new("pw"),
+            region: "here".to_owned(),
+        };
+        config.addons.partner.insert("acme".to_owned(), declared);
+    })
+    .await;
+    let repository = town.make_repository("hello", "one").await;
+    let files = |addons: &str| json!({ "Procfile": "web: serve\n", "app.json": format!(r#"{{"addons": {addons}}}"#), "page.txt": "two" });
+    let database = r#"["heroku-postgresql:standard-2"]"#;
+    let (pull, head) = town.open_fork_with(&repository, "mallory", files(database)).await;
+    town.settle().await;
+    town.say(&pull, &format!("/approve {head}"), OWNER).await;
+    town.settle().await;
+    assert_eq!(town.served("hello-pr-1").as_deref(), Some("two"));
+    let (user, password, name) = database_of(&town, "hello-pr-1");
+    let app = postgres.connect(&user, &password, &name).await.expect("the app gets in");
+    let tables: i64 =
+        app.query_one("SELECT count(*) FROM pg_tables WHERE tablename = 'people'", &[]).await.expect("rows").get(0);
+    assert_eq!(tables, 0, "a stranger's app begins empty");
+    let limit: i32 = app
+        .query_one("SELECT rolconnlimit FROM pg_roles WHERE rolname = current_user", &[])
+        .await
+        .expect("a row")
+        .get(0);
+    assert_eq!(limit, 20, "whatever plan the stranger writes down");
+
+    let (paid, head) = town.open_fork_with(&repository, "trudy", files(r#"["acme:large"]"#)).await;
+    town.settle().await;
+    town.say(&paid, &format!("/approve {head}"), OWNER).await;
+    town.settle().await;
+    let comment = town.comment(&paid).await;
+    assert!(comment.contains("acme is a provider's paid service, and the code of a fork gets none"), "{comment}");
+    assert!(partner.calls().is_empty(), "{:?}", partner.calls());
+    for pull in [&pull, &paid] {
+        town.close(pull).await;
+    }
+    town.settle().await;
+    assert_eq!(postgres.made().await, Vec::<String>::new());
+    town.leave().await;
+    partner.stop().await;
+}
+
+/// An address of the server as an operator would write it, and whether it may be used.
+#[tokio::test]
+async fn tls_to_an_operator_s_server_compares_what_sslmode_says() {
+    let (plain, postgres) = (Postgres::start().await, Postgres::with_tls().await);
+    let authority = format!("sslrootcert={}", postgres.authority().display());
+    let elsewhere = format!("sslrootcert={}/src/router/tests/tls/second.pem", env!("CARGO_MANIFEST_DIR"));
+    let answers = async |server: &Postgres, host: &str, query: &str| {
+        let server =
+            landfall::addons::PostgresServer::from_url(&Secret::new(server.url_as(host, query)), "url").expect("read");
+        server.answers().await.map_err(|error| error.to_string())
+    };
+    for (host, query, good) in [
+        ("127.0.0.1", "sslmode=require".to_owned(), true),
+        ("127.0.0.1", format!("sslmode=verify-ca&{authority}"), true),
+        ("hello.localhost", format!("sslmode=verify-full&{authority}"), true),
+        ("127.0.0.1", format!("sslmode=verify-full&{authority}"), false),
+        ("other.localhost", format!("sslmode=verify-full&{authority}"), false),
+        ("hello.localhost", "sslmode=verify-full".to_owned(), false),
+        ("hello.localhost", format!("sslmode=verify-ca&{elsewhere}"), false),
+        ("hello.localhost", format!("sslmode=require&{elsewhere}"), false),
+        ("hello.localhost", "sslmode=verify-full&sslrootcert=/nowhere.pem".to_owned(), false),
+    ] {
+        let said = answers(&postgres, host, &query).await;
+        assert_eq!(said.is_ok(), good, "{host} {query}: {said:?}");
+    }
+    let log = postgres.log();
+    assert!(log.contains("application_name=landfall SSL enabled"), "{log}");
+    assert!(!log.lines().any(|line| line.contains("application_name=landfall") && !line.contains("SSL")), "{log}");
+    assert!(answers(&plain, "127.0.0.1", "sslmode=prefer").await.is_ok());
+    let said = answers(&plain, "127.0.0.1", "sslmode=require").await.expect_err("it has no TLS");
+    assert!(said.to_lowercase().contains("tls"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_app_speaks_tls_to_the_operator_s_server_from_inside_its_walls() {
+    let postgres = Postgres::with_tls().await;
+    let query = format!("sslmode=verify-full&sslrootcert={}", postgres.authority().display());
+    let machine =
+        Machine::with(&format!("[addons.postgres]\nurl = \"{}\"\n", postgres.url_as("hello.localhost", &query))).await;
+    machine.make_repository("visits", &visits(r#"["heroku-postgresql:mini", "heroku-redis:mini"]"#)).await;
+    machine.serves("visits-staging", "visits: 1").await;
+    let environment: serde_json::Value =
+        serde_json::from_str(&asked(&machine, "visits-staging", "/env").await).expect("JSON");
+    let url = environment["DATABASE_URL"].as_str().expect("a database");
+    assert!(url.contains("@hello.localhost:5432/"), "{url}");
+    assert!(url.ends_with("?sslmode=verify-full&sslrootcert=/etc/landfall/postgres.pem"), "{url}");
+    let said = asked(
+        &machine,
+        "visits-staging",
+        &format!("/sql?q={}", encoded("SELECT ssl, version FROM pg_stat_ssl WHERE pid = pg_backend_pid()")),
+    )
+    .await;
+    assert!(said.contains("t|TLSv1"), "{said}");
+    machine.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_review_app_begins_with_a_copy_from_another_server_whatever_is_killed() {
+    let elsewhere = Postgres::start().await;
+    elsewhere.operator("postgres").await.batch_execute("CREATE DATABASE scrubbed").await.expect("a template");
+    let template = elsewhere.operator("scrubbed").await;
+    template
+        .batch_execute(
+            "CREATE EXTENSION pg_trgm; CREATE EXTENSION pageinspect; CREATE SCHEMA shop; \
+             CREATE TYPE shop.colour AS ENUM ('red'); CREATE TABLE shop.items (colour shop.colour DEFAULT 'red'); \
+             COMMENT ON TABLE shop.items IS 'x'; CREATE TABLE visits (id serial); \
+             INSERT INTO visits SELECT FROM generate_series(1, 1000)",
+        )
+        .await
+        .expect("data");
+    // The copy must wait for as long as somebody holds this.
+    template.batch_execute("BEGIN; LOCK TABLE visits IN ACCESS EXCLUSIVE MODE").await.expect("a lock");
+    let url = elsewhere.url().strip_suffix("/postgres").expect("a database").to_owned() + "/scrubbed";
+    let mut machine = Machine::with(&format!("[addons.postgres]\ntemplate_url = \"{url}\"\n")).await;
+    let repository =
+        machine.make_repository("visits", &visits(r#"["heroku-postgresql:standard-2", "heroku-redis:mini"]"#)).await;
+    machine.serves("visits-staging", "visits: 1,").await;
+    let note = BTreeMap::from([("note.txt".to_owned(), "one".to_owned())]);
+    machine.push(&repository, "one", &note, "Add a note").await;
+    machine.open_pull(&repository, "one", "Add a note").await;
+    // While the dump waits for the lock, all that there is of the copy is there.
+    let operator = elsewhere.operator("postgres").await;
+    let dumps = async || -> i64 {
+        let waiting =
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pg_dump' AND wait_event_type = 'Lock'";
+        operator.query_one(waiting, &[]).await.expect("rows").get(0)
+    };
+    let waits = async || {
+        anyhow::ensure!(dumps().await == 1, "{} dumps", dumps().await);
+        Ok(machine.processes("addons.copy"))
+    };
+    let before = machine.expect("a copy to be under way", waits).await;
+    assert_eq!(before.len(), 1, "{before:?}");
+    // The password stands where nobody but us can read it.
+    let lines: Vec<String> = std::fs::read_dir("/proc")
+        .expect("/proc is there")
+        .flatten()
+        .filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok())
+        .map(|line| String::from_utf8_lossy(&line).replace('\0', " "))
+        .filter(|line| line.contains("/bin/pg_dump") || line.contains("/bin/psql"))
+        .collect();
+    assert!(lines.iter().any(|line| line.contains("user='operator'")), "{lines:?}");
+    assert!(!lines.iter().any(|line| line.contains(":pw") || line.contains("password=")), "{lines:?}");
+    machine.kill_serve();
+    machine.serve().await;
+    let after = machine.processes("addons.copy");
+    assert!(after.keys().eq(before.keys()), "the copy goes on, and there is one: {before:?} {after:?}");
+    for pid in after.values().flatten() {
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(*pid), nix::sys::signal::Signal::SIGKILL);
+    }
+    let another = async || {
+        let copies = machine.processes("addons.copy");
+        anyhow::ensure!(!copies.is_empty() && !copies.keys().eq(before.keys()), "{copies:?}");
+        anyhow::ensure!(dumps().await == 1, "{} dumps", dumps().await);
+        Ok(())
+    };
+    machine.expect("another copy to be begun", another).await;
+    template.batch_execute("COMMIT").await.expect("the lock goes");
+    machine.serves("visits-pr-1", "visits: 1001,").await;
+    let sql = async |statement: &str| {
+        asked(&machine, "visits-pr-1", &format!("/sql?q={}", encoded(statement))).await.trim().to_owned()
+    };
+    assert_eq!(
+        sql("SELECT string_agg(extname, ',' ORDER BY extname) FROM pg_extension").await,
+        "pageinspect,pg_trgm,plpgsql"
+    );
+    let done = "ALTER TABLE shop.items ADD note text; INSERT INTO shop.items (note) VALUES ('mine') RETURNING note";
+    assert!(sql(done).await.contains("mine"), "what was copied is the app's own");
+    assert_eq!(sql("SELECT rolconnlimit FROM pg_roles WHERE rolname = current_user").await, "75", "a quarter of 300");
+    // Another plan, and with it another look at the database, takes nothing away.
+    let plan = visits(r#"["heroku-postgresql:mini", "heroku-redis:mini"]"#);
+    machine.push(&repository, "one", &plan, "Ask for less").await;
+    let smaller = async || {
+        let limit = sql("SELECT rolconnlimit FROM pg_roles WHERE rolname = current_user").await;
+        anyhow::ensure!(limit == "20", "{limit}");
+        Ok(())
+    };
+    machine.expect("the smaller plan", smaller).await;
+    assert_eq!(sql("SELECT count(*) > 1000 FROM visits").await, "t");
+    let count: i64 = template.query_one("SELECT count(*) FROM visits", &[]).await.expect("rows").get(0);
+    assert_eq!(count, 1000, "the template is as it was");
+    machine.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_cannot_be_made_fails_the_deploy_with_what_was_said() {
+    let elsewhere = Postgres::start().await;
+    let operator = elsewhere.operator("postgres").await;
+    operator
+        .batch_execute("CREATE ROLE reader LOGIN PASSWORD 'pw'; CREATE TABLE secret (x int)")
+        .await
+        .expect("a role");
+    let url = elsewhere.url().replace("operator:", "reader:");
+    let machine = Machine::with(&format!("[addons.postgres]\ntemplate_url = \"{url}\"\n")).await;
+    let repository =
+        machine.make_repository("visits", &visits(r#"["heroku-postgresql:mini", "heroku-redis:mini"]"#)).await;
+    let note = BTreeMap::from([("note.txt".to_owned(), "one".to_owned())]);
+    machine.push(&repository, "one", &note, "Add a note").await;
+    let pull = machine.open_pull(&repository, "one", "Add a note").await;
+    let said = machine.comment_says(&repository, pull, "the copy of the template database failed").await;
+    assert!(said.contains("permission denied for table secret"), "{said}");
+    machine.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_server_of_our_own_is_started_at_once_and_ends_with_its_last_database() {
+    let machine = Machine::start().await;
+    machine.make_repository("visits", &visits(r#"["heroku-postgresql:mini", "heroku-redis:mini"]"#)).await;
+    machine.serves("visits-staging", "visits: 1, hits: :1").await;
+    // Long enough that its end is no failed start.
+    tokio::time::sleep(std::time::Duration::from_secs(10)).await;
+    for (server, path, expected) in [
+        ("addons.postgres", format!("/sql?q={}", encoded("SELECT 7")), "7"),
+        ("addons.redis", format!("/redis?q={}", encoded("PING")), "+PONG"),
+    ] {
+        for pid in machine.processes(server).values().flatten() {
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(*pid), nix::sys::signal::Signal::SIGKILL);
+        }
+        let began = std::time::Instant::now();
+        let back = async || {
+            let said = asked(&machine, "visits-staging", &path).await;
+            anyhow::ensure!(said.trim() == expected, "it says {said}");
+            Ok(())
+        };
+        machine.expect("the server to be started again", back).await;
+        let took = began.elapsed();
+        // The slow look at everything comes every 30 s.
+        assert!(took.as_secs() < 12, "{server} came back after {took:?}");
+    }
+    machine.says(&["destroy", "visits-staging", "--confirm", "visits-staging"]).await;
+    let gone = async || {
+        let doctor = machine.api("/api/v1/doctor").await?;
+        anyhow::ensure!(doctor["leftovers"] == json!([]), "{doctor}");
+        anyhow::ensure!(doctor["addons"] == json!([]), "{doctor}");
+        Ok(())
+    };
+    machine.expect("nothing of it to be left", gone).await;
+    for _ in 0..20 {
+        let doctor = machine.api("/api/v1/doctor").await.expect("the API answers");
+        assert_eq!(doctor["leftovers"], json!([]), "the server that ends is no leftover");
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    let ended = async || {
+        anyhow::ensure!(machine.processes("addons.postgres").is_empty(), "it runs");
+        Ok(())
+    };
+    machine.expect("the server to end", ended).await;
+    machine.leave().await;
 }

@@ -1,7 +1,7 @@
 //! Builds: what they are made from, what they may not do, and what is kept of them.
 
 use crate::support::machine::{Machine, hello};
-use crate::support::town::{CUTS, ENDLESS_MIGRATION, Town};
+use crate::support::town::{CUTS, ENDLESS_MIGRATION, OWNER, Town};
 use landfall::domain::{BuildState, SlugDigest};
 use landfall::reconcile;
 use reqwest::Method;
@@ -212,4 +212,36 @@ async fn a_buildpack_from_git_builds_in_the_sandbox_and_its_excesses_are_named()
     };
     machine.expect("the builds' folders to go", nothing_left).await;
     machine.leave().await;
+}
+
+#[actix_web::test]
+async fn a_fork_s_build_begins_with_the_default_branch_s_cache_and_writes_none() {
+    let town = Town::start().await;
+    let repository = town.make_repository("hello", "one").await;
+    town.push(&repository, "change", "two").await;
+    town.open_pull(&repository, "change", "Say two").await;
+    town.settle().await;
+    let id = town.world().store.repositories().unwrap()[0].id;
+    let folder = town.world().folder("cache").join(id.to_string());
+    let caches = || {
+        let mut caches: Vec<(String, String)> = entries(&folder)
+            .into_iter()
+            .map(|name| (std::fs::read_to_string(folder.join(&name).join("page.txt")).unwrap_or_default(), name))
+            .collect();
+        caches.sort();
+        caches
+    };
+    let before = caches();
+    let pages: Vec<&str> = before.iter().map(|(page, _)| page.trim()).collect();
+    assert_eq!(pages, ["one", "two"], "each branch wrote its own");
+    // A branch of the fork has the name of one of ours.
+    let (pull, head) = town.open_fork_with(&repository, "mallory", json!({ "page.txt": "poison" })).await;
+    town.settle().await;
+    town.say(&pull, &format!("/approve {head}"), OWNER).await;
+    town.settle().await;
+    assert_eq!(town.served("hello-pr-2").as_deref(), Some("poison"));
+    assert_eq!(caches(), before, "nothing that others read was written");
+    let build = town.world().store.builds().unwrap().into_iter().find(|build| build.commit.as_str() == head);
+    assert_eq!(build.expect("it was built").cache_of, None);
+    town.leave().await;
 }

@@ -268,7 +268,8 @@ async fn scaling_makes_no_release_and_what_is_left_over_drains() {
     assert_eq!(kinds(&town.running_of("hello-staging")), (3, 2));
     let specs = town.memory.history();
     let worker = specs.iter().rev().find(|spec| spec.name == "worker.2").unwrap();
-    assert_eq!((worker.limits.memory_bytes, worker.limits.cpu_millis), (1 << 30, 2000));
+    assert_eq!((worker.limits.memory_quota, worker.limits.cpu_millis), (1 << 30, 2000));
+    assert_eq!(worker.limits.memory_bytes / 100, (1 << 30) / 100 * 150 / 100, "the hard limit is half as much again");
 
     town.scale("hello-staging", "web=1 worker=0").await.unwrap();
     town.settle().await;
@@ -281,7 +282,7 @@ async fn scaling_makes_no_release_and_what_is_left_over_drains() {
     let running = town.running_of("hello-staging");
     assert_eq!(kinds(&running), (1, 0), "{running:?}");
     let specs = town.memory.history();
-    assert_eq!(specs.iter().rev().find(|spec| spec.name == "web.1").unwrap().limits.memory_bytes, 2560 << 20);
+    assert_eq!(specs.iter().rev().find(|spec| spec.name == "web.1").unwrap().limits.memory_quota, 2560 << 20);
 
     town.scale("hello-staging", "web=0").await.unwrap();
     town.settle().await;
@@ -380,5 +381,37 @@ async fn a_failed_release_phase_can_be_tried_again() {
     town.settle().await;
     assert_eq!(town.served("hello-staging").as_deref(), Some("three"));
     assert_eq!(town.world().store.builds().unwrap().len(), builds + 1);
+    town.leave().await;
+}
+
+#[actix_web::test]
+async fn a_new_app_takes_no_more_processes_than_all_apps_together_may_have() {
+    let town = Town::start_with(None, |config| config.apps.max_processes = 3).await;
+    let repository = town.make_repository("hello", "one").await;
+    let files = |page: &str| {
+        json!({ "Procfile": "web: serve\nworker: work\n", "page.txt": page,
+                "app.json": r#"{"formation": {"web": {"quantity": 2}, "worker": {"quantity": 2}}}"# })
+    };
+    town.push_files(&repository, "one", files("two")).await;
+    let first = town.open_pull(&repository, "one", "Say two").await;
+    town.settle().await;
+    assert_eq!(town.served("hello-pr-1").as_deref(), Some("two"));
+    let formation = town.app("hello-pr-1").formation.expect("it has one");
+    assert_eq!((formation["web"].quantity, formation["worker"].quantity), (2, 0), "staging has one of the three");
+    town.push_files(&repository, "other", files("three")).await;
+    let second = town.open_pull(&repository, "other", "Say three").await;
+    town.settle().await;
+    assert_eq!(town.served("hello-pr-2"), None);
+    let comment = town.comment(&second).await;
+    assert!(comment.contains("All apps together have the 3 processes that the operator allows"), "{comment}");
+    // What serves goes on, and what was refused comes up once there is room.
+    town.push_files(&repository, "one", files("four")).await;
+    town.settle().await;
+    assert_eq!(town.served("hello-pr-1").as_deref(), Some("four"));
+    town.close(&first).await;
+    town.settle().await;
+    town.say(&second, "/deploy", OWNER).await;
+    town.settle().await;
+    assert_eq!(town.served("hello-pr-2").as_deref(), Some("three"));
     town.leave().await;
 }

@@ -231,3 +231,179 @@ async fn tests_that_cannot_be_dealt_are_refused_with_a_sentence() {
     well(&machine).await;
     machine.leave().await;
 }
+
+/// How often nodes were given a batch so far, by what the control plane wrote.
+fn batches_dealt(machine: &Machine) -> usize {
+    let log = std::fs::read_to_string(machine.path("serve.log")).unwrap_or_default();
+    log.lines().filter(|line| line.contains("got a batch of")).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dealt_run_is_right_however_often_the_control_plane_dies_and_with_a_node_that_hangs() {
+    let mut machine = Machine::start().await;
+    let tests: Vec<(String, String)> = (0..12)
+        .map(|at| (format!("test_{at:02}"), "import time\ndef test_sleeps():\n    time.sleep(0.7)\n".to_owned()))
+        .collect();
+    machine.make_repository("hello", &suite("nodes = 2", &borrowed(&tests))).await;
+    let mut dealt = 0;
+    for _ in 0..4 {
+        let more = async || {
+            let now = batches_dealt(&machine);
+            let over = machine.api("/api/v1/runs/1").await.is_ok_and(|run| !run["verdict"].is_null());
+            ensure!(now > dealt || over, "no further batch was dealt");
+            Ok(now)
+        };
+        dealt = machine.expect("another batch to be dealt", more).await;
+        machine.kill_serve();
+        machine.serve().await;
+        dealt = dealt.min(batches_dealt(&machine));
+    }
+    // A node that says nothing any more: what it holds goes to the other one, and it is ended at last.
+    let look = async || {
+        let over = !machine.api("/api/v1/runs/1").await?["verdict"].is_null();
+        let nodes: Vec<i32> = processes_of_nodes(&machine);
+        ensure!(over || !nodes.is_empty(), "no node is there");
+        Ok(nodes.first().copied())
+    };
+    if let Some(pid) = machine.expect("a node to be there", look).await {
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGSTOP);
+    }
+    let run = verdict(&machine, 1).await;
+    assert_eq!((&run["split"]["planned"], &run["split"]["passed"]), (&12.into(), &12.into()), "{run:#}");
+    assert_eq!(run["split"]["red"], 0, "{run:#}");
+    well(&machine).await;
+    machine.leave().await;
+}
+
+fn processes_of_nodes(machine: &Machine) -> Vec<i32> {
+    machine.processes("landfall node --socket").into_values().flatten().collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_suite_that_prints_a_gigabyte_keeps_head_and_tail_and_its_verdict() {
+    let machine = Machine::start().await;
+    let loud = "import os\ndef test_prints():\n    os.write(1, b'the first line\\n')\n    line = b'x' * 1023 + b'\\n'\n    \
+                for _ in range(1024):\n        data = line * 1024\n        while data:\n            data = data[os.write(1, data):]\n    \
+                os.write(1, b'the last line\\n')\n";
+    machine.make_repository("hello", &suite("nodes = 1", &[("test_fine", SLEEPS), ("test_loud", loud)])).await;
+    let run = verdict(&machine, 1).await;
+    assert_eq!((&run["verdict"]["kind"], &run["split"]["passed"]), (&"passed".into(), &2.into()), "{run:#}");
+    let log = machine.says(&["ci", "show", "1", "--node", "0"]).await;
+    assert!(log.contains("the first line") && log.contains("the last line"), "{} bytes", log.len());
+    assert!(folder_bytes(&machine.path("data")) < 200 << 20, "the log filled the disk");
+    well(&machine).await;
+    machine.leave().await;
+}
+
+fn folder_bytes(folder: &std::path::Path) -> u64 {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .map(|entry| match entry.file_type() {
+            Ok(kind) if kind.is_dir() => folder_bytes(&entry.path()),
+            Ok(kind) if kind.is_file() => entry.metadata().map_or(0, |metadata| metadata.len()),
+            _ => 0,
+        })
+        .sum()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_s_page_shows_its_picture_what_fails_on_the_base_too_and_runs_failed_again() {
+    let machine = Machine::start().await;
+    let bad = "def test_breaks():\n    assert False, 'long known'\n";
+    let flaky = "import os\ndef test_is_flaky():\n    seen = os.path.exists('/tmp/seen')\n    \
+                 open('/tmp/seen', 'w').close()\n    assert seen, 'not yet'\n";
+    let tests = [("test_bad", bad), ("test_fine", SLEEPS), ("test_flaky", flaky)];
+    let files = suite("nodes = 1\nretries = 1\nreuse = false", &tests);
+    let repository = machine.make_repository("hello", &files).await;
+    assert_eq!(verdict(&machine, 1).await["verdict"]["kind"], "failed");
+    let change = BTreeMap::from([("notes.txt".to_owned(), "nothing of the tests".to_owned())]);
+    let head = machine.push(&repository, "change", &change, "Note").await;
+    machine.open_pull(&repository, "change", "Note").await;
+    let run = verdict(&machine, 2).await;
+    let red = json!([{ "path": "suite/test_bad.py", "why": "failed", "on_base": true }]);
+    assert_eq!(run["split"]["red_files"], red, "{run:#}");
+    let look = async || {
+        let checks = machine.github(Method::GET, &format!("/repos/{repository}/commits/{head}/check-runs"), None).await;
+        let summary = checks["check_runs"][0]["output"]["summary"].as_str().unwrap_or_default().to_owned();
+        ensure!(summary.contains("fails on the default branch too"), "{summary}");
+        Ok(())
+    };
+    machine.expect("the check to say that the base fails too", look).await;
+
+    let page = async |path: &str| -> String {
+        let answer = machine.client.get(format!("http://{}{path}", machine.server)).send().await.expect("an answer");
+        answer.text().await.expect("a page")
+    };
+    let shown = page("/runs/2").await;
+    assert!(shown.contains("<svg class=\"timeline\""), "{shown}");
+    for (name, class) in [("bad", "failed"), ("fine", "passed"), ("flaky", "passed")] {
+        let bar = shown.split("<rect class=\"file ").any(|bar| bar.starts_with(class) && bar.contains(name));
+        assert!(bar, "no bar of test_{name} that {class}: {shown}");
+    }
+    assert!(shown.contains("it fails on the default branch too"), "{shown}");
+
+    // Only what was red is run again, from the button as well.
+    assert!(shown.contains("Run failed again"), "{shown}");
+    let form = machine.client.post(format!("http://{}/api/v1/runs/2/rerun", machine.server)).body("failed=true");
+    let form = form.header("content-type", "application/x-www-form-urlencoded");
+    let form = form.header("origin", format!("http://{}", machine.server)).header("sec-fetch-site", "same-origin");
+    let answer = form.send().await.expect("an answer");
+    assert_eq!(answer.status(), 303, "{answer:?}");
+    assert_eq!(answer.headers().get("location").expect("a page"), "/runs/3");
+    let run = verdict(&machine, 3).await;
+    assert_eq!((&run["split"]["planned"], &run["split"]["red"]), (&1.into(), &1.into()), "{run:#}");
+
+    // The same tree once more, and it is tested once more, since `reuse` is off.
+    machine
+        .push(&repository, "main", &BTreeMap::from([("suite/test_bad.py".to_owned(), SLEEPS.to_owned())]), "Mend")
+        .await;
+    assert_eq!(verdict(&machine, 4).await["verdict"]["kind"], "passed");
+    let back = json!([("suite/test_bad.py", bad), ("suite/test_bad.py", SLEEPS)]);
+    for (at, change) in back.as_array().expect("a list").iter().enumerate() {
+        let text = change[1].as_str().expect("a text").to_owned();
+        machine.push(&repository, "main", &BTreeMap::from([("suite/test_bad.py".to_owned(), text)]), "Again").await;
+        let run = verdict(&machine, 5 + at as u64).await;
+        assert_eq!(run["verdict"]["kind"], if at == 0 { "failed" } else { "passed" }, "{run:#}");
+        assert_eq!(run["split"]["planned"], 3, "{run:#}");
+    }
+
+    let flaky = machine.says(&["ci", "flaky", &repository]).await;
+    assert!(flaky.contains("suite/test_flaky.py"), "{flaky}");
+    assert!(page(&format!("/pipelines/{repository}/flaky")).await.contains("suite/test_flaky.py"));
+    machine.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_suite_that_pulls_by_knapsack_pro_s_clients_is_dealt_without_a_change() {
+    let machine = Machine::start().await;
+    let mut files = hello();
+    let manifest = |arguments: &str| {
+        let script = format!("python3 knapsack_client.py{arguments}");
+        let test = json!({ "formation": { "test": { "quantity": 2 } }, "scripts": { "test": script } });
+        json!({ "environments": { "test": test } }).to_string()
+    };
+    files.insert("app.json".to_owned(), manifest(""));
+    files.insert("knapsack_client.py".to_owned(), include_str!("support/suite/knapsack_client.py").to_owned());
+    for (name, text) in sleepers(8) {
+        files.insert(format!("suite/{name}.py"), text);
+    }
+    let repository = machine.make_repository("hello", &files).await;
+    let run = verdict(&machine, 1).await;
+    assert_eq!(run["verdict"]["kind"], "passed", "{run:#}");
+    let once = ran(&machine, 1, 2).await;
+    assert_eq!((once.len(), once.values().copied().max()), (8, Some(1)), "{once:#?}");
+    // One that fails is red, and so is a queue that nobody worked through although all ended with 0.
+    let broken = BTreeMap::from([("suite/test_03.py".to_owned(), "def test_no():\n    assert False\n".to_owned())]);
+    machine.push(&repository, "main", &broken, "Break one").await;
+    assert_eq!(verdict(&machine, 2).await["verdict"]["kind"], "failed");
+    let left = BTreeMap::from([
+        ("suite/test_03.py".to_owned(), SLEEPS.to_owned()),
+        ("app.json".to_owned(), manifest(" --leave")),
+    ]);
+    machine.push(&repository, "main", &left, "Leave").await;
+    let run = verdict(&machine, 3).await;
+    assert_eq!(run["verdict"]["kind"], "failed", "{run:#}");
+    assert!(run["lanes"].as_array().expect("a list").iter().all(|lane| lane["state"] == "passed"), "{run:#}");
+    well(&machine).await;
+    machine.leave().await;
+}

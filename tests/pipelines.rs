@@ -30,9 +30,14 @@ impl Town {
 
     /// A fork's pull request; gives it and its head.
     async fn open_fork(&self, repository: &str, by: &str) -> (Pull, String) {
+        self.open_fork_with(repository, by, json!({ "page.txt": "from afar" })).await
+    }
+
+    /// As `open_fork`, with these files changed.
+    pub(crate) async fn open_fork_with(&self, repository: &str, by: &str, files: Value) -> (Pull, String) {
         self.make_user(by).await;
         self.control("POST", "/_/fork", Some(json!({ "repo": repository, "user": by }))).await;
-        let head = self.push_to_fork(by, "from afar").await;
+        let head = self.push_files_to_fork(by, files).await;
         let name = repository.split_once('/').expect("a name").1;
         let open = json!({
             "repo": repository, "title": "From afar", "head": "change", "head_repo": format!("{by}/{name}"), "user": by,
@@ -42,8 +47,12 @@ impl Town {
     }
 
     async fn push_to_fork(&self, by: &str, page: &str) -> String {
+        self.push_files_to_fork(by, json!({ "page.txt": page })).await
+    }
+
+    async fn push_files_to_fork(&self, by: &str, files: Value) -> String {
         let push = json!({
-            "repo": format!("{by}/hello"), "branch": "change", "user": by, "message": "x", "files": { "page.txt": page },
+            "repo": format!("{by}/hello"), "branch": "change", "user": by, "message": "x", "files": files,
         });
         let pushed = self.control("POST", "/_/push", Some(push)).await;
         pushed["sha"].as_str().or_else(|| pushed["after"].as_str()).expect("a commit").to_owned()

@@ -136,6 +136,7 @@ pub fn simulate(
         wall_ms: (seconds * 1_000.0).round() as u64,
         passed: true,
         cases: 0,
+        case_times: Vec::new(),
     };
     let actual: BTreeMap<String, f64> = now
         .iter()

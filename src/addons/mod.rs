@@ -4,12 +4,17 @@
 //! The rule that each keeps: `provision` and `deprovision` may be cut off anywhere and repeated for ever. Names follow from
 //! the add-on's id, the password was drawn and written down before, and nothing is made that `list` would not show.
 
+mod address;
+mod copy;
 mod own;
 mod partner;
 mod postgres;
 mod redis;
 mod resp;
+mod tls;
 
+pub use address::Address;
+pub use copy::{TARGET_PORT, TEMPLATE_PORT, copy_program, find_postgres_client, login, words};
 pub use own::{Program, find_postgres, find_redis, postgres_program, redis_program};
 pub use partner::Partner;
 pub use postgres::{Database, PostgresServer};

@@ -3,15 +3,17 @@
 //! The role may log in and nothing else: no superuser, no making of databases or roles, a limit of connections. Its
 //! database is closed to everybody until PUBLIC has lost its right to connect, so no other role ever could.
 
-use super::{AddonError, Provided, major_version, prefix};
+use super::address::Address;
+use super::tls::Tls;
+use super::{AddonError, Provided, copy, major_version, prefix};
 use crate::domain::{Addon, AddonNote, AddonProblem, Endpoint, Secret};
 use crate::outside;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
-use tokio_postgres::config::Host;
+use tokio_postgres::Client;
+use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, NoTls};
 
 /// A statement that takes longer is cut off; copying a template is what takes long.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -22,7 +24,7 @@ const SOON: Duration = Duration::from_millis(500);
 /// A server, and whom we are there: a superuser, or a role that may make roles and databases.
 #[derive(Debug, Clone)]
 pub struct PostgresServer {
-    config: tokio_postgres::Config,
+    address: Address,
     /// Nobody else uses it, so that what everybody may do there is ours to say.
     own: bool,
 }
@@ -33,10 +35,15 @@ pub struct Database<'a> {
     pub addon: &'a Addon,
     pub tag: &'a str,
     pub password: &'a Secret,
-    /// A database that the new one begins as a copy of.
+    /// A database of the same server that the new one begins as a copy of.
     pub template: Option<&'a str>,
-    /// Where the app finds it: host and port.
+    /// Whether it begins as a copy of a database that lies elsewhere; see [`PostgresServer::wants_copy`].
+    pub copied: bool,
+    /// Connections that it gets at most, whatever its plan says.
+    pub most_connections: u32,
+    /// Where the app finds it: host and port, and what else its clients are told.
     pub seen_at: (&'a str, u16),
+    pub told: &'a [(&'static str, String)],
 }
 
 impl Database<'_> {
@@ -64,45 +71,53 @@ fn connection_limit(tier: Option<&str>) -> (u32, bool) {
 }
 
 impl PostgresServer {
-    /// `postgres://user:password@host:port/database`, as the operator wrote it.
-    pub fn from_url(url: &Secret) -> Result<PostgresServer, AddonError> {
-        let mut config: tokio_postgres::Config =
-            url.expose().parse().map_err(|_| AddonError::refused("addons.postgres.url is no address of a server"))?;
-        config.connect_timeout(CONNECT).application_name("landfall");
-        if config.get_dbname().is_none() {
-            config.dbname("postgres");
-        }
-        Ok(PostgresServer { config, own: false })
+    /// `postgres://user:password@host:port/database`, as the operator wrote it at `key`.
+    pub fn from_url(url: &Secret, key: &str) -> Result<PostgresServer, AddonError> {
+        let mut address = Address::parse(url, key)?;
+        address.config.connect_timeout(CONNECT).application_name("landfall");
+        Ok(PostgresServer { address, own: false })
     }
 
     /// The server that Landfall runs itself, whose socket lies in this folder.
     pub fn own(folder: PathBuf, password: &Secret) -> PostgresServer {
         let mut config = tokio_postgres::Config::new();
         config.host_path(folder).user(super::own::SUPERUSER).password(password.expose()).dbname("postgres");
-        config.connect_timeout(CONNECT).application_name("landfall");
-        PostgresServer { config, own: true }
+        config.connect_timeout(CONNECT).application_name("landfall").ssl_mode(SslMode::Disable);
+        let address = Address { config, encryption: super::address::Encryption::Prefer, authority: None };
+        PostgresServer { address, own: true }
     }
 
     pub fn on_port(mut self, port: u16) -> PostgresServer {
-        self.config.port(port);
+        self.address.config.port(port);
         self
+    }
+
+    pub fn address(&self) -> &Address {
+        &self.address
     }
 
     /// Where the server listens.
     pub fn endpoint(&self) -> Option<Endpoint> {
-        let port = self.config.get_ports().first().copied().unwrap_or(5432);
-        match self.config.get_hosts().first()? {
+        let config = &self.address.config;
+        let port = config.get_ports().first().copied().unwrap_or(5432);
+        if let Some(number) = config.get_hostaddrs().first() {
+            return Some(Endpoint::Tcp { host: number.to_string(), port });
+        }
+        match config.get_hosts().first()? {
             Host::Tcp(host) => Some(Endpoint::Tcp { host: host.clone(), port }),
             Host::Unix(folder) => Some(Endpoint::Unix(folder.join(format!(".s.PGSQL.{port}")))),
         }
     }
 
     async fn connect(&self, database: Option<&str>) -> Result<Client, AddonError> {
-        let mut config = self.config.clone();
+        let mut config = self.address.config.clone();
         if let Some(database) = database {
             config.dbname(database);
         }
-        let (client, connection) = config.connect(NoTls).await.map_err(|error| unreachable(&error))?;
+        let address = self.address.clone();
+        let tls = tokio::task::spawn_blocking(move || Tls::new(&address));
+        let tls = tls.await.map_err(|error| AddonError::Unreachable(error.to_string()))??;
+        let (client, connection) = config.connect(tls).await.map_err(|error| unreachable(&error))?;
         // It ends with the client.
         tokio::spawn(async move {
             if let Err(error) = connection.await {
@@ -126,6 +141,7 @@ impl PostgresServer {
         let (name, quoted) = (wanted.name(), quote(&wanted.name()));
         let mut note = version_of(&admin, wanted.addon).await?;
         let (limit, known_plan) = connection_limit(wanted.addon.tier());
+        let limit = limit.min(wanted.most_connections);
         if !known_plan {
             note = Some(AddonNote::UnknownPlan);
         }
@@ -156,6 +172,9 @@ impl PostgresServer {
             .query_opt("SELECT datallowconn FROM pg_database WHERE datname = $1", &[&name])
             .await
             .map_err(|error| refused(&error))?;
+        if let (None, Some(template)) = (&exists, wanted.template) {
+            close_template(&admin, template).await?;
+        }
         if exists.is_none() {
             let template = wanted.template.map(|template| format!(" TEMPLATE {}", quote(template)));
             outside::point("postgres database").await;
@@ -175,6 +194,11 @@ impl PostgresServer {
             outside::point("postgres walls").await;
             let walls = format!("REVOKE ALL ON DATABASE {quoted} FROM PUBLIC");
             admin.batch_execute(&walls).await.map_err(|error| refused(&error))?;
+            if wanted.copied {
+                outside::point("postgres copy wanted").await;
+                let remark = format!("COMMENT ON DATABASE {quoted} IS '{}'", copy::WANTED);
+                admin.batch_execute(&remark).await.map_err(|error| refused(&error))?;
+            }
             outside::point("postgres open").await;
             let open = format!("ALTER DATABASE {quoted} WITH ALLOW_CONNECTIONS true");
             admin.batch_execute(&open).await.map_err(|error| refused(&error))?;
@@ -185,7 +209,9 @@ impl PostgresServer {
         }
         outside::point("postgres provisioned").await;
         let (host, port) = wanted.seen_at;
-        let url = format!("postgres://{name}:{}@{host}:{port}/{name}", wanted.password.expose());
+        let told: Vec<String> = wanted.told.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let query = if told.is_empty() { String::new() } else { format!("?{}", told.join("&")) };
+        let url = format!("postgres://{name}:{}@{host}:{port}/{name}{query}", wanted.password.expose());
         let config = BTreeMap::from([(format!("{}_URL", wanted.addon.attachment), url)]);
         Ok(Provided::Ready { config, handle: Some(name), note })
     }
@@ -199,6 +225,38 @@ impl PostgresServer {
             inside.batch_execute(&statement).await.map_err(|error| refused(&error))?;
         }
         Ok(())
+    }
+
+    /// Whether a database of ours still waits for the copy that it is to begin as.
+    pub async fn wants_copy(&self, wanted: &Database<'_>) -> Result<bool, AddonError> {
+        let remark =
+            "SELECT coalesce(shobj_description(oid, 'pg_database') = $2, false) FROM pg_database WHERE datname = $1";
+        let query = async {
+            let admin = self.connect(None).await?;
+            let row =
+                admin.query_opt(remark, &[&wanted.name(), &copy::WANTED]).await.map_err(|error| refused(&error))?;
+            Ok(row.is_some_and(|row| row.get(0)))
+        };
+        limited(query).await
+    }
+
+    /// Makes the extensions of the template in a database that waits for its copy: the app's own role, which makes all
+    /// the rest, may not make every extension.
+    pub async fn prepare_copy(&self, wanted: &Database<'_>, template: &PostgresServer) -> Result<(), AddonError> {
+        let work = async {
+            let there = template.connect(template.address.config.get_dbname()).await?;
+            let rows = there.query(EXTENSIONS, &[]).await.map_err(|error| refused(&error))?;
+            drop(there);
+            let inside = self.connect(Some(&wanted.name())).await?;
+            for row in rows {
+                let extension: String = row.get(0);
+                outside::point("postgres extension").await;
+                let make = format!("CREATE EXTENSION IF NOT EXISTS {}", quote(&extension));
+                inside.batch_execute(&make).await.map_err(|error| refused(&error))?;
+            }
+            Ok(())
+        };
+        limited(work).await
     }
 
     /// Takes database and role away; fine if they are gone.
@@ -243,6 +301,34 @@ impl PostgresServer {
         };
         Ok(limited(query).await?.iter().map(|row| row.get(0)).collect())
     }
+}
+
+/// What the template has beside what every database has, where that lies in the usual place.
+const EXTENSIONS: &str = "
+SELECT e.extname::text FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace
+ WHERE n.nspname IN ('public', 'pg_catalog') AND e.extname <> 'plpgsql' ORDER BY e.oid
+";
+
+/// A template that everybody may connect to would be read by every app of the server, copy or not.
+async fn close_template(admin: &Client, template: &str) -> Result<(), AddonError> {
+    let open = "SELECT EXISTS (SELECT 1 FROM pg_database, aclexplode(coalesce(datacl, acldefault('d', datdba))) AS granted \
+                WHERE datname = $1 AND granted.grantee = 0 AND granted.privilege_type = 'CONNECT')";
+    if !one_with::<bool>(admin, open, template).await? {
+        return Ok(());
+    }
+    outside::point("postgres template").await;
+    let close = format!("REVOKE CONNECT ON DATABASE {} FROM PUBLIC", quote(template));
+    // Who does not own it gets a warning, or an error: what counts is what holds then.
+    let said = admin.batch_execute(&close).await;
+    if one_with::<bool>(admin, open, template).await? {
+        let why = said.err().map_or_else(|| "it is another's".to_owned(), |error| chain(&error));
+        return Err(AddonError::refused(format!(
+            "everybody may connect to the template database {template}, and that cannot be changed from here ({why}): \
+             REVOKE CONNECT ON DATABASE {} FROM PUBLIC",
+            quote(template)
+        )));
+    }
+    Ok(())
 }
 
 /// Statements that give every object of a database, but what extensions brought, to the role of its name.

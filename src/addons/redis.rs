@@ -71,6 +71,26 @@ pub async fn own_is_ready(
     }
 }
 
+/// What a user of a shared server may do: all that works on keys, which its prefix bounds. Not what names others' keys or
+/// channels, counts them, or reaches the scripts and functions that all of them share.
+const RIGHTS: [&str; 15] = [
+    "+@all",
+    "-@admin",
+    "-@dangerous",
+    "+info",
+    "+sort",
+    "-scan",
+    "-randomkey",
+    "-dbsize",
+    "-function",
+    "-fcall",
+    "-fcall_ro",
+    "-script|flush",
+    "-script|kill",
+    "-pubsub|channels",
+    "-swapdb",
+];
+
 /// The operator's server: `redis://user:password@host:port`.
 #[derive(Debug, Clone)]
 pub struct RedisServer {
@@ -126,8 +146,7 @@ impl RedisServer {
         outside::point("redis user").await;
         let (secret, keys, channels) = (format!(">{}", password.expose()), format!("~{name}:*"), format!("&{name}:*"));
         let words = ["ACL", "SETUSER", &name, "reset", "on", &secret, &keys, &channels];
-        let rights = ["+@all", "-@admin", "-@dangerous", "+info", "+sort"];
-        connection.order(&[words.as_slice(), rights.as_slice()].concat()).await?;
+        connection.order(&[words.as_slice(), RIGHTS.as_slice()].concat()).await?;
         outside::point("redis provisioned").await;
         let url = format!("redis://{name}:{}@{}:{}", password.expose(), seen_at.0, seen_at.1);
         let config = BTreeMap::from([
@@ -142,20 +161,17 @@ impl RedisServer {
         let name = format!("{}{}", prefix(tag), addon.id);
         outside::point("redis drop user").await;
         connection.order(&["ACL", "DELUSER", &name]).await?;
-        let pattern = format!("{name}:*");
-        let mut cursor = "0".to_owned();
-        loop {
-            let page = connection.order(&["SCAN", &cursor, "MATCH", &pattern, "COUNT", "1000"]).await?;
-            let [next, keys] = page.list() else { return Err(AddonError::refused("SCAN answered something else")) };
-            let keys: Vec<&str> = keys.list().iter().map(Answer::text).collect();
-            if !keys.is_empty() {
-                outside::point("redis drop keys").await;
-                connection.order(&[["UNLINK"].as_slice(), keys.as_slice()].concat()).await?;
-            }
-            cursor = next.text().to_owned();
-            if cursor == "0" {
-                break;
-            }
+        // A user may have chosen any of the server's databases.
+        let info = connection.order(&["INFO", "keyspace"]).await?;
+        let used: Vec<String> = info
+            .text()
+            .lines()
+            .filter_map(|line| Some(line.strip_prefix("db")?.split_once(':')?.0.to_owned()))
+            .filter(|number| number.parse::<u32>().is_ok())
+            .collect();
+        for database in used {
+            connection.order(&["SELECT", &database]).await?;
+            forget_keys(&mut connection, &format!("{name}:*")).await?;
         }
         outside::point("redis deprovisioned").await;
         Ok(())
@@ -167,6 +183,24 @@ impl RedisServer {
         let users = connection.order(&["ACL", "USERS"]).await?;
         let prefix = prefix(tag);
         Ok(users.list().iter().map(Answer::text).filter(|name| name.starts_with(&prefix)).map(str::to_owned).collect())
+    }
+}
+
+/// Removes the keys that a pattern names from the database that the connection has chosen.
+async fn forget_keys(connection: &mut Connection, pattern: &str) -> Result<(), AddonError> {
+    let mut cursor = "0".to_owned();
+    loop {
+        let page = connection.order(&["SCAN", &cursor, "MATCH", pattern, "COUNT", "1000"]).await?;
+        let [next, keys] = page.list() else { return Err(AddonError::refused("SCAN answered something else")) };
+        let keys: Vec<&str> = keys.list().iter().map(Answer::text).collect();
+        if !keys.is_empty() {
+            outside::point("redis drop keys").await;
+            connection.order(&[["UNLINK"].as_slice(), keys.as_slice()].concat()).await?;
+        }
+        cursor = next.text().to_owned();
+        if cursor == "0" {
+            return Ok(());
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 //! A pass needs both to say so: a zero exit without results is as little one as results without failures and an exit
 //! that nothing explains. What can't be told apart counts as missing, so the board looks closer in smaller batches.
 
+use super::cases::{self, CaseWay, Part};
 use super::junit::{Case, CaseResult, Problem, Report, clean, location, title};
 use super::split::{Item, Outcome};
 use serde::{Deserialize, Serialize};
@@ -33,6 +34,9 @@ pub struct Batch<'a> {
     pub report: Option<&'a Report>,
     /// The runner's exit status for "no tests in these files".
     pub empty_status: Option<i32>,
+    /// How the cases of a part of a file were told, and what was said of them.
+    pub cases: Option<CaseWay>,
+    pub said: Option<Part>,
 }
 
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -42,6 +46,10 @@ pub struct Judged {
     pub quarantined: Vec<String>,
     /// The item of each failed test, by the test's name as reports show it, where that can be told.
     pub failed: BTreeMap<String, u32>,
+    /// Of a batch that is one part of a file, what its runner said.
+    pub part: Option<Part>,
+    /// The cases of each item that passed, by their keys, with their time; where the runner can be told of them.
+    pub cases: BTreeMap<u32, BTreeMap<String, u64>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +71,9 @@ pub fn judge(batch: Batch<'_>, is_quarantined: impl Fn(&str) -> bool) -> Judged 
         BatchEnd::Killed => return all(Outcome::Crashed),
         BatchEnd::Exited { status } => status,
     };
+    if batch.items.iter().any(|(_, item)| item.is_part()) {
+        return judge_part(&batch, status, all, is_quarantined);
+    }
     let nothing = batch.report.is_none_or(|report| report.cases.is_empty() && report.counts.failed == 0);
     if nothing && batch.empty_status == Some(status) {
         return all(if batch.items.iter().any(|(_, item)| item.expected_cases > 0) {
@@ -78,7 +89,7 @@ pub fn judge(batch: Batch<'_>, is_quarantined: impl Fn(&str) -> bool) -> Judged 
     if report.problems.iter().any(unreadable) {
         return all(Outcome::Crashed);
     }
-    let tallies = tally(batch.items, report, is_quarantined);
+    let tallies = tally(&batch, report, is_quarantined);
     if status != 0 && tallies.failed == 0 && tallies.quarantined.is_empty() {
         return all(Outcome::Crashed);
     }
@@ -92,6 +103,47 @@ pub fn judge(batch: Batch<'_>, is_quarantined: impl Fn(&str) -> bool) -> Judged 
         items: batch.items.iter().map(result).collect(),
         quarantined: tallies.quarantined.clone(),
         failed: tallies.named.clone(),
+        part: None,
+        cases: tallies.cases,
+    }
+}
+
+/// A part of a file is alone in its batch. It passes where what it was told to run, and nothing else, ran and passed.
+fn judge_part(
+    batch: &Batch<'_>,
+    status: i32,
+    all: impl Fn(Outcome) -> Judged,
+    is_quarantined: impl Fn(&str) -> bool,
+) -> Judged {
+    let ([(number, item)], Some(way)) = (batch.items, batch.cases) else { return all(Outcome::Missing) };
+    let Some(report) = batch.report else {
+        return all(if status == 0 { Outcome::Missing } else { Outcome::Crashed });
+    };
+    if report.problems.iter().any(|problem| !matches!(problem, Problem::HiddenTests { .. })) {
+        return all(Outcome::Crashed);
+    }
+    let sorted = cases::sort(way, item, report, batch.said, |case| is_quarantined(&title(case)));
+    let tallies = tally(batch, report, is_quarantined);
+    let explained = sorted.failed > 0 || !tallies.quarantined.is_empty() || tallies.failed > 0;
+    let outcome = match sorted.part {
+        _ if sorted.failed > 0 || tallies.failed > 0 => Outcome::Failed,
+        // What another part runs ran here as well: the runner was not told, or understood something else.
+        _ if sorted.foreign > 0 => Outcome::Crashed,
+        Some(part) if part.kept == 0 && part.collected > 0 && (status == 0 || batch.empty_status == Some(status)) => {
+            Outcome::Empty
+        }
+        _ if status != 0 && !explained => Outcome::Crashed,
+        Some(part) if part.kept > 0 && sorted.own >= part.kept => Outcome::Passed,
+        _ => Outcome::Missing,
+    };
+    let own = tallies.items.get(number).copied().unwrap_or_default();
+    let wall_ms = own.wall_ms.saturating_add(overhead(batch, &tallies));
+    Judged {
+        items: [(*number, ItemResult { outcome, wall_ms, cases: sorted.own })].into(),
+        quarantined: tallies.quarantined,
+        failed: tallies.named,
+        part: sorted.part,
+        cases: tallies.cases,
     }
 }
 
@@ -135,9 +187,11 @@ struct Tallies {
     stray_failures: u64,
     quarantined: Vec<String>,
     named: BTreeMap<String, u32>,
+    cases: BTreeMap<u32, BTreeMap<String, u64>>,
 }
 
-fn tally(items: &[(u32, &Item)], report: &Report, is_quarantined: impl Fn(&str) -> bool) -> Tallies {
+fn tally(batch: &Batch<'_>, report: &Report, is_quarantined: impl Fn(&str) -> bool) -> Tallies {
+    let items = batch.items;
     let index = Index::new(items);
     let mut tallies = Tallies::default();
     for case in &report.cases {
@@ -163,7 +217,13 @@ fn tally(items: &[(u32, &Item)], report: &Report, is_quarantined: impl Fn(&str) 
         if failed && !held {
             tallies.named.entry(clean(&name)).or_insert(number);
         }
-        own.wall_ms = own.wall_ms.saturating_add((case.seconds.unwrap_or(0.0) * 1_000.0).round() as u64);
+        let wall_ms = (case.seconds.unwrap_or(0.0) * 1_000.0).round() as u64;
+        own.wall_ms = own.wall_ms.saturating_add(wall_ms);
+        let ran = matches!(case.result, CaseResult::Passed | CaseResult::Flaky);
+        if let Some(key) = batch.cases.filter(|_| ran).and_then(|way| way.key(case)) {
+            let time = tallies.cases.entry(number).or_default().entry(key).or_default();
+            *time = time.saturating_add(wall_ms);
+        }
     }
     // Cases beyond those that are kept are counted all the same.
     let beyond = report.counts.failed.saturating_sub(tallies.failed + tallies.quarantined.len() as u64);
@@ -174,39 +234,27 @@ fn tally(items: &[(u32, &Item)], report: &Report, is_quarantined: impl Fn(&str) 
 
 /// Items by the names under which results speak of them.
 struct Index<'a> {
-    items: &'a [(u32, &'a Item)],
-    by_path: HashMap<&'a str, Vec<u32>>,
+    by_path: HashMap<&'a str, u32>,
     /// `tests.unit.test_a` for `tests/unit/test_a.py`, as pytest and RSpec name classes.
     by_dots: HashMap<String, &'a str>,
 }
 
 impl<'a> Index<'a> {
     fn new(items: &'a [(u32, &'a Item)]) -> Index<'a> {
-        let mut by_path: HashMap<&str, Vec<u32>> = HashMap::new();
+        let mut by_path: HashMap<&str, u32> = HashMap::new();
         let mut by_dots = HashMap::new();
         for (number, item) in items {
             let path = item.path.strip_prefix("./").unwrap_or(&item.path);
-            by_path.entry(path).or_default().push(*number);
+            by_path.entry(path).or_insert(*number);
             let stem = path.rsplit_once('.').map_or(path, |(stem, _)| stem);
             by_dots.insert(stem.replace('/', "."), path);
         }
-        Index { items, by_path, by_dots }
+        Index { by_path, by_dots }
     }
 
     fn find(&self, case: &Case) -> Option<u32> {
         let path = self.path(case)?;
-        match self.by_path.get(path)?.as_slice() {
-            [only] => Some(*only),
-            // Parts of one file are told apart by the ids of their cases.
-            several => {
-                let holds = |number: &&u32| {
-                    self.items
-                        .iter()
-                        .any(|(other, item)| other == *number && item.cases.iter().any(|id| is_id_of(id, case)))
-                };
-                several.iter().find(holds).copied()
-            }
-        }
+        self.by_path.get(path).copied()
     }
 
     fn path(&self, case: &Case) -> Option<&'a str> {
@@ -250,17 +298,6 @@ impl<'a> Index<'a> {
     }
 }
 
-/// `tests/test_a.py::TestX::test_b` and RSpec's `./spec/a_spec.rb[1:2]` against a result.
-fn is_id_of(id: &str, case: &Case) -> bool {
-    match id.rsplit_once("::") {
-        Some((before, name)) => {
-            let class = before.rsplit_once("::").map(|(_, class)| class);
-            name == case.name && class.is_none_or(|class| case.class.rsplit('.').next() == Some(class))
-        }
-        None => id == case.name,
-    }
-}
-
 /// Where the first failure of an item stands, for people who look for it.
 pub fn first_place(report: &Report) -> Option<(String, u32)> {
     report.failures.iter().find_map(|failure| match (&failure.file, failure.line) {
@@ -275,7 +312,14 @@ mod tests {
     use super::*;
 
     fn item(path: &str) -> Item {
-        Item { path: path.into(), cases: Vec::new(), predicted_ms: 1_000, seen: true, expected_cases: 0 }
+        Item {
+            path: path.into(),
+            cases: Vec::new(),
+            except: Vec::new(),
+            predicted_ms: 1_000,
+            seen: true,
+            expected_cases: 0,
+        }
     }
 
     fn outcomes(paths: &[&str], status: i32, xml: Option<&str>) -> Vec<Outcome> {
@@ -293,6 +337,8 @@ mod tests {
             start_up_ms: 1_000,
             report: report.as_ref(),
             empty_status: Some(5),
+            cases: None,
+            said: None,
         };
         judge(batch, |name| quarantine.contains(&name))
     }
@@ -377,14 +423,44 @@ mod tests {
         assert_eq!(walls, [5_000, 4_000]);
     }
 
+    fn part(cases: &[&str], except: &[&str]) -> Item {
+        let own = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        Item { cases: own(cases), except: own(except), expected_cases: 1, ..item("tests/test_a.py") }
+    }
+
+    fn of_part(item: &Item, status: i32, xml: &str, said: Option<Part>) -> Outcome {
+        let report = junit::read(xml.as_bytes());
+        let batch = Batch {
+            items: &[(0, item)],
+            end: BatchEnd::Exited { status },
+            wall_ms: 1_000,
+            start_up_ms: 100,
+            report: Some(&report),
+            empty_status: Some(5),
+            cases: Some(CaseWay::Pytest),
+            said,
+        };
+        judge(batch, |_| false).items[&0].outcome
+    }
+
     #[test]
-    fn parts_of_one_file_are_told_apart_by_the_ids_of_their_cases() {
-        let part = |id: &str| Item { cases: vec![id.to_owned()], ..item("tests/test_a.py") };
-        let items = [part("tests/test_a.py::TestX::test_one"), part("tests/test_a.py::TestY::test_one")];
-        let xml = r#"<testsuite><testcase classname="tests.test_a.TestX" name="test_one"/>
-            <testcase classname="tests.test_a.TestY" name="test_one"><failure/></testcase></testsuite>"#;
-        let judged = judged(&items, BatchEnd::Exited { status: 1 }, Some(xml), &[]);
-        let outcomes: Vec<Outcome> = judged.items.values().map(|result| result.outcome).collect();
-        assert_eq!(outcomes, [Outcome::Passed, Outcome::Failed]);
+    fn a_part_of_a_file_passes_where_its_own_cases_and_no_others_ran() {
+        let xml =
+            r#"<testsuite tests="1"><testcase classname="tests.test_a.TestX" name="test_one" time="0.5"/></testsuite>"#;
+        let (own, rest) = (part(&["tests.test_a.TestX test_one"], &[]), part(&[], &["tests.test_a.TestX test_one"]));
+        let part = |collected, kept| Some(Part { collected, kept });
+        assert_eq!(of_part(&own, 0, xml, part(4, 1)), Outcome::Passed);
+        assert_eq!(of_part(&rest, 0, xml, part(4, 1)), Outcome::Crashed, "another part's case ran");
+        assert_eq!(of_part(&own, 0, xml, part(4, 2)), Outcome::Missing, "one that was kept left no result");
+        assert_eq!(of_part(&own, 0, xml, None), Outcome::Missing, "nobody says what was kept");
+        assert_eq!(of_part(&own, 1, xml, part(4, 1)), Outcome::Crashed);
+        let failed = xml.replace("time=\"0.5\"/>", "><failure/></testcase>");
+        assert_eq!(of_part(&own, 1, &failed, part(4, 1)), Outcome::Failed);
+        let none = "<testsuite tests='0'></testsuite>";
+        assert_eq!(of_part(&own, 5, none, part(4, 0)), Outcome::Empty, "all of its cases are gone");
+        assert_eq!(of_part(&own, 5, none, part(0, 0)), Outcome::Crashed, "the file itself lost them");
+        let broken =
+            r#"<testsuite errors="1"><testcase classname="" name="tests.test_a"><error/></testcase></testsuite>"#;
+        assert_eq!(of_part(&rest, 2, broken, None), Outcome::Failed, "it could not be loaded");
     }
 }

@@ -3,6 +3,7 @@
 //! A preset fills in keys of `[tests]` that are not set. It is only taken where `scripts.test` is no more than a call of
 //! that runner ([`covers`]), so a script that does other things as well is never replaced by guesswork.
 
+use super::cases::CaseWay;
 use crate::domain::FilePatterns;
 use regex::Regex;
 use serde::{Deserialize, Serialize};
@@ -60,8 +61,8 @@ pub struct Preset {
     /// Where results are, if not where `{junit}` says.
     pub junit: Option<String>,
     pub unit: Unit,
-    /// Whether single test cases can be run by their id.
-    pub cases: bool,
+    /// How it is told to run some of a file's test cases, where it can be.
+    pub cases: Option<CaseWay>,
     /// The exit status for "no tests in these files", where it has one of its own.
     pub empty_status: Option<i32>,
     /// A package of the app's own that the command needs and the tree doesn't declare: without it there are no results,
@@ -258,7 +259,7 @@ fn preset(runner: Runner, files: FilePatterns, command: &str) -> Preset {
         environment: Vec::new(),
         junit: None,
         unit: Unit::File,
-        cases: false,
+        cases: None,
         empty_status: None,
         needs: None,
     }
@@ -294,7 +295,7 @@ fn pytest(tree: Tree<'_>) -> Option<Preset> {
     let files = FilePatterns { of, except: except.map(str::to_owned).to_vec() };
     // The older family names file and line of each case.
     let command = "pytest {files} --junitxml={junit} -o junit_family=xunit1";
-    Some(Preset { cases: true, empty_status: Some(5), ..preset(Runner::Pytest, files, command) })
+    Some(Preset { cases: Some(CaseWay::Pytest), empty_status: Some(5), ..preset(Runner::Pytest, files, command) })
 }
 
 /// `testpaths` and `python_files`, from the first file that has a section for pytest.
@@ -363,7 +364,11 @@ fn rspec(tree: Tree<'_>) -> Option<Preset> {
     let command = if tree.has("Gemfile") { "bundle exec rspec" } else { "rspec" };
     let command = format!("{command} --format progress --format RspecJunitFormatter --out {{junit}} {{files}}");
     let needs = (!gems.contains("rspec_junit_formatter")).then_some("rspec_junit_formatter");
-    Some(Preset { cases: true, needs, ..preset(Runner::Rspec, patterns(&["spec/**/*_spec.rb"], &[]), &command) })
+    Some(Preset {
+        cases: Some(CaseWay::Rspec),
+        needs,
+        ..preset(Runner::Rspec, patterns(&["spec/**/*_spec.rb"], &[]), &command)
+    })
 }
 
 const SCRIPTS: &str = "{js,jsx,ts,tsx,mjs,cjs,mts,cts}";
@@ -376,7 +381,7 @@ fn vitest(tree: Tree<'_>) -> Option<Preset> {
     let named = format!("**/*.{{test,spec}}.{SCRIPTS}");
     let files = patterns(&[&named], &["**/node_modules/**", "**/dist/**", "**/cypress/**", "**/.*/**"]);
     let command = "npx vitest run --reporter=default --reporter=junit --outputFile.junit={junit} {files}";
-    Some(preset(Runner::Vitest, files, command))
+    Some(Preset { cases: Some(CaseWay::Vitest), ..preset(Runner::Vitest, files, command) })
 }
 
 fn jest(tree: Tree<'_>) -> Option<Preset> {
@@ -403,7 +408,12 @@ fn jest(tree: Tree<'_>) -> Option<Preset> {
     let needs = (!tree.npm("jest-junit")).then_some("jest-junit");
     let command = "npx jest --ci --reporters=default --reporters=jest-junit --runTestsByPath {files}";
     let environment = vec![("JEST_JUNIT_OUTPUT_FILE", "{junit}"), ("JEST_JUNIT_ADD_FILE_ATTRIBUTE", "true")];
-    Some(Preset { environment, needs, ..preset(Runner::Jest, FilePatterns { of, except }, command) })
+    Some(Preset {
+        environment,
+        needs,
+        cases: Some(CaseWay::Jest),
+        ..preset(Runner::Jest, FilePatterns { of, except }, command)
+    })
 }
 
 fn mocha(tree: Tree<'_>) -> Option<Preset> {

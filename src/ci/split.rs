@@ -18,9 +18,9 @@ pub mod proof;
 pub use board::{Answer, Board, Event, Lease, LeaseId, LeaseState, Outcome, Recorded, Refusal, Settled};
 pub use bound::{Lane, lower_bound};
 pub use deal::Rules;
-pub use plan::{Item, plan};
+pub use plan::{CaseTime, Item, plan};
 pub use predict::{Measured, Predictions, predict};
-pub use proof::{Gap, Proof};
+pub use proof::{Gap, Proof, uneven};
 
 #[cfg(test)]
 mod tests;

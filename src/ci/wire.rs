@@ -4,15 +4,18 @@
 //! The code under test shares the node's sandbox and may speak here as well as the node does, so nothing that comes from
 //! there is believed further than its own lease goes: sizes are bounded here, who speaks is told by the socket.
 
+use super::cases::{CaseWay, Part};
 use super::judge::BatchEnd;
+use super::knapsack;
 use super::presets::Unit;
 use super::split::{Item, LeaseId, Outcome, Refusal};
 use crate::domain::{Counts, TestFailure};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// Bytes of one request: the results of a batch.
-pub const MOST_REQUEST: usize = 1 << 20;
+pub const MOST_REQUEST: usize = 2 << 20;
 /// Bytes of one answer: the files of a batch.
 pub const MOST_ANSWER: usize = 4 << 20;
 /// Failures that are told of one batch.
@@ -23,6 +26,15 @@ pub const MOST_NAMES: usize = 50;
 const NAME: usize = 300;
 /// Characters of a message.
 const MESSAGE: usize = 1_500;
+/// Items of one batch, so that all that is told of it fits into one request and one record of the store.
+pub const MOST_ITEMS: usize = 4_000;
+/// Tests of one batch that are counted.
+const MOST_TESTS: u64 = 10_000_000;
+/// Cases of one batch that are told one by one, and the bytes of all their names.
+pub const MOST_CASES: usize = 3_000;
+pub const MOST_CASE_BYTES: usize = 128 << 10;
+/// The longest that one batch is said to have taken, in milliseconds: a day.
+const MOST_WALL_MS: u64 = 24 * 3_600 * 1_000;
 
 /// How often a node says that it lives, in milliseconds: several times before a lease expires.
 pub const BEAT_MS: u64 = 2_000;
@@ -43,6 +55,14 @@ pub enum Request {
     /// Its command was ended on the control plane's word.
     GiveBack {
         lease: LeaseId,
+    },
+    /// A client that pulls by itself asks for its queue.
+    Queue {
+        ask: knapsack::Ask,
+    },
+    /// Seconds that each of its files took.
+    Times {
+        files: Vec<(String, f64)>,
     },
 }
 
@@ -74,6 +94,13 @@ pub enum Answer {
     Refused {
         why: Refusal,
     },
+    /// Files of a queue, with what is predicted of each in milliseconds.
+    Files {
+        lease: LeaseId,
+        files: Vec<(String, u64)>,
+    },
+    /// Nobody has made a queue yet.
+    NoQueue,
     /// The control plane can't do it now: say it again.
     Later,
 }
@@ -91,6 +118,9 @@ pub struct Orders {
     pub empty_status: Option<i32>,
     pub timeout_ms: Option<u64>,
     pub quarantine: Vec<String>,
+    /// How cases of a file can be told, where a file may be cut.
+    #[serde(default)]
+    pub cases: Option<CaseWay>,
 }
 
 /// What became of a batch, as its node saw it.
@@ -105,6 +135,17 @@ pub struct Done {
     pub quarantined: Vec<String>,
     /// Tests that the runner itself ran again until they passed.
     pub flaky: Vec<String>,
+    /// Cases of the longest files that passed, with their time.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cases: Vec<CaseDone>,
+}
+
+/// One test case of a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CaseDone {
+    pub item: u32,
+    pub key: String,
+    pub wall_ms: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -113,6 +154,9 @@ pub struct ItemDone {
     pub outcome: Outcome,
     pub wall_ms: u64,
     pub cases: u32,
+    /// Of a part of a file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part: Option<Part>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -124,6 +168,16 @@ pub struct Failed {
 }
 
 impl Done {
+    /// The same without what is not of this lease, or is said twice, and without more time than the lease had.
+    pub fn of_lease(mut self, held: &[u32], age_ms: u64) -> Done {
+        let mut open: BTreeSet<u32> = held.iter().copied().collect();
+        self.cases.retain(|case| open.contains(&case.item));
+        self.items.retain(|done| open.remove(&done.item));
+        self.wall_ms = self.wall_ms.min(age_ms);
+        self.items.iter_mut().for_each(|done| done.wall_ms = done.wall_ms.min(age_ms));
+        self
+    }
+
     /// The same within its bounds, and without what contradicts itself: where the command did not end by itself, nothing
     /// passed.
     pub fn bounded(mut self) -> Done {
@@ -143,6 +197,24 @@ impl Done {
         for names in [&mut self.quarantined, &mut self.flaky] {
             names.truncate(MOST_NAMES);
             names.iter_mut().for_each(|name| cut(name, NAME));
+        }
+        self.wall_ms = self.wall_ms.min(MOST_WALL_MS);
+        self.items.truncate(MOST_ITEMS);
+        for item in &mut self.items {
+            item.wall_ms = item.wall_ms.min(self.wall_ms);
+            item.cases = item.cases.min(u32::try_from(MOST_TESTS).unwrap_or(u32::MAX));
+        }
+        let mut room = MOST_CASE_BYTES;
+        self.cases.truncate(MOST_CASES);
+        self.cases.retain_mut(|case| {
+            case.wall_ms = case.wall_ms.min(self.wall_ms);
+            let left = room.checked_sub(case.key.len()).filter(|_| !case.key.chars().any(char::is_control));
+            room = left.unwrap_or(room);
+            left.is_some()
+        });
+        let Counts { passed, failed, skipped } = &mut self.counts;
+        for count in [passed, failed, skipped] {
+            *count = (*count).min(MOST_TESTS);
         }
         let instead = match self.end {
             BatchEnd::Exited { .. } => None,
@@ -195,16 +267,54 @@ mod tests {
         let failure = TestFailure { name: "ü".repeat(9_000), message: "x".repeat(9_000), file: None, line: None };
         let done = Done {
             end: BatchEnd::Killed,
-            wall_ms: 1,
-            items: vec![ItemDone { item: 0, outcome: Outcome::Passed, wall_ms: 1, cases: 1 }],
-            counts: Counts::default(),
+            wall_ms: u64::MAX,
+            items: vec![
+                ItemDone { item: 0, outcome: Outcome::Passed, wall_ms: u64::MAX, cases: u32::MAX, part: None };
+                9_000
+            ],
+            counts: Counts { passed: u64::MAX, failed: u64::MAX, skipped: u64::MAX },
             failures: vec![Failed { item: None, failure }; 99],
             quarantined: vec!["n".repeat(999); 99],
             flaky: Vec::new(),
+            cases: vec![CaseDone { item: 0, key: "k".repeat(999), wall_ms: u64::MAX }; 9_000],
         }
         .bounded();
         assert_eq!((done.failures.len(), done.quarantined.len()), (MOST_FAILURES, MOST_NAMES));
         assert_eq!(done.failures[0].failure.name.chars().count(), NAME);
         assert_eq!(done.items[0].outcome, Outcome::Crashed);
+        assert_eq!((done.items.len(), done.wall_ms, done.items[0].wall_ms), (MOST_ITEMS, MOST_WALL_MS, MOST_WALL_MS));
+        assert_eq!((done.counts.passed, done.items[0].cases), (MOST_TESTS, 10_000_000));
+        assert_eq!((done.cases.len(), done.cases[0].wall_ms), (MOST_CASE_BYTES / 999, MOST_WALL_MS));
+        let own = done.of_lease(&[0, 1], 500);
+        assert_eq!((own.items.len(), own.wall_ms, own.items[0].wall_ms), (1, 500, 500));
+    }
+
+    #[test]
+    fn the_most_that_a_node_may_tell_fits_into_one_request() {
+        let failure = TestFailure {
+            name: "\u{1}".repeat(NAME),
+            message: "\u{1}".repeat(MESSAGE),
+            file: None,
+            line: Some(u32::MAX),
+        };
+        let item = ItemDone {
+            item: u32::MAX,
+            outcome: Outcome::TimedOut,
+            wall_ms: MOST_WALL_MS,
+            cases: 10_000_000,
+            part: None,
+        };
+        let done = Done {
+            end: BatchEnd::Exited { status: -1 },
+            wall_ms: MOST_WALL_MS,
+            items: vec![item; MOST_ITEMS],
+            counts: Counts { passed: MOST_TESTS, failed: MOST_TESTS, skipped: MOST_TESTS },
+            failures: vec![Failed { item: Some(1), failure }; MOST_FAILURES],
+            quarantined: vec!["\u{1}".repeat(NAME); MOST_NAMES],
+            flaky: vec!["\u{1}".repeat(NAME); MOST_NAMES],
+            cases: vec![CaseDone { item: u32::MAX, key: "\\".repeat(43), wall_ms: MOST_WALL_MS }; MOST_CASES],
+        };
+        let done = Request::Done { lease: LeaseId(u32::MAX), done: done.bounded() };
+        assert!(frame(&done, MOST_REQUEST).is_some());
     }
 }

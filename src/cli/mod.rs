@@ -6,6 +6,7 @@
 mod audit;
 mod client;
 mod machine;
+mod monitor;
 mod orders;
 mod print;
 mod show;
@@ -76,6 +77,18 @@ enum Command {
     Config(orders::Config),
     /// Run a command once, with the code and config of the live release
     Run(orders::Run),
+    /// Show an app's numbers over time
+    Metrics {
+        app: AppName,
+        /// The last two hours by the minute, day by ten minutes, or week by the hour
+        #[arg(long, default_value = "2h", value_parser = ["2h", "24h", "7d"])]
+        range: String,
+    },
+    /// List what fires, and what has fired lately
+    Alerts,
+    /// Where log lines are sent
+    #[command(subcommand)]
+    Drains(monitor::Drains),
     /// Show what an app's processes print, and its requests
     Logs(Logs),
     /// List an app's releases
@@ -167,6 +180,11 @@ enum Command {
     Node {
         #[arg(long, default_value = crate::node::SOCKET)]
         socket: PathBuf,
+        /// Runs this command, whose client pulls files by itself
+        #[arg(long, requires = "token")]
+        script: Option<String>,
+        #[arg(long)]
+        token: Option<String>,
     },
 }
 
@@ -252,6 +270,11 @@ enum Ci {
         #[arg(long, value_name = "N")]
         node: u16,
     },
+    /// Tests that failed and then passed with nothing changed, over the runs that are kept
+    Flaky {
+        /// OWNER/NAME
+        repository: String,
+    },
     /// End a run
     Cancel { run: u64 },
 }
@@ -291,8 +314,11 @@ impl From<std::io::Error> for Failed {
 
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    if let Command::Node { socket } = &cli.command {
-        return crate::node::run(socket);
+    if let Command::Node { socket, script, token } = &cli.command {
+        return match (script, token) {
+            (Some(script), Some(token)) => crate::node::run_with_queue(socket, script, token),
+            _ => crate::node::run(socket),
+        };
     }
     let result = match cli.command {
         Command::Dyno { spec } => crate::platform::dyno::main(&spec),
@@ -391,6 +417,9 @@ fn ask(config_file: &Path, json: bool, command: Command) -> Result<(), Failed> {
             Command::Scale { app, formation } => orders::scale(&client, &app, &formation).await,
             Command::Config(command) => orders::config(&client, &command).await,
             Command::Run(run) => orders::run(&client, &run).await,
+            Command::Metrics { app, range } => monitor::metrics(&client, &app, &range).await,
+            Command::Alerts => monitor::alerts(&client).await,
+            Command::Drains(order) => monitor::drains(&client, &order).await,
             Command::Logs(Logs { app, tail, lines }) => show::logs(&client, &app, tail, lines).await,
             Command::Releases { order: Some(ReleaseOrder::Retry { app }), .. } => orders::retry(&client, &app).await,
             Command::Releases { app: Some(app), order: None } => show::releases(&client, &app).await,
@@ -406,6 +435,7 @@ fn ask(config_file: &Path, json: bool, command: Command) -> Result<(), Failed> {
             Command::Ci(Ci::Show { run, node: Some(node) }) => show::node_log(&client, run, node).await,
             Command::Ci(Ci::Rerun { run, failed }) => show::rerun(&client, run, failed).await,
             Command::Ci(Ci::Repro { run, node }) => show::repro(&client, run, node).await,
+            Command::Ci(Ci::Flaky { repository }) => show::flaky(&client, &repository).await,
             Command::Ci(Ci::Cancel { run }) => show::cancel(&client, run).await,
             Command::Pipelines { what: None } => show::pipelines(&client).await,
             Command::Pipelines { what: Some(Pipelines::Diff { pipeline }) } => {
@@ -462,6 +492,11 @@ mod tests {
             "landfall config rotate-key",
             "landfall run hello-staging -- rake db:migrate --trace",
             "landfall run hello-staging --time-limit 5 ls -l",
+            "landfall metrics hello-staging --range 7d",
+            "landfall alerts",
+            "landfall drains list",
+            "landfall drains add syslog+tls://logs.example.com:6514 --app hello-staging",
+            "landfall drains remove d.1",
             "landfall releases retry hello-staging",
             "landfall releases hello-staging",
             "landfall rollback hello-staging v3",

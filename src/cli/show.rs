@@ -316,6 +316,24 @@ pub async fn run(client: &Client, number: u64) -> Result<(), Failed> {
     Ok(())
 }
 
+pub async fn flaky(client: &Client, repository: &str) -> Result<(), Failed> {
+    let answer = client.get(&format!("/api/v1/pipelines/{repository}/flaky")).await?;
+    if client.json {
+        return print_json(&answer);
+    }
+    let rows: Vec<Vec<String>> = list(&answer, "tests")
+        .iter()
+        .map(|test| {
+            let name = print::plain(&text(test, &["name"]));
+            vec![name, text(test, &["times"]), text(test, &["quarantined"]), text(test, &["last"])]
+        })
+        .collect();
+    if rows.is_empty() {
+        return line(&client.sentence(json!({ "say": "no_flaky" })));
+    }
+    table(&["TEST", "FLAKY", "QUARANTINED", "LAST RUN"], &rows)
+}
+
 pub async fn rerun(client: &Client, number: u64, failed: bool) -> Result<(), Failed> {
     let answer = client.post(&format!("/api/v1/runs/{number}/rerun"), json!({ "failed": failed })).await?;
     if client.json {

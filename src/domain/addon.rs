@@ -182,6 +182,10 @@ pub enum AddonProblem {
     Version { wanted: String, have: String },
     /// An option's value is not one of its kind.
     OptionValue { option: String, value: String },
+    /// Code of a stranger's asks for it, and it costs somebody money.
+    Stranger { service: String },
+    /// The copy of the template ended otherwise than well.
+    Copy { detail: String },
     /// The provider did not answer for long enough.
     Unreachable { detail: String },
     /// The provider said no.
@@ -201,6 +205,9 @@ pub enum Endpoint {
 pub struct Service {
     pub port: u16,
     pub to: Endpoint,
+    /// A name that means the loopback to that process, so that a certificate of this name is the right one.
+    #[serde(default)]
+    pub name: Option<String>,
 }
 
 /// A request with its place among the others.

@@ -28,6 +28,39 @@ pub struct Build {
     /// The buildpacks asked for, each pinned; empty where the built-in ones detect.
     #[serde(default)]
     pub buildpacks: Vec<String>,
+    #[serde(default)]
+    pub phase: BuildPhase,
+}
+
+/// Which process a build is at: one for buildpacks; for a `Dockerfile` two more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BuildPhase {
+    /// The buildpacks, or finding out that a `Dockerfile` is to be built.
+    #[default]
+    Pack,
+    /// The operator's container engine.
+    Image,
+    /// Its root becomes a slug.
+    Unpack,
+}
+
+impl Build {
+    /// Its process at a phase.
+    pub fn process_at(&self, phase: BuildPhase) -> String {
+        let name = match phase {
+            BuildPhase::Pack => "build",
+            BuildPhase::Image => "image",
+            BuildPhase::Unpack => "unpack",
+        };
+        format!("{name}.{}.a{}", self.key.0, self.attempt)
+    }
+
+    /// The process whose output says how it was built.
+    pub fn log_process(&self) -> ProcessId {
+        let phase = if self.phase == BuildPhase::Pack { BuildPhase::Pack } else { BuildPhase::Image };
+        self.process_at(phase).parse().unwrap_or_else(|_| self.process.clone())
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,6 +95,9 @@ pub struct Slug {
     pub settings: Option<String>,
     /// What `Procfile` and `app.json` hold that was not understood, as sentences.
     pub warnings: Vec<String>,
+    /// How it is run, where it is a container image's root.
+    #[serde(default)]
+    pub image: Option<super::Image>,
 }
 
 impl Slug {

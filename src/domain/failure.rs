@@ -40,6 +40,8 @@ pub enum Failure {
     Postdeploy { ended: Ended, tail: Vec<String> },
     /// The slug declares no process that this app could run.
     NothingToRun,
+    /// All apps together have as many processes as the operator allows, so a new one gets none.
+    NoRoom { most: u32 },
     /// A process ended before it answered.
     Crashed { process: String, ended: Ended, tail: Vec<String> },
     /// A web process ran, but never answered its health check in time.

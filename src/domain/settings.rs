@@ -2,15 +2,17 @@
 //!
 //! Two readers, two moments. What decides about people and stages (`[pipeline]`) is read from the default branch only,
 //! so a pull request can't change the rules that it is judged by. What belongs to the code (`[build]`, `[web]`,
-//! `[tests]`) is read from the very tree that is built, and stays with its slug.
+//! `[tests]`, `[alerts]`) is read from the very tree that is built, and stays with its slug.
 //!
 //! A key that nobody knows is an error with its line: it is a slip of the pen far more often than a newer version's.
 
+mod alerts;
 mod build;
 mod pipeline;
 mod tests;
 mod web;
 
+pub use alerts::{AlertSettings, AlertWords, Limit, alert_rules};
 pub use build::BuildSettings;
 pub use pipeline::*;
 pub use tests::{FILES, FilePatterns, JUNIT, TestSettings, matches_name};
@@ -30,6 +32,7 @@ pub struct RepositorySettings {
     pub build: BuildSettings,
     pub web: WebSettings,
     pub tests: TestSettings,
+    pub alerts: AlertSettings,
 }
 
 /// Why the file is refused: the parser's message, which names line and column and shows the line.

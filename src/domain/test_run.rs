@@ -92,6 +92,8 @@ pub enum RedBecause {
     Missing,
     Crashed,
     TimedOut,
+    /// It was cut, and its parts did not make up the whole.
+    Incomplete,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

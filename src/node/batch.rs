@@ -1,6 +1,7 @@
 //! One batch: its command is run, watched and ended, and its results are read.
 
 use super::{descendants, results};
+use crate::ci::cases::{CaseWay, Selection, TOLD};
 use crate::ci::judge::BatchEnd;
 use crate::ci::presets::Unit;
 use crate::ci::split::Item;
@@ -9,6 +10,7 @@ use crate::domain::{FILES, JUNIT};
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -54,29 +56,70 @@ pub fn run(
     std::fs::create_dir_all(&fresh)?;
     let junit = fresh.join("junit.xml");
     results::clear(place, orders);
+    let selection = match (items, orders.cases) {
+        ([(_, item)], Some(way)) if item.is_part() => way.selection(item),
+        _ => Selection::default(),
+    };
     // As a file: one argument of a program has at most 128 KiB, a batch may name thousands of files.
     let script = fresh.join("command.sh");
-    std::fs::write(&script, script_of(orders, items, &junit))?;
+    std::fs::write(&script, script_of(orders, items, &selection.words, &junit))?;
+    let told = fresh.join("cases");
+    let environment = environment(orders, &selection, &told, &junit)?;
     let began = Instant::now();
-    let Some(end) = watch(&script, orders, &junit, every, beat)? else { return Ok(None) };
+    let Some(end) = watch(&script, orders, environment, every, beat)? else { return Ok(None) };
     let wall_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     let report = results::read(place, orders, &junit);
-    Ok(Some(results::judge(orders, items, end, wall_ms, start_up_ms, report.as_ref())))
+    let said = results::said(&told.with_extension("said"));
+    Ok(Some(results::judge(orders, items, end, (wall_ms, start_up_ms), report.as_ref(), said)))
 }
 
-fn script_of(orders: &Orders, items: &[(u32, Item)], junit: &Path) -> String {
-    let mut files = String::new();
-    for (_, item) in items {
-        let names = if item.cases.is_empty() { std::slice::from_ref(&item.path) } else { item.cases.as_slice() };
-        for name in names {
-            if !files.is_empty() {
-                files.push(' ');
+/// What the command gets besides what the node has. What is to be loaded is written on the way.
+fn environment(
+    orders: &Orders,
+    selection: &Selection,
+    told: &Path,
+    junit: &Path,
+) -> io::Result<Vec<(String, OsString)>> {
+    let junit = junit.to_string_lossy();
+    let of_runner = orders.environment.iter().map(|(name, value)| (name.clone(), value.replace(JUNIT, &junit).into()));
+    let mut environment: Vec<(String, OsString)> = of_runner.collect();
+    if let (Some((name, text)), Some(cases)) = (selection.loaded, &selection.told) {
+        let folder = told.parent().unwrap_or(Path::new("/"));
+        std::fs::write(folder.join(name), text)?;
+        std::fs::write(told, cases)?;
+        environment.push((TOLD.to_owned(), told.as_os_str().to_owned()));
+        // Beside what the project itself says there.
+        let with = |name: &str, between: &str, own: &OsStr| {
+            let mut value = std::env::var_os(name).filter(|value| !value.is_empty()).unwrap_or_default();
+            if !value.is_empty() {
+                value.push(between);
             }
-            files.push_str(&quoted(orders.unit, name));
+            value.push(own);
+            (name.to_owned(), value)
+        };
+        if orders.cases == Some(CaseWay::Pytest) {
+            environment.push(with("PYTEST_ADDOPTS", " ", OsStr::new("-p landfall_cases")));
+            environment.push(with("PYTHONPATH", ":", folder.as_os_str()));
+        } else {
+            let mut option = OsString::from("-r ");
+            option.push(folder.join(name));
+            environment.push(with("SPEC_OPTS", " ", &option));
         }
     }
-    let command = orders.command.replacen(FILES, &files, 1);
-    command.replace(JUNIT, &junit.to_string_lossy())
+    Ok(environment)
+}
+
+fn script_of(orders: &Orders, items: &[(u32, Item)], words: &[String], junit: &Path) -> String {
+    let mut files = String::new();
+    let named = items.iter().map(|(_, item)| quoted(orders.unit, &item.path));
+    for word in named.chain(words.iter().map(|word| quoted(Unit::Folder, word))) {
+        if !files.is_empty() {
+            files.push(' ');
+        }
+        files.push_str(&word);
+    }
+    let command = orders.command.replace(JUNIT, &junit.to_string_lossy());
+    command.replacen(FILES, &files, 1)
 }
 
 /// As one word of a shell, that no program takes for an option.
@@ -92,13 +135,11 @@ fn quoted(unit: Unit, name: &str) -> String {
 fn watch(
     script: &Path,
     orders: &Orders,
-    junit: &Path,
+    environment: Vec<(String, OsString)>,
     every: Duration,
     beat: &mut dyn FnMut() -> bool,
 ) -> io::Result<Option<BatchEnd>> {
     let shell = if Path::new("/bin/bash").exists() { "/bin/bash" } else { "/bin/sh" };
-    let junit = junit.to_string_lossy();
-    let environment = orders.environment.iter().map(|(name, value)| (name, value.replace(JUNIT, &junit)));
     let child = Command::new(shell).arg(script).envs(environment).stdin(Stdio::null()).spawn()?;
     let main = i32::try_from(child.id()).unwrap_or(i32::MAX);
     let began = Instant::now();
@@ -151,7 +192,17 @@ mod tests {
     use super::*;
 
     fn item(path: &str) -> (u32, Item) {
-        (0, Item { path: path.into(), cases: Vec::new(), predicted_ms: 1, seen: false, expected_cases: 0 })
+        (
+            0,
+            Item {
+                path: path.into(),
+                cases: Vec::new(),
+                except: Vec::new(),
+                predicted_ms: 1,
+                seen: false,
+                expected_cases: 0,
+            },
+        )
     }
 
     fn orders(command: &str) -> Orders {
@@ -163,16 +214,17 @@ mod tests {
             empty_status: None,
             timeout_ms: None,
             quarantine: Vec::new(),
+            cases: None,
         }
     }
 
     #[test]
     fn no_name_of_a_file_is_read_as_anything_else_by_the_shell() {
         let items = ["a b.py", "$(reboot).py", "it's.py", "-rf", "ok/test_a.py", "`x`;y"].map(item);
-        let script = script_of(&orders("run {files} --out={junit}"), &items, Path::new("/tmp/j.xml"));
+        let script = script_of(&orders("run {files} --out={junit}"), &items, &[], Path::new("/tmp/j.xml"));
         assert_eq!(script, r"run 'a b.py' '$(reboot).py' 'it'\''s.py' ./-rf ok/test_a.py '`x`;y' --out=/tmp/j.xml");
-        let cases = vec!["t.py::a[1 2]".to_owned(), "t.py::b".to_owned()];
-        let part = (0, Item { cases, ..item("t.py").1 });
-        assert_eq!(script_of(&orders("{files}"), &[part], Path::new("/j")), "'t.py::a[1 2]' t.py::b");
+        let words = ["-t".to_owned(), "^(?:a $(b)|{junit})$".to_owned()];
+        let script = script_of(&orders("{files}"), &[item("a.js")], &words, Path::new("/j"));
+        assert_eq!(script, "a.js -t '^(?:a $(b)|{junit})$'");
     }
 }

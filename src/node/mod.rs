@@ -8,11 +8,13 @@
 mod batch;
 mod descendants;
 mod link;
+mod queue;
 mod results;
 
 use crate::ci::split::Refusal;
 use crate::ci::wire::{Answer, BEAT_MS, Orders, Request};
 use link::Link;
+pub use queue::run as run_with_queue;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;

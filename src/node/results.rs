@@ -1,10 +1,11 @@
 //! What a batch's command left as its results, from files that the code under test may have made to do harm.
 
 use super::batch::Place;
-use crate::ci::judge::{self, Batch, BatchEnd};
+use crate::ci::cases::{self, Part};
+use crate::ci::judge::{self, Batch, BatchEnd, Judged};
 use crate::ci::junit::{self, CaseResult, MOST_BYTES, Report};
 use crate::ci::split::Item;
-use crate::ci::wire::{Done, Failed, ItemDone, Orders};
+use crate::ci::wire::{CaseDone, Done, Failed, ItemDone, MOST_CASES, Orders};
 use crate::domain::matches_name;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -13,6 +14,8 @@ use std::path::{Path, PathBuf};
 const MOST_FILES: usize = 500;
 /// Entries that a search for result files looks at.
 const MOST_ENTRIES: usize = 100_000;
+/// Of shorter files no cases are told, in milliseconds.
+const WORTH_CUTTING_MS: u64 = 500;
 
 /// Removes results of an earlier batch, which would speak for this one.
 pub fn clear(place: &Place, orders: &Orders) {
@@ -87,16 +90,45 @@ fn found(place: &Place, orders: &Orders) -> Vec<PathBuf> {
     files
 }
 
+/// What the plugin of a part left.
+pub fn said(path: &Path) -> Option<Part> {
+    let path = path.to_owned();
+    let mut text = String::new();
+    let file = std::fs::File::open(&path).ok().filter(|_| is_file(&path))?;
+    file.take(100).read_to_string(&mut text).ok()?;
+    cases::said(&text)
+}
+
+/// Of files that may be worth cutting, the longest first.
+fn longest_cases(items: &[(u32, Item)], judged: &Judged) -> Vec<CaseDone> {
+    let mut long: Vec<u32> = items
+        .iter()
+        .filter(|(number, item)| {
+            let wall_ms = judged.items.get(number).map_or(0, |result| result.wall_ms);
+            item.is_part() || (wall_ms >= WORTH_CUTTING_MS && judged.cases.get(number).is_some_and(|all| all.len() > 1))
+        })
+        .map(|(number, _)| *number)
+        .collect();
+    long.sort_by_key(|number| std::cmp::Reverse(judged.items.get(number).map_or(0, |result| result.wall_ms)));
+    let of = |item: u32| judged.cases.get(&item).into_iter().flatten().map(move |(key, wall_ms)| (item, key, *wall_ms));
+    long.into_iter()
+        .flat_map(of)
+        .map(|(item, key, wall_ms)| CaseDone { item, key: key.clone(), wall_ms })
+        .take(MOST_CASES)
+        .collect()
+}
+
 pub fn judge(
     orders: &Orders,
     items: &[(u32, Item)],
     end: BatchEnd,
-    wall_ms: u64,
-    start_up_ms: u64,
+    (wall_ms, start_up_ms): (u64, u64),
     report: Option<&Report>,
+    said: Option<Part>,
 ) -> Done {
     let borrowed: Vec<(u32, &Item)> = items.iter().map(|(number, item)| (*number, item)).collect();
-    let batch = Batch { items: &borrowed, end, wall_ms, start_up_ms, report, empty_status: orders.empty_status };
+    let (empty_status, cases) = (orders.empty_status, orders.cases);
+    let batch = Batch { items: &borrowed, end, wall_ms, start_up_ms, report, empty_status, cases, said };
     let held = |name: &str| orders.quarantine.iter().any(|pattern| matches_name(pattern, name));
     let judged = judge::judge(batch, held);
     let failures = report.into_iter().flat_map(|report| &report.failures).filter(|failure| !held(&failure.name));
@@ -112,12 +144,14 @@ pub fn judge(
                 outcome: result.outcome,
                 wall_ms: result.wall_ms,
                 cases: result.cases,
+                part: judged.part,
             })
             .collect(),
         counts: report.map(|report| report.counts).unwrap_or_default(),
         failures: failures
             .map(|failure| Failed { item: judged.failed.get(&failure.name).copied(), failure: failure.clone() })
             .collect(),
+        cases: longest_cases(items, &judged),
         quarantined: judged.quarantined,
         flaky: flaky.map(junit::title).collect(),
     }

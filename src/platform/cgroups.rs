@@ -161,6 +161,14 @@ impl Groups {
         number(&self.folders.get(&Controller::Memory)?.join(name))
     }
 
+    /// Memory without what the kernel may take back: the cache of files.
+    pub fn unreclaimable_bytes(&self) -> Option<u64> {
+        let file = self.folders.get(&Controller::Memory)?.join("memory.stat");
+        let (anonymous, shared) =
+            if self.version == Version::One { ("total_rss", "total_shmem") } else { ("anon", "shmem") };
+        Some(keyed(&file, anonymous)? + keyed(&file, shared).unwrap_or(0))
+    }
+
     /// Processor time used, in milliseconds.
     pub fn cpu_millis_used(&self) -> Option<u64> {
         match self.version {

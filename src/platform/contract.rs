@@ -3,7 +3,7 @@
 //! The rules that every platform keeps stand beside the calls in `mod.rs`. Nothing here does input or output.
 
 use crate::clock::Timestamp;
-use crate::domain::{ProcessId, Service, SlugDigest};
+use crate::domain::{ProcessId, RuntimeCode, Service, SlugDigest};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -35,6 +35,32 @@ pub struct Spec {
     /// What an isolated process finds on its own loopback. They are there before its first line runs.
     #[serde(default)]
     pub services: Vec<Service>,
+    #[serde(default)]
+    pub walls: Walls,
+}
+
+/// What a process sees of the machine.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Walls {
+    /// Its programs, read-only, and `/app`.
+    #[default]
+    Sandbox,
+    /// The root of a container image, which lies in the slug, instead of the machine's programs: as private and as
+    /// bounded as `/app` is otherwise.
+    Image(Root),
+    /// All of it, as Landfall does: for the operator's container engine, which makes walls of its own. Limits, log and end
+    /// are as for any other process, but there is no limit of what it writes.
+    None,
+}
+
+/// How a process stands in the root of an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Root {
+    /// Below the slug.
+    pub folder: PathBuf,
+    pub directory: String,
+    pub user: u32,
+    pub group: u32,
 }
 
 impl fmt::Debug for Spec {
@@ -54,6 +80,7 @@ impl fmt::Debug for Spec {
             grace,
             binds,
             services,
+            walls,
         } = self;
         formatter
             .debug_struct("Spec")
@@ -70,6 +97,7 @@ impl fmt::Debug for Spec {
             .field("grace", grace)
             .field("binds", binds)
             .field("services", services)
+            .field("walls", walls)
             .finish()
     }
 }
@@ -88,8 +116,12 @@ pub enum Code {
 /// What one process may use.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
-    /// Memory of all its processes together, files that it writes to `/app` (of a slug) and `/tmp` included.
+    /// Memory of all its processes together, files that it writes to `/app` (of a slug) and `/tmp` included. Who reaches
+    /// it is ended.
     pub memory_bytes: u64,
+    /// What it should do with. Who uses more is told so in its log (R14); 0 tells nothing.
+    #[serde(default)]
+    pub memory_quota: u64,
     /// Thousandths of one processor; 0 sets no limit.
     pub cpu_millis: u64,
     /// Processes and threads.
@@ -105,6 +137,7 @@ impl Default for Limits {
     fn default() -> Limits {
         Limits {
             memory_bytes: 512 << 20,
+            memory_quota: 0,
             cpu_millis: 0,
             processes: 256,
             disk_bytes: 1 << 30,
@@ -142,6 +175,9 @@ pub struct ProcessStatus {
     pub memory_bytes: Option<u64>,
     /// Processor time used since its start, in thousandths of a second.
     pub cpu_millis_used: Option<u64>,
+    /// How often each of these was seen of it.
+    #[serde(default)]
+    pub codes: BTreeMap<RuntimeCode, u64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -333,6 +369,17 @@ impl Spec {
         if let Code::Folder { path } = &self.code {
             paths.push(path);
         }
+        let directory = match &self.walls {
+            Walls::Image(root) => {
+                let plain = root.folder.components().all(|part| matches!(part, std::path::Component::Normal(_)));
+                if !plain || root.user == 0 || root.group == 0 || !matches!(self.code, Code::Slug(_)) {
+                    return invalid("the root of an image is a folder of a slug, and nobody is root in it".to_owned());
+                }
+                Some(PathBuf::from(&root.directory))
+            }
+            Walls::Sandbox | Walls::None => None,
+        };
+        paths.extend(&directory);
         for path in paths {
             if !path.is_absolute() || path.as_os_str().as_encoded_bytes().contains(&0) {
                 return invalid(format!("{} is not an absolute path", path.display()));

@@ -26,6 +26,8 @@ pub const STATE: &str = "state.json";
 /// Its presence asks a supervisor that has no control socket yet to stop.
 pub const STOP: &str = "stop";
 pub const USAGE: &str = "usage.json";
+/// How often each of Heroku's R codes was seen.
+pub const CODES: &str = "codes.json";
 pub const SUPERVISOR_LOG: &str = "supervisor.log";
 
 /// What is told of a process for as long as its folder is there.

@@ -8,7 +8,7 @@ use super::contract::{
     Capacity, Code, Exit, LogCursor, LogLine, LogPage, LogStream, PlatformError, ProcessStatus, Spec, State,
 };
 use crate::clock::Clock;
-use crate::domain::{ProcessId, SlugDigest};
+use crate::domain::{ProcessId, RuntimeCode, SlugDigest};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Component, Path, PathBuf};
@@ -53,6 +53,7 @@ struct Process {
     state: State,
     status_at_start: crate::clock::Timestamp,
     lines: Vec<LogLine>,
+    codes: BTreeMap<RuntimeCode, u64>,
 }
 
 impl fmt::Debug for Memory {
@@ -96,6 +97,14 @@ impl Memory {
         let at = inner.clock.now();
         if let Some(process) = inner.processes.get_mut(id) {
             process.lines.push(LogLine { at, stream: LogStream::Out, text: text.to_owned() });
+        }
+    }
+
+    /// As a supervisor that saw something go wrong with its process.
+    pub fn trouble(&self, id: &ProcessId, code: RuntimeCode) {
+        let mut inner = self.lock();
+        if let Some(process) = inner.processes.get_mut(id) {
+            *process.codes.entry(code).or_default() += 1;
         }
     }
 
@@ -172,8 +181,14 @@ impl Memory {
         );
         let outcome = (inner.script)(spec);
         let status_at_start = inner.clock.now();
-        let process =
-            Process { spec: spec.clone(), outcome, state: State::Starting, status_at_start, lines: Vec::new() };
+        let process = Process {
+            spec: spec.clone(),
+            outcome,
+            state: State::Starting,
+            status_at_start,
+            lines: Vec::new(),
+            codes: BTreeMap::new(),
+        };
         inner.processes.insert(spec.id.clone(), process);
         inner.history.push(spec.clone());
         drop(inner);
@@ -216,6 +231,7 @@ impl Memory {
                     started_at: process.status_at_start,
                     memory_bytes: None,
                     cpu_millis_used: None,
+                    codes: process.codes.clone(),
                 };
                 if process.step(at) {
                     changed.push(id.clone());

@@ -3,7 +3,7 @@
 //! An allow list: the sandbox begins empty, and what is not named here does not exist inside. Pure, so that the
 //! policy can be read and compared as a whole. Options as of bubblewrap 0.8 (Debian 12).
 
-use super::contract::{Bind, Network, Spec};
+use super::contract::{Bind, Network, Spec, Walls};
 use nix::libc;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -63,10 +63,59 @@ pub fn options(spec: &Spec, staged: &Staged, status_fd: i32, seccomp_fd: i32) ->
         list.add(["--unshare-net"]);
     }
     list.add(["--disable-userns", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]);
-    let id = INSIDE_ID.to_string();
-    list.add(["--uid", &id, "--gid", &id, "--hostname", &host_name(spec)]);
+    let (user, group) = match &spec.walls {
+        Walls::Image(root) => (root.user, root.group),
+        Walls::Sandbox | Walls::None => (INSIDE_ID, INSIDE_ID),
+    };
+    list.add(["--uid", &user.to_string(), "--gid", &group.to_string(), "--hostname", &host_name(spec)]);
     list.add(["--json-status-fd", &status_fd.to_string(), "--seccomp", &seccomp_fd.to_string()]);
+    match &spec.walls {
+        Walls::Image(root) => {
+            list.add(["--bind", &text(&staged.app.join(&root.folder)), "/"]);
+            // The shell that starts the command; an image need not have one.
+            list.add(["--ro-bind", "/usr", MACHINE_USR]);
+        }
+        Walls::Sandbox | Walls::None => see_programs(&mut list, staged),
+    }
+    match spec.network {
+        Network::Isolated => list.add(["--ro-bind", &text(&staged.etc.join("hosts")), "/etc/hosts"]),
+        Network::Host => {
+            list.add(["--ro-bind-try", "/etc/hosts", "/etc/hosts"]);
+            list.add(["--ro-bind-try", "/etc/resolv.conf", "/etc/resolv.conf"]);
+        }
+    }
+    for (staged, inside) in &staged.toolchains {
+        if matches!(spec.walls, Walls::Sandbox) {
+            list.add(["--ro-bind", &text(staged), &text(inside)]);
+        }
+    }
+    list.add(["--proc", "/proc", "--dev", "/dev"]);
+    list.add(["--size", &(64 << 20).to_string(), "--perms", "1777", "--tmpfs", "/dev/shm"]);
+    list.add(["--remount-ro", "/dev", "--bind", &text(&staged.temporary), "/tmp"]);
+    if !matches!(spec.walls, Walls::Image(_)) {
+        list.add(["--dir", "/var", "--symlink", "../tmp", "/var/tmp", "--bind", &text(&staged.app), "/app"]);
+    }
+    for (Bind { inside, writable, .. }, staged) in spec.binds.iter().zip(&staged.binds) {
+        list.add([if *writable { "--bind" } else { "--ro-bind" }, &text(staged), &text(inside)]);
+    }
+    match &spec.walls {
+        Walls::Image(root) => list.add(["--chdir", &root.directory, "--clearenv"]),
+        Walls::Sandbox | Walls::None => list.add(["--remount-ro", "/", "--chdir", "/app", "--clearenv"]),
+    }
+    let late = matches!(spec.walls, Walls::Image(_));
+    for (name, value) in environment(spec, &staged.toolchains) {
+        // What the loader obeys is for the image's own programs, not for the machine's shell; see `command`.
+        if !late || !name.starts_with("LD_") {
+            list.add(["--setenv", &name, &value]);
+        }
+    }
+    list.0
+}
 
+/// Where the machine's `/usr` stands inside an image.
+const MACHINE_USR: &str = "/.landfall/usr";
+
+fn see_programs(list: &mut Options, staged: &Staged) {
     list.add(["--ro-bind", "/usr", "/usr"]);
     for (root, target) in &staged.roots {
         match target {
@@ -80,30 +129,37 @@ pub fn options(spec: &Spec, staged: &Staged, status_fd: i32, seccomp_fd: i32) ->
     for file in ["passwd", "group", "nsswitch.conf"] {
         list.add(["--ro-bind", &text(&staged.etc.join(file)), &format!("/etc/{file}")]);
     }
-    match spec.network {
-        Network::Isolated => list.add(["--ro-bind", &text(&staged.etc.join("hosts")), "/etc/hosts"]),
-        Network::Host => {
-            list.add(["--ro-bind-try", "/etc/hosts", "/etc/hosts"]);
-            list.add(["--ro-bind-try", "/etc/resolv.conf", "/etc/resolv.conf"]);
-        }
-    }
-    for (staged, inside) in &staged.toolchains {
-        list.add(["--ro-bind", &text(staged), &text(inside)]);
-    }
-    list.add(["--proc", "/proc", "--dev", "/dev"]);
-    list.add(["--size", &(64 << 20).to_string(), "--perms", "1777", "--tmpfs", "/dev/shm"]);
-    list.add(["--remount-ro", "/dev"]);
-    list.add(["--bind", &text(&staged.temporary), "/tmp", "--dir", "/var", "--symlink", "../tmp", "/var/tmp"]);
-    list.add(["--bind", &text(&staged.app), "/app"]);
-    for (Bind { inside, writable, .. }, staged) in spec.binds.iter().zip(&staged.binds) {
-        list.add([if *writable { "--bind" } else { "--ro-bind" }, &text(staged), &text(inside)]);
-    }
-    list.add(["--remount-ro", "/", "--chdir", "/app", "--clearenv"]);
-    for (name, value) in environment(spec, &staged.toolchains) {
-        list.add(["--setenv", &name, &value]);
-    }
-    list.0
 }
+
+/// As `command`, for the root of an image: the machine's own shell, by the machine's own loader, starts a line of the
+/// image's programs. `shell` and `loader` are real paths below `/usr`.
+pub fn command_in_image(spec: &Spec, shell: &Path, loader: &Path) -> Vec<String> {
+    let inside = |path: &Path| text(&Path::new(MACHINE_USR).join(path.strip_prefix("/usr").unwrap_or(path)));
+    let libraries = loader.parent().map(&inside).unwrap_or_default();
+    let gate = if waits_for_services(spec) { format!("read -r _ <&{GATE}; exec {GATE}<&-; ") } else { String::new() };
+    let script = format!(
+        "printf '\\006' >&2; exec 2>&3 3>&-; {gate}command=$1; shift; for pair; do export \"$pair\"; done; \
+         set --; eval \"$command\""
+    );
+    let mut words = vec![inside(loader), "--library-path".to_owned(), libraries, inside(shell)];
+    words.extend(["-c".to_owned(), script, "landfall".to_owned(), spec.command.clone()]);
+    let late = spec.environment.iter().filter(|(name, _)| name.starts_with("LD_"));
+    words.extend(late.map(|(name, value)| format!("{name}={value}")));
+    words
+}
+
+/// What runs without walls: the same marks that bubblewrap would give, so that the supervisor sees no difference.
+pub fn command_without_walls(spec: &Spec) -> [String; 5] {
+    let script = format!(
+        "bash -c 'printf \"\\006\" >&2; exec 2>&3 3>&- {STATUS_OUT}>&-; exec bash -c \"$1\"' landfall \"$1\" & \
+         printf '{{\"child-pid\": %d}}\\n' $! >&{STATUS_OUT}; exec 3>&-; \
+         wait $!; code=$?; printf '{{\"exit-code\": %d}}\\n' $code >&{STATUS_OUT}; exit $code"
+    );
+    ["/bin/bash".to_owned(), "-c".to_owned(), script, "landfall".to_owned(), spec.command.clone()]
+}
+
+/// The descriptor that bubblewrap's reports are written to.
+pub const STATUS_OUT: i32 = 5;
 
 /// The program and its arguments, run inside. The first byte on the standard error says that all walls stand; what
 /// bubblewrap itself has to say came before it. Then the app's own standard error takes its place.
@@ -159,9 +215,18 @@ pub fn etc_files(spec: &Spec) -> [(&'static str, String); 4] {
             ),
         ),
         ("group", format!("root:x:0:\napp:x:{INSIDE_ID}:\nnogroup:x:65534:\n")),
-        ("hosts", format!("127.0.0.1 localhost\n::1 localhost\n127.0.0.1 {host}\n")),
+        ("hosts", format!("127.0.0.1 localhost\n::1 localhost\n127.0.0.1 {host}\n{}", service_names(spec))),
         ("nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\n".to_owned()),
     ]
+}
+
+/// Lines for the names that lead to services on the loopback; what is no host name is left out.
+fn service_names(spec: &Spec) -> String {
+    let is_name = |name: &&String| {
+        name.len() < 254 && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_'))
+    };
+    let names = spec.services.iter().filter_map(|service| service.name.as_ref()).filter(is_name);
+    names.map(|name| format!("127.0.0.1 {name}\n")).collect()
 }
 
 /// A filter that refuses system calls which a web application has no use for and which have been ways out of

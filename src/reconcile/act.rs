@@ -2,7 +2,7 @@
 //! there before it does anything, and names the release that it serves.
 
 use super::apply::{enqueue, put_app};
-use super::{Trouble, World, addons, build, observe, split, start, watch};
+use super::{Trouble, World, addons, build, monitor, observe, split, start, watch};
 use crate::ci::split::Event;
 use crate::domain::*;
 use crate::outside;
@@ -137,7 +137,7 @@ pub(super) async fn run(world: &World, run: &TestRun, actions: &[Action]) -> Res
             Action::Conclude { verdict } if run.split.is_some() => {
                 split::conclude(world, run, verdict.clone()).await?;
             }
-            Action::Conclude { verdict } => conclude(world, run.number, verdict.clone()).await?,
+            Action::Conclude { verdict } => split::conclude_queue(world, run, verdict.clone()).await?,
             Action::EnsureAddons { .. }
             | Action::DropAddons
             | Action::MakeRelease { .. }
@@ -266,6 +266,7 @@ pub(super) fn queue_watchers(
 async fn fail(world: &World, app: &App, deploy: u64, failure: Failure) -> Result<(), StoreError> {
     let at = world.now();
     warn!(app = %app.name, deploy, "a deploy of {} failed: {failure:?}", app.name);
+    monitor::note_failure(world, &app.name, &failure);
     change_deploy(world, app, deploy, move |_, deploy| deploy.outcome = Some(Outcome::Failed { failure, at })).await
 }
 
@@ -451,6 +452,9 @@ pub(super) async fn stop(world: &World, process: &ProcessId) -> Result<(), Troub
 /// Keeps an ended process' log as a file, then forgets the process.
 pub(super) async fn discard(world: &World, process: &ProcessId) -> Result<(), Trouble> {
     keep_log(world, process).await?;
+    if let Some(status) = observe::list(world).await?.iter().find(|status| status.id == *process) {
+        monitor::meter(world, status, world.now())?;
+    }
     outside::point("platform remove").await;
     match world.platform.remove(process).await {
         // Something looked dead and is not: the next look sees it.

@@ -4,12 +4,12 @@
 //! steps leaves something that the next look finds by its name and finishes. A record goes last of all.
 
 use super::observe::label;
-use super::{Trouble, World, act, observe};
+use super::{Trouble, World, act, addon_copy, observe};
 use crate::addons::{self, AddonError, Database, Partner, PostgresServer, Program, Provided, RedisServer};
 use crate::config::{AddonMode, Network};
 use crate::domain::*;
 use crate::outside;
-use crate::platform::{Bind, Code, Limits, Spec, State};
+use crate::platform::{Bind, Code, Limits, ProcessStatus, Spec, State};
 use crate::store::Transaction;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -20,8 +20,14 @@ use tracing::{info, warn};
 const PATIENCE: Duration = Duration::from_secs(180);
 /// The same for a partner that says it is working on it.
 const PARTNER_PATIENCE: Duration = Duration::from_secs(20 * 60);
-/// A server of our own that ended is started again after this.
+/// A server of our own that ended is started again at once; after this, where it had not run for long.
 const RESTART: Duration = Duration::from_secs(2);
+/// What counts as long.
+const STEADY: Duration = Duration::from_secs(10);
+/// Connections of whatever runs for a moment, or is a stranger's: as the smallest plan has.
+const FEWEST_CONNECTIONS: u32 = 20;
+/// Where clients see the authorities of the operator's PostgreSQL.
+const AUTHORITY: &str = "/etc/landfall/postgres.pem";
 /// Ports inside the sandbox.
 const POSTGRES_PORT: u16 = 5432;
 const REDIS_PORT: u16 = 6379;
@@ -138,7 +144,11 @@ async fn make(world: &World, addon: &Addon, since: crate::clock::Timestamp) -> R
         Ok(Provided::Pending { after, handle }) => {
             addon.handle = handle.or(addon.handle);
             addon.again_at = Some(now + after);
-            let most = if addon.kind == AddonKind::Partner { PARTNER_PATIENCE } else { PATIENCE };
+            let most = match addon.kind {
+                AddonKind::Partner => PARTNER_PATIENCE,
+                AddonKind::Postgres if world.config.addons.postgres.template_url.is_some() => addon_copy::PATIENCE,
+                AddonKind::Postgres | AddonKind::Redis => PATIENCE,
+            };
             (waited > most)
                 .then(|| AddonProblem::Unreachable { detail: format!("not ready after {} s", waited.as_secs()) })
         }
@@ -163,19 +173,8 @@ async fn provision(world: &World, addon: &Addon, waited: Duration) -> Result<Res
     match addon.kind {
         AddonKind::Postgres if settings.postgres.mode() == AddonMode::Off => Ok(Err(off(addon.service()))),
         AddonKind::Redis if settings.redis.mode() == AddonMode::Off => Ok(Err(off(addon.service()))),
-        AddonKind::Postgres => {
-            let server = match postgres(world, addon.own).await? {
-                Ok(server) => server,
-                Err(error) => return Ok(Err(error)),
-            };
-            let (tag, password) = (tag(world).await?, password_of(world, addon)?);
-            let seen = seen_at(world, addon, server.endpoint());
-            let review = matches!(&addon.owner, AddonOwner::App { name, .. }
-                if world.store.app(name)?.is_some_and(|app| matches!(app.stage, Stage::Review(_))));
-            let template = settings.postgres.template.as_deref().filter(|_| review);
-            let database = Database { addon, tag: &tag, password: &password, template, seen_at: (&seen.0, seen.1) };
-            Ok(server.provision(&database).await)
-        }
+        // On the heap: what is polled for one add-on stays small however much one of its kinds does.
+        AddonKind::Postgres => Box::pin(provision_postgres(world, addon)).await,
         AddonKind::Redis if addon.own => {
             let policy = match addons::policy_of(addon) {
                 Ok(policy) => policy,
@@ -202,11 +201,72 @@ async fn provision(world: &World, addon: &Addon, waited: Duration) -> Result<Res
                 let service = addon.service().to_owned();
                 return Ok(Err(AddonError::Refused(AddonProblem::Unknown { service })));
             };
+            if is_stranger(world, &addon.owner)? {
+                let service = addon.service().to_owned();
+                return Ok(Err(AddonError::Refused(AddonProblem::Stranger { service })));
+            }
             if addon.config.is_some() {
                 return Ok(partner.change_plan(&world.http, addon).await);
             }
             Ok(partner.provision(&world.http, addon, &addon.owner.to_string(), waited).await)
         }
+    }
+}
+
+async fn provision_postgres(world: &World, addon: &Addon) -> Result<Result<Provided, AddonError>, Trouble> {
+    let settings = &world.config.addons;
+    let server = match postgres(world, addon.own).await? {
+        Ok(server) => server,
+        Err(error) => return Ok(Err(error)),
+    };
+    let (tag, password) = (tag(world).await?, password_of(world, addon)?);
+    let seen = seen_at(world, addon, server.endpoint());
+    let named = inside_name(world, addon, &server);
+    let on_machine = network_of(world, &addon.owner) == Network::Host;
+    let told = server.address().told(named.is_some() || on_machine, AUTHORITY.as_ref());
+    let stranger = is_stranger(world, &addon.owner)?;
+    let may_copy = !stranger && is_review(world, &addon.owner)?;
+    let database = Database {
+        addon,
+        tag: &tag,
+        password: &password,
+        template: settings.postgres.template.as_deref().filter(|_| may_copy),
+        copied: may_copy && settings.postgres.template_url.is_some(),
+        most_connections: most_connections(world, addon, stranger),
+        seen_at: (named.as_deref().unwrap_or(&seen.0), seen.1),
+        told: &told,
+    };
+    let provided = server.provision(&database).await;
+    if !database.copied || !matches!(provided, Ok(Provided::Ready { .. })) {
+        return Ok(provided);
+    }
+    Ok(match Box::pin(addon_copy::ensure(world, &server, &database)).await? {
+        Ok(Some(pending)) => Ok(pending),
+        Ok(None) => provided,
+        Err(error) => Err(error),
+    })
+}
+
+/// Whether a stranger's code would use it: it gets no data of the repository's own, and nothing that costs money.
+fn is_stranger(world: &World, owner: &AddonOwner) -> Result<bool, Trouble> {
+    Ok(match owner {
+        AddonOwner::App { name, .. } => world.store.app(name)?.is_some_and(|app| app.untrusted),
+        AddonOwner::Node { run, .. } => world.store.run(*run)?.is_some_and(|run| run.untrusted),
+    })
+}
+
+fn is_review(world: &World, owner: &AddonOwner) -> Result<bool, Trouble> {
+    let AddonOwner::App { name, .. } = owner else { return Ok(false) };
+    Ok(world.store.app(name)?.is_some_and(|app| matches!(app.stage, Stage::Review(_))))
+}
+
+/// What one add-on may have of a server that others share: of our own a quarter, so that no four apps take all of it.
+fn most_connections(world: &World, addon: &Addon, stranger: bool) -> u32 {
+    let share = (world.config.addons.postgres.connections / 4).max(1);
+    let most = if addon.own { share } else { u32::MAX };
+    match addon.owner {
+        AddonOwner::App { .. } if !stranger => most,
+        _ => most.min(FEWEST_CONNECTIONS),
     }
 }
 
@@ -220,7 +280,7 @@ fn partner(world: &World, service: &str) -> Option<Partner> {
     })
 }
 
-fn password_of(world: &World, addon: &Addon) -> Result<Secret, Trouble> {
+pub(super) fn password_of(world: &World, addon: &Addon) -> Result<Secret, Trouble> {
     Ok(Secret::new(world.vault.open_sealed(&addon.password)?))
 }
 
@@ -251,7 +311,7 @@ async fn server_password(world: &World, server: &'static str) -> Result<Secret, 
     Ok(Secret::new(world.vault.open_sealed(&sealed)?))
 }
 
-fn folder(world: &World, name: &str) -> Result<PathBuf, Trouble> {
+pub(super) fn folder(world: &World, name: &str) -> Result<PathBuf, Trouble> {
     std::path::absolute(world.folder("addons").join(name)).map_err(Trouble::bug)
 }
 
@@ -264,7 +324,7 @@ async fn postgres(world: &World, own: bool) -> Result<Result<PostgresServer, Add
     let settings = &world.config.addons.postgres;
     if !own {
         return Ok(match &settings.url {
-            Some(url) => PostgresServer::from_url(url),
+            Some(url) => PostgresServer::from_url(url, "addons.postgres.url"),
             None => Err(AddonError::Unreachable("addons.postgres.url is not set any more".to_owned())),
         });
     }
@@ -340,7 +400,8 @@ async fn keep(world: &World, server: &Server) -> Result<Result<(), AddonError>, 
     let all = observe::list(world).await?;
     for status in all.iter().filter(|status| status.labels.get(label::ADDON) == Some(&server.name)) {
         let State::Exited { at, .. } = &status.state else { return Ok(Ok(())) };
-        if world.now().since(*at) < RESTART {
+        let steady = at.since(status.started_at) >= STEADY;
+        if !steady && world.now().since(*at) < RESTART {
             let tail = observe::tail(world, &status.id, 3).await?.join("; ");
             return Ok(Err(AddonError::Unreachable(format!("{} ended: {tail}", server.kind))));
         }
@@ -373,6 +434,7 @@ async fn keep(world: &World, server: &Server) -> Result<Result<(), AddonError>, 
         grace: Duration::from_secs(world.config.apps.grace_seconds),
         binds: vec![Bind { host: server.folder.clone(), inside: "/data".into(), writable: true }],
         services: Vec::new(),
+        walls: crate::platform::Walls::Sandbox,
     };
     outside::point("platform start").await;
     world.platform.start(&spec).await?;
@@ -386,6 +448,17 @@ fn network_of(world: &World, owner: &AddonOwner) -> Network {
         AddonOwner::App { .. } => world.config.apps.network,
         AddonOwner::Node { .. } => world.config.tests.network,
     }
+}
+
+/// Which number stands in the name of our own PostgreSQL's socket.
+pub(super) fn postgres_port(world: &World) -> u16 {
+    if on_machine_s_network(world) { world.config.addons.postgres.port } else { POSTGRES_PORT }
+}
+
+/// The name by which an isolated owner finds an operator's server on its loopback, where its certificate is looked at.
+fn inside_name(world: &World, addon: &Addon, server: &PostgresServer) -> Option<String> {
+    inside_port(world, addon)?;
+    server.address().name_inside().map(str::to_owned)
 }
 
 fn on_machine_s_network(world: &World) -> bool {
@@ -431,14 +504,15 @@ pub(super) fn services(
     let mut services: Vec<Service> = Vec::new();
     for addon in world.store.addons_of(owner)?.iter().filter(|addon| addon.created_at <= until) {
         let Some(port) = inside_port(world, addon) else { continue };
+        let mut name = None;
         let to = match (addon.kind, addon.own) {
             (AddonKind::Postgres, true) => {
-                let port = if on_machine_s_network(world) { world.config.addons.postgres.port } else { POSTGRES_PORT };
-                Some(Endpoint::Unix(folder(world, "pg")?.join(format!(".s.PGSQL.{port}"))))
+                Some(Endpoint::Unix(folder(world, "pg")?.join(format!(".s.PGSQL.{}", postgres_port(world)))))
             }
             (AddonKind::Postgres, false) => {
-                let url = world.config.addons.postgres.url.as_ref();
-                url.and_then(|url| PostgresServer::from_url(url).ok()).and_then(|server| server.endpoint())
+                let server = operator_s_postgres(world);
+                name = server.as_ref().and_then(|server| inside_name(world, addon, server));
+                server.and_then(|server| server.endpoint())
             }
             (AddonKind::Redis, true) => Some(Endpoint::Unix(redis_folder(world, addon)?.join("s"))),
             (AddonKind::Redis, false) => redis_server(world).ok().map(|server| server.endpoint()),
@@ -447,10 +521,25 @@ pub(super) fn services(
         if let Some(to) = to
             && services.iter().all(|service| service.port != port)
         {
-            services.push(Service { port, to });
+            services.push(Service { port, to, name });
         }
     }
     Ok(services)
+}
+
+fn operator_s_postgres(world: &World) -> Option<PostgresServer> {
+    let url = world.config.addons.postgres.url.as_ref()?;
+    PostgresServer::from_url(url, "addons.postgres.url").ok()
+}
+
+/// Files that the owner's processes need to trust its servers. As with services, only what was there at `until` counts.
+pub(super) fn binds(world: &World, owner: &AddonOwner, until: crate::clock::Timestamp) -> Result<Vec<Bind>, Trouble> {
+    let needs = |addon: &Addon| addon.kind == AddonKind::Postgres && !addon.own && addon.created_at <= until;
+    if !world.store.addons_of(owner)?.iter().any(needs) {
+        return Ok(Vec::new());
+    }
+    let authority = operator_s_postgres(world).and_then(|server| server.address().authority.clone());
+    Ok(authority.into_iter().map(|host| Bind { host, inside: AUTHORITY.into(), writable: false }).collect())
 }
 
 /// The config vars of all add-ons of an owner.
@@ -501,7 +590,44 @@ async fn take_away(world: &World, addon: &Addon) -> Result<(), Trouble> {
     let gone = addon.clone();
     info!(addon = %addon.id, owner = %addon.owner, "nothing of {} of {} is left", addon.plan, addon.owner);
     world.commit(move |tx| tx.delete_addon(&gone)).await?;
+    if addon.own && addon.kind == AddonKind::Postgres {
+        end_unneeded(world).await?;
+    }
     Ok(())
+}
+
+/// With the last database our own server ends.
+async fn end_unneeded(world: &World) -> Result<(), Trouble> {
+    let _alone = world.locks.lock(&format!("addon server {SHARED_POSTGRES}")).await;
+    // Whoever wants one wrote it down before asking for the server.
+    if needs_server(world, SHARED_POSTGRES)? {
+        return Ok(());
+    }
+    for status in observe::list(world).await? {
+        if status.labels.get(label::ADDON).map(String::as_str) == Some(SHARED_POSTGRES) && !status.state.is_over() {
+            act::stop(world, &status.id).await?;
+        }
+    }
+    Ok(())
+}
+
+/// A server of our own, or a copy, began or ended. The answer says when to look again.
+pub(super) async fn process_changed(world: &World, status: &ProcessStatus) -> Result<Option<Duration>, Trouble> {
+    let Some(name) = status.labels.get(label::ADDON).filter(|_| status.state.is_over()) else { return Ok(None) };
+    if let Some(owner) = addon_copy::owner_of(&world.store.addons()?, name) {
+        let subject = match owner {
+            AddonOwner::App { name, .. } => Subject::App(name),
+            AddonOwner::Node { run, .. } => Subject::Run(run),
+        };
+        world.enqueue_subject(&subject).await?;
+        return Ok(None);
+    }
+    if !needs_server(world, name)? {
+        act::discard(world, &status.id).await?;
+        return Ok(None);
+    }
+    Box::pin(look_after(world)).await?;
+    Ok(Some(RESTART))
 }
 
 /// Whether nothing of it is left at its provider.
@@ -512,6 +638,9 @@ async fn deprovision(world: &World, addon: &Addon) -> Result<Result<bool, AddonE
             // Before the first start of a server of our own there is nothing on it.
             if addon.own && world.store.addon_server(SHARED_POSTGRES)?.is_none() {
                 return Ok(Ok(true));
+            }
+            if !addon_copy::take_away(world, addon).await? {
+                return Ok(Ok(false));
             }
             let never_made = matches!(addon.state, AddonState::Failed { .. }) && addon.config.is_none();
             match postgres(world, addon.own).await? {
@@ -562,6 +691,9 @@ async fn remove_log(world: &World, process: &ProcessId) -> Result<(), Trouble> {
 /// Whether the server behind a label is one that some add-on needs.
 pub(super) fn needs_server(world: &World, name: &str) -> Result<bool, Trouble> {
     let all = world.store.addons()?;
+    if addon_copy::is_wanted(&all, name) {
+        return Ok(true);
+    }
     Ok(all.iter().any(|addon| {
         addon.own
             && match addon.kind {

@@ -113,6 +113,8 @@ pub fn apply(
                         None => run.pull.is_none() && run.branch == *branch,
                     };
                     let going_on = run.verdict.is_none() && run.cancelled.is_none();
+                    // What a person asked to see again is a person's to end.
+                    let going_on = going_on && run.repeats.is_none();
                     if same && going_on && except.as_ref() != Some(&run.commit) {
                         run.cancelled = Some(because.clone());
                         tx.put_run(&run)?;

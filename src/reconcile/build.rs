@@ -10,7 +10,7 @@ use super::apply::enqueue;
 use super::deliver::handle_of;
 use super::inputs::{Inputs, build_environment, check_out_pack, inputs, manifest_of, settings_of};
 use super::observe::{self, label};
-use super::{Trouble, World, act};
+use super::{Trouble, World, act, image};
 use crate::clock::Timestamp;
 use crate::config;
 use crate::domain::*;
@@ -99,6 +99,7 @@ pub(super) async fn ensure(world: &World, wish: &Wish<'_>) -> Result<Result<Sha,
         state: BuildState::Running,
         cache_of: wish.cache_of.clone(),
         buildpacks,
+        phase: BuildPhase::Pack,
     };
     put(world, &build).await?;
     if let Err(failure) = begin(world, &repository, &build).await? {
@@ -193,8 +194,8 @@ pub fn archive(world: &World, slug: &SlugDigest) -> PathBuf {
     world.folder("archives").join(format!("{slug}.tar.zst"))
 }
 
-fn build_folder(world: &World, build: &Build) -> PathBuf {
-    world.folder("builds").join(build.process.as_str())
+pub(super) fn build_folder(world: &World, build: &Build) -> PathBuf {
+    world.folder("builds").join(build.process_at(BuildPhase::Pack))
 }
 
 /// Checks the code out and starts the build process.
@@ -243,7 +244,14 @@ async fn begin(world: &World, repository: &Repository, build: &Build) -> Result<
     let taken = taken.await?;
     let settings = &world.config.build;
     let prune = settings_of(world, build.repository, &build.commit).await?.0.build.prune;
-    let plan = BuildPlan { buildpacks, prune, stack: STACK.to_owned(), source_version: build.commit.clone() };
+    let plan = BuildPlan {
+        buildpacks,
+        prune,
+        engine: image::engine(world),
+        dockerfile: image::asked_for(world, build).await?,
+        stack: STACK.to_owned(),
+        source_version: build.commit.clone(),
+    };
     let spec = Spec {
         id: build.process.clone(),
         labels: [(label::BUILD.to_owned(), build.key.0.clone()), (label::TYPE.to_owned(), "build".to_owned())].into(),
@@ -270,6 +278,7 @@ async fn begin(world: &World, repository: &Repository, build: &Build) -> Result<
             Bind { host: absolute(&out)?, inside: slug::BUILD_OUT.into(), writable: true },
         ],
         services: Vec::new(),
+        walls: crate::platform::Walls::Sandbox,
     };
     outside::point("platform start").await;
     world.platform.start(&absolute_code(spec)?).await?;
@@ -278,7 +287,7 @@ async fn begin(world: &World, repository: &Repository, build: &Build) -> Result<
     Ok(Ok(()))
 }
 
-fn absolute(path: &Path) -> Result<PathBuf, Trouble> {
+pub(super) fn absolute(path: &Path) -> Result<PathBuf, Trouble> {
     std::path::absolute(path).map_err(Trouble::bug)
 }
 
@@ -311,7 +320,8 @@ pub(super) async fn collect(world: &World, key: &BuildKey) -> Result<(), Trouble
         // The machine went away under it: that says nothing about the code.
         let mut again = build.clone();
         again.attempt += 1;
-        again.process = format!("build.{}.a{}", again.key.0, again.attempt).parse().map_err(Trouble::bug)?;
+        again.phase = BuildPhase::Pack;
+        again.process = again.process_at(again.phase).parse().map_err(Trouble::bug)?;
         put(world, &again).await?;
         act::discard(world, &build.process).await?;
         give_cache_back(world, &build, Some(&ended)).await?;
@@ -323,6 +333,9 @@ pub(super) async fn collect(world: &World, key: &BuildKey) -> Result<(), Trouble
         return Ok(());
     }
     let folder = build_folder(world, &build);
+    if ended.is_success() && image::goes_on(world, &build).await? {
+        return Ok(());
+    }
     let (state, slug) = match outcome(world, &build, &folder, ended.clone()).await? {
         Ok(slug) => (BuildState::Succeeded { slug: slug.digest.clone(), at: world.now() }, Some(slug)),
         Err(failure) => (BuildState::Failed { failure, at: world.now() }, None),
@@ -371,7 +384,7 @@ async fn outcome(world: &World, build: &Build, folder: &Path, ended: Ended) -> R
         }
         Err(error @ BuildResultError::Io { .. }) => return Err(Trouble::retry(error)),
     };
-    let (code, archives) = (folder.join("app"), world.folder("archives"));
+    let (code, archives) = (image::code_folder(build, folder), world.folder("archives"));
     outside::point("pack").await;
     let toolchains = world.config.sandbox.toolchains.clone();
     let limits = ArchiveLimits { archive_bytes: world.config.build.slug_mb * 1_000_000, ..ArchiveLimits::default() };
@@ -392,7 +405,13 @@ async fn outcome(world: &World, build: &Build, folder: &Path, ended: Ended) -> R
     let written = tokio::fs::read(folder.join("warnings.json")).await.unwrap_or_default();
     warnings.extend(serde_json::from_slice::<Vec<String>>(&written).unwrap_or_default());
     warnings.extend(packed.left_out.iter().map(|path| format!("{path}: not in the slug, since it is no file")));
+    let mut process_types: std::collections::BTreeMap<String, String> = result.process_types.into_iter().collect();
+    let image = match image::of(world, build, folder, &mut process_types, &mut warnings).await? {
+        Ok(image) => image,
+        Err(failure) => return Ok(Err(failure)),
+    };
     Ok(Ok(Slug {
+        image,
         digest: packed.digest,
         repository: build.repository,
         tree: build.tree.clone(),
@@ -401,7 +420,7 @@ async fn outcome(world: &World, build: &Build, folder: &Path, ended: Ended) -> R
         bytes: packed.bytes,
         files: packed.files,
         buildpacks: result.buildpacks,
-        process_types: result.process_types.into_iter().collect(),
+        process_types,
         config_vars: result.config_vars.into_iter().collect(),
         test_command: result.test_command,
         manifest,
@@ -410,7 +429,7 @@ async fn outcome(world: &World, build: &Build, folder: &Path, ended: Ended) -> R
     }))
 }
 
-async fn put(world: &World, build: &Build) -> Result<(), StoreError> {
+pub(super) async fn put(world: &World, build: &Build) -> Result<(), StoreError> {
     let build = build.clone();
     world.commit(move |tx| tx.put_build(&build)).await
 }

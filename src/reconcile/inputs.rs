@@ -59,6 +59,10 @@ pub(super) async fn inputs(
     for pack in &buildpacks {
         part(pack.as_bytes());
     }
+    if let Some(engine) = super::image::engine(world) {
+        part(b"engine");
+        part(engine.program().as_bytes());
+    }
     part(b"environment");
     for (name, value) in &environment {
         part(name.as_bytes());

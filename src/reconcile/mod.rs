@@ -6,15 +6,21 @@
 //! either repeatable or written down before it is begun.
 
 mod act;
+mod addon_copy;
 mod addons;
+pub mod alerts;
 mod answer;
 mod apply;
 mod build;
 pub mod command;
 pub mod config;
 mod deliver;
+pub mod drains;
 mod expire;
+mod figures;
+mod image;
 mod inputs;
+mod monitor;
 mod observe;
 pub mod processes;
 mod prune;
@@ -33,6 +39,8 @@ pub use act::send_routes;
 pub use addons::{AddonLine, addon_lines};
 pub use apply::{apply, enqueue};
 pub use expire::{Expired, expire};
+pub use figures::{export_once, gather};
+pub use monitor::{keep as keep_numbers, monitor};
 pub use observe::{ended, label};
 pub use prune::{KEPT_RELEASES, tidy};
 pub use shipment::{Contents, contents};
@@ -94,6 +102,11 @@ pub struct World {
     /// This program, which runs inside test processes as well.
     pub executable: PathBuf,
     pub boards: split::Boards,
+    /// What is counted of processes.
+    pub meters: Arc<crate::meters::Meters>,
+    pub started_at: Timestamp,
+    /// Sends log lines away.
+    pub drains: crate::drains::Drains,
     /// One build of a repository is prepared at a time, one table is sent at a time.
     pub locks: Locks,
     pub lines: Lines,
@@ -205,6 +218,7 @@ async fn step_inside(world: &World) -> Result<Step, StoreError> {
             Ok(_line) => deliver::process(world, id, entry.attempts).await,
             Err(_) => Ok(Next::PutOff { after: LINE_WAIT }),
         },
+        Some(("alert", app)) => alerts::post(world, app, entry.attempts).await,
         _ => match key.parse::<Subject>() {
             Ok(subject) => reconcile(world, &subject).await,
             Err(error) => Err(Trouble::bug(error)),
@@ -359,6 +373,9 @@ pub async fn run(world: Arc<World>, workers: usize) {
     tasks.spawn(follow_platform(world.clone()));
     tasks.spawn(split::listen(world.clone()));
     tasks.spawn(follow_knocks(world.clone()));
+    tasks.spawn(monitor::run(world.clone()));
+    tasks.spawn(drains::run(world.clone()));
+    tasks.spawn(figures::export(world.clone()));
     tasks.spawn(tick(world));
     while let Some(ended) = tasks.join_next().await {
         if let Err(error) = ended {
@@ -389,11 +406,30 @@ async fn work(world: Arc<World>) {
 /// Turns what happens to processes into subjects to look at.
 async fn follow_platform(world: Arc<World>) {
     let mut changes = world.platform.watch();
+    // A server of our own that ended soon after its start is not started again at once.
+    let mut look_after: Option<Duration> = None;
     loop {
+        let again = async {
+            match look_after {
+                Some(after) => tokio::time::sleep(after).await,
+                None => std::future::pending().await,
+            }
+        };
+        let change = tokio::select! {
+            change = changes.next() => change,
+            () = again => {
+                look_after = None;
+                if let Err(error) = addons::look_after(&world).await {
+                    warn!("add-ons could not be looked after: {error}");
+                }
+                continue;
+            }
+        };
         // A gap says nothing about what runs: it is looked at like a change of everything.
-        let Some(change) = changes.next().await else { return };
-        if let Err(error) = sweep::process_changed(&world, change).await {
-            warn!("a process changed, and its subject could not be queued: {error}");
+        let Some(change) = change else { return };
+        match sweep::process_changed(&world, change).await {
+            Ok(again) => look_after = again.or(look_after),
+            Err(error) => warn!("a process changed, and its subject could not be queued: {error}"),
         }
     }
 }

@@ -174,10 +174,11 @@ pub(super) async fn run(world: &World, number: RunNumber) -> Result<Option<(Test
         None => None,
     };
     let own = number.to_string();
-    let split = match run.split.is_some() && run.verdict.is_none() {
+    let board = match run.started_at.is_some() && run.verdict.is_none() {
         true => super::split::view(world, number).await?,
         false => None,
     };
+    let (split, queue) = if run.split.is_some() { (board, None) } else { (None, board) };
     let view = RunView {
         now: world.now(),
         build,
@@ -188,6 +189,7 @@ pub(super) async fn run(world: &World, number: RunNumber) -> Result<Option<(Test
         addons: world.store.addons_of_run(number)?,
         free_slots: free_slots(world, number, &all)?,
         split,
+        queue,
     };
     Ok(Some((run, view)))
 }

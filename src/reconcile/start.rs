@@ -3,11 +3,11 @@
 
 use super::apply::put_app;
 use super::observe::label;
-use super::{Trouble, World, act, addons, build, config, policy, split};
+use super::{Trouble, World, act, addons, build, config, policy, processes, split};
 use crate::clock::Timestamp;
 use crate::domain::*;
 use crate::outside;
-use crate::platform::{Code, Limits, Spec};
+use crate::platform::{Code, Limits, Root, Spec, Walls};
 use crate::workflow::{SETUP_FAILED, environment_of, first_formation, test_script};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -33,6 +33,8 @@ pub(super) async fn make_release(world: &World, app: &App, number: u64) -> Resul
         .await?;
         return Ok(());
     }
+    // Two new apps shall not both take the last place.
+    let _alone = if app.formation.is_none() { Some(processes::alone(world).await) } else { None };
     let made = match &deploy.cause {
         Cause::Rollback { to, .. } => earlier(world, app, *to, number)?,
         Cause::Promotion { slug, .. } | Cause::Config { slug, .. } | Cause::Retry { slug, .. } => {
@@ -150,15 +152,28 @@ fn of_slug(world: &World, app: &App, digest: &SlugDigest, deploy: u64) -> Result
     if !settled.missing.is_empty() {
         return Ok(Ok(None));
     }
+    let Some(most) = room_for(world, app)? else {
+        return Ok(Err(Failure::NoRoom { most: world.config.apps.max_processes }));
+    };
     let (config, generated) = config::open(world, app, settled)?;
     let json = serde_json::to_string(&config).map_err(Trouble::bug)?;
     Ok(Ok(Some(Parts {
         slug: slug.digest.clone(),
         config: world.vault.seal_in(&config_place(&app.name, deploy), &json)?,
-        formation: first_formation(&slug, app.stage, world.config.apps.max_processes_per_app),
+        formation: first_formation(&slug, app.stage, most),
         process_types: slug.process_types,
         generated,
     })))
+}
+
+/// How many processes the first release of an app may have, beside what the others have; `None` where that is none.
+fn room_for(world: &World, app: &App) -> Result<Option<u16>, Trouble> {
+    let limits = processes::limits(world, &app.name)?;
+    if app.formation.is_some() {
+        return Ok(Some(limits.most));
+    }
+    let left = limits.most_in_all.saturating_sub(limits.elsewhere);
+    Ok(Some(limits.most.min(u16::try_from(left).unwrap_or(u16::MAX))).filter(|room| *room > 0))
 }
 
 pub fn config_of(world: &World, release: &Release) -> Result<BTreeMap<String, String>, Trouble> {
@@ -195,8 +210,10 @@ pub(super) async fn process(
     let name = format!("{kind}.{ordinal}");
     let id = release.process_id(kind, ordinal, attempt);
     let settings = &world.config.apps;
-    let port = (kind == "web").then(|| port_for(settings.network, &id));
-    let mut environment = config_of(world, &release)?;
+    let image = world.store.slug(&release.slug)?.and_then(|slug| slug.image);
+    let port = (kind == "web").then(|| port_for(settings.network, &id, image.as_ref()));
+    let mut environment = environment_of_image(image.as_ref());
+    environment.extend(config_of(world, &release)?);
     environment.extend(standard_environment(world, app, &release, &name));
     if let Some(port) = port {
         environment.insert("PORT".to_owned(), port.to_string());
@@ -219,7 +236,8 @@ pub(super) async fn process(
         command: duty.command,
         environment,
         limits: Limits {
-            memory_bytes: size.memory_mb << 20,
+            memory_bytes: (size.memory_mb << 20) / 100 * u64::from(settings.memory_hard_percent),
+            memory_quota: size.memory_mb << 20,
             cpu_millis: size.cpu_millis,
             processes: settings.processes,
             disk_bytes: settings.disk_mb << 20,
@@ -229,8 +247,9 @@ pub(super) async fn process(
         port,
         time_limit: duty.time_limit,
         grace: Duration::from_secs(settings.grace_seconds),
-        binds: Vec::new(),
+        binds: addons::binds(world, &AddonOwner::of(app), release.created_at)?,
         services: addons::services(world, &AddonOwner::of(app), release.created_at)?,
+        walls: walls(image.as_ref()),
     };
     start(world, &spec).await?;
     info!(app = %app.name, release = %number, process = %id, "started {id}");
@@ -274,10 +293,30 @@ async fn start(world: &World, spec: &Spec) -> Result<(), Trouble> {
     Ok(())
 }
 
+/// What a container image brings along; everything else counts more.
+fn environment_of_image(image: Option<&Image>) -> BTreeMap<String, String> {
+    let Some(image) = image else { return BTreeMap::new() };
+    let mut environment = image.environment.clone();
+    environment.entry("HOME".to_owned()).or_insert_with(|| image.home.clone());
+    environment.entry("PATH".to_owned()).or_insert_with(|| IMAGE_PATH.to_owned());
+    environment
+}
+
+/// Where engines look for programs in an image that says nothing else.
+const IMAGE_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+fn walls(image: Option<&Image>) -> Walls {
+    image.map_or(Walls::Sandbox, |image| {
+        let Image { directory, user, group, .. } = image.clone();
+        Walls::Image(Root { folder: IMAGE_ROOT.into(), directory, user, group })
+    })
+}
+
 /// An isolated process has all ports for itself; one on the machine's network gets its own, from its name.
-fn port_for(network: crate::config::Network, id: &ProcessId) -> u16 {
+fn port_for(network: crate::config::Network, id: &ProcessId, image: Option<&Image>) -> u16 {
     match network {
-        crate::config::Network::Isolated => PORT,
+        // Where an image tells its port, it may know no other.
+        crate::config::Network::Isolated => image.and_then(|image| image.port).unwrap_or(PORT),
         crate::config::Network::Host => {
             let spread = crc32c::crc32c(id.as_str().as_bytes()) % 10_000;
             20_000 + u16::try_from(spread).unwrap_or(0)
@@ -311,7 +350,8 @@ pub(super) async fn node(world: &World, run: &TestRun, node: u16, attempt: u32) 
     let Some(script) = test_script(&slug) else { return Ok(()) };
     publish(world, &slug.digest).await?;
     let environment = slug.manifest().for_environment(Environment::Test);
-    let mut variables = slug.config_vars.clone();
+    let mut variables = environment_of_image(slug.image.as_ref());
+    variables.extend(slug.config_vars.clone());
     let owner = AddonOwner::Node { run: run.number, node };
     variables.extend(addons::config_vars(world, &owner)?);
     for (name, declared) in &environment.env {
@@ -340,13 +380,20 @@ pub(super) async fn node(world: &World, run: &TestRun, node: u16, attempt: u32) 
         variables.insert("HEROKU_PR_NUMBER".to_owned(), pull.to_string());
     }
     let settings = &world.config.tests;
-    let (test, binds) = if run.split.is_some() {
+    let (test, mut binds) = if run.split.is_some() {
         let who = split::Who { run: run.number, node, attempt };
         split::open(world, who).await?;
         (split::command(), split::binds(world, who)?)
+    } else if split::queue_is_asked(&slug, &variables) {
+        let who = split::Who { run: run.number, node, attempt };
+        split::open(world, who).await?;
+        // On a machine's own network others could speak to the node's server.
+        let token = world.vault.random_hex(16)?;
+        (split::queue_script(&script.test, &token), split::binds(world, who)?)
     } else {
         (script.test.clone(), Vec::new())
     };
+    binds.extend(addons::binds(world, &owner, Timestamp(i64::MAX))?);
     let spec = Spec {
         id: run.process_id(node, attempt),
         labels: [
@@ -373,6 +420,7 @@ pub(super) async fn node(world: &World, run: &TestRun, node: u16, attempt: u32) 
         grace: Duration::from_secs(5),
         binds,
         services: addons::services(world, &owner, Timestamp(i64::MAX))?,
+        walls: walls(slug.image.as_ref()),
     };
     start(world, &spec).await?;
     info!(run = %run.number, node, "started node {node} of test run {}", run.number);

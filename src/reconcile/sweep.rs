@@ -14,24 +14,27 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 use tracing::{info, warn};
 
-/// A process started, ended or vanished: whose subject is it?
-pub(super) async fn process_changed(world: &World, change: platform::Change) -> Result<(), Trouble> {
+/// A process started, ended or vanished: whose subject is it? The answer says when add-ons are to be looked at again.
+pub(super) async fn process_changed(world: &World, change: platform::Change) -> Result<Option<Duration>, Trouble> {
     match change {
-        platform::Change::Gap => slow_tick(world).await,
+        platform::Change::Gap => slow_tick(world).await.map(|()| None),
         platform::Change::Changed(id) => {
             let all = world.platform.list().await?;
-            let Some(status) = all.iter().find(|status| status.id == id) else { return Ok(()) };
+            let Some(status) = all.iter().find(|status| status.id == id) else { return Ok(None) };
             if let Some(key) = status.labels.get(label::BUILD) {
-                let Some(build) = world.store.build(&BuildKey(key.clone()))? else { return Ok(()) };
+                let Some(build) = world.store.build(&BuildKey(key.clone()))? else { return Ok(None) };
                 let now = world.now();
                 world.store.transact(move |tx| build::wake_waiting(tx, &build, now)).await?;
                 world.wake.notify_waiters();
-                return Ok(());
+                return Ok(None);
+            }
+            if status.labels.contains_key(label::ADDON) {
+                return addons::process_changed(world, status).await;
             }
             if let Some(subject) = subject_of(status) {
                 world.enqueue_subject(&subject).await?;
             }
-            Ok(())
+            Ok(None)
         }
     }
 }
@@ -103,7 +106,8 @@ async fn stale_build_folders(world: &World) -> Result<Vec<String>, Trouble> {
         let name = entry.file_name().to_string_lossy().into_owned();
         let key = name.split('.').nth(1).unwrap_or_default().to_owned();
         let build = world.store.build(&BuildKey(key))?;
-        let going_on = build.is_some_and(|build| build.process.as_str() == name && build.state == BuildState::Running);
+        let going_on =
+            build.is_some_and(|build| build.process_at(BuildPhase::Pack) == name && build.state == BuildState::Running);
         if !going_on {
             stale.push(name);
         }
@@ -284,7 +288,10 @@ pub struct Leftover {
 pub async fn leftovers(world: &World) -> Result<Vec<Leftover>, Trouble> {
     let mut found = Vec::new();
     for status in observe::list(world).await? {
-        if !has_owner(world, &status)? {
+        // A server of our own that ends with its last database takes its time to write down what it has.
+        let ends = status.labels.contains_key(label::ADDON)
+            && matches!(status.state, platform::State::Stopping | platform::State::Exited { .. });
+        if !ends && !has_owner(world, &status)? {
             found.push(Leftover { kind: "process", name: status.id.to_string() });
         }
     }

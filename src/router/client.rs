@@ -2,9 +2,11 @@
 
 use super::control::{Answer, MAX_LINE, Request};
 use super::log::LogLine;
-use super::metrics::{AppNumbers, Resolution};
+use super::metrics::{AppNumbers, Resolution, Slot};
 use super::table::{Table, TargetState};
+use super::tail::{TailLine, TailPage};
 use super::{AppStatus, Status, TargetStatus, dial};
+use crate::clock::Timestamp;
 use crate::domain::{AppName, ProcessId};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -59,6 +61,8 @@ pub struct MemoryRouter {
     /// What the test says of an app: when it was used last, whether somebody knocks.
     pub apps: BTreeMap<AppName, AppStatus>,
     pub numbers: BTreeMap<AppName, AppNumbers>,
+    /// Its log.
+    pub lines: Vec<TailLine>,
     pub stopped: bool,
 }
 
@@ -149,6 +153,34 @@ impl Router {
                 other => Err(unexpected(other)),
             },
             Router::Memory(memory) => Ok(lock(memory).numbers.get(app).cloned().unwrap_or_default()),
+        }
+    }
+
+    /// Log lines of all apps after a cursor of the router that was started at `since`; from the first one that is kept if
+    /// that is another router.
+    pub async fn tail(&self, since: Timestamp, after: u64, limit: usize) -> Result<TailPage, RouterError> {
+        match self {
+            Router::Remote { socket } => match ask(socket, &Request::Tail { since, after, limit }).await? {
+                Answer::Tail(page) => Ok(page),
+                other => Err(unexpected(other)),
+            },
+            Router::Memory(memory) => {
+                let memory = lock(memory);
+                let first = usize::try_from(after).unwrap_or(usize::MAX);
+                let lines: Vec<TailLine> = memory.lines.iter().skip(first).take(limit).cloned().collect();
+                Ok(TailPage { started_at: since, next: after + lines.len() as u64, lines })
+            }
+        }
+    }
+
+    /// What was counted of each process since the router started, by app, release and name.
+    pub async fn totals(&self) -> Result<BTreeMap<AppName, BTreeMap<String, Slot>>, RouterError> {
+        match self {
+            Router::Remote { socket } => match ask(socket, &Request::Totals).await? {
+                Answer::Totals { apps } => Ok(apps),
+                other => Err(unexpected(other)),
+            },
+            Router::Memory(_) => Ok(BTreeMap::new()),
         }
     }
 

@@ -9,8 +9,9 @@ use super::histogram::Histogram;
 use super::leaving;
 use super::live::Routes;
 use super::log::{Log, LogLine};
-use super::metrics::{AppNumbers, Kept, Resolution};
+use super::metrics::{AppNumbers, Kept, Resolution, Slot};
 use super::table::{Table, TableError, TargetState};
+use super::tail::TailPage;
 use crate::clock::{Clock, Timestamp};
 use crate::domain::{AppName, ProcessId};
 use serde::{Deserialize, Serialize};
@@ -26,6 +27,8 @@ use tokio::sync::watch;
 pub(super) const MAX_LINE: u64 = 32 * 1024 * 1024;
 /// How long an answer to `knocks` may be waited for.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// Lines that one answer to `tail` holds.
+const TAIL_LINES: usize = 5_000;
 /// Lines that one answer to `logs` holds.
 const LOG_LINES: usize = 1500;
 
@@ -68,6 +71,14 @@ pub(super) enum Request {
         #[serde(default)]
         knocks: Vec<AppName>,
     },
+    /// What was counted of each process since the router started.
+    Totals,
+    /// Log lines of all apps after a cursor of the router that was started then.
+    Tail {
+        since: Timestamp,
+        after: u64,
+        limit: usize,
+    },
     Stop,
 }
 
@@ -93,6 +104,10 @@ pub(super) enum Answer {
         apps: Vec<AppName>,
     },
     Numbers(AppNumbers),
+    Tail(TailPage),
+    Totals {
+        apps: BTreeMap<AppName, BTreeMap<String, Slot>>,
+    },
 }
 
 /// The router's own account of itself.
@@ -267,6 +282,16 @@ async fn answer(request: Request, control: &Arc<Control>) -> Option<Answer> {
             let metrics = control.routes.live().apps.get(&app).map(|app| app.metrics.clone());
             let now = control.clock.now();
             Answer::Numbers(metrics.map(|metrics| metrics.numbers(resolution, now)).unwrap_or_default())
+        }
+        Request::Tail { since, after, limit } => {
+            let after = if since == control.started_at { after } else { 0 };
+            let (lines, next) = control.log.tail(after, limit.min(TAIL_LINES));
+            Answer::Tail(TailPage { started_at: control.started_at, lines, next })
+        }
+        Request::Totals => {
+            let live = control.routes.live();
+            let apps = live.apps.iter().map(|(name, app)| (name.clone(), app.metrics.process_totals()));
+            Answer::Totals { apps: apps.filter(|(_, processes)| !processes.is_empty()).collect() }
         }
         Request::Stop => {
             if !control.routes.is_leaving() {

@@ -3,6 +3,7 @@
 //! Requests never wait for it: lines go through a bounded queue to one writer, and what does not fit is counted.
 
 use super::errors::Code;
+use super::tail::{Tail, TailLine};
 use crate::clock::Clock;
 use crate::domain::AppName;
 use serde::{Deserialize, Serialize};
@@ -111,6 +112,7 @@ struct Memory {
     rings: Mutex<HashMap<AppName, Ring>>,
     dropped: AtomicU64,
     strangers: Mutex<Strangers>,
+    tail: Mutex<Tail>,
 }
 
 /// How many lines without an app may still be written, and how many were left out since the last one.
@@ -148,6 +150,8 @@ struct Ring {
     lines: VecDeque<(u64, String)>,
     bytes: usize,
     next: u64,
+    /// Lines since the router started.
+    count: u64,
 }
 
 /// A line and the cursor to go on after.
@@ -194,6 +198,11 @@ impl Log {
         self.send(Message::Forget(app.clone()));
     }
 
+    /// The lines of all apps after a cursor, oldest first.
+    pub fn tail(&self, after: u64, limit: usize) -> (Vec<TailLine>, u64) {
+        self.memory.tail().after(after, limit)
+    }
+
     /// The lines after a cursor (0 for all that are kept), oldest first, at most `limit`.
     pub fn after(&self, app: &AppName, cursor: u64, limit: usize) -> Vec<LogLine> {
         let rings = self.memory.lock();
@@ -218,6 +227,10 @@ impl Log {
 }
 
 impl Memory {
+    fn tail(&self) -> MutexGuard<'_, Tail> {
+        self.tail.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<AppName, Ring>> {
         self.rings.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -246,7 +259,11 @@ fn write_lines(mut file: Turning, lines: &Receiver<Message>, memory: &Memory, fi
                 Message::Line { app, line } => {
                     file.line(&line);
                     if let Some(app) = app {
-                        memory.lock().entry(app).or_default().push(line, first);
+                        let mut rings = memory.lock();
+                        let ring = rings.entry(app.clone()).or_default();
+                        ring.count += 1;
+                        memory.tail().push(app, ring.count, &line);
+                        ring.push(line, first);
                     }
                 }
                 Message::Forget(app) => {

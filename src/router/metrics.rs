@@ -38,7 +38,7 @@ impl Resolution {
     }
 
     /// How far back slots are kept, in seconds.
-    fn kept(self) -> i64 {
+    pub fn kept(self) -> i64 {
         match self {
             Resolution::Minute => 2 * 3600,
             Resolution::TenMinutes => 24 * 3600,
@@ -127,6 +127,8 @@ struct Counted {
     /// Made with the first request.
     series: Option<Box<Series>>,
     processes: BTreeMap<String, Series>,
+    /// Of each of them, since the router started.
+    process_totals: BTreeMap<String, Slot>,
 }
 
 /// Slots in each resolution, oldest first.
@@ -181,14 +183,23 @@ impl AppMetrics {
             let newest = |series: &Series| series.minutes.back().map_or(0, |slot| slot.at.0);
             let quietest =
                 counted.processes.iter().min_by_key(|(_, series)| newest(series)).map(|(key, _)| key.clone());
-            quietest.map(|key| counted.processes.remove(&key));
+            if let Some(quietest) = quietest {
+                counted.processes.remove(&quietest);
+                counted.process_totals.remove(&quietest);
+            }
         }
+        counted.process_totals.entry(key.clone()).or_default().record(sample);
         counted.processes.entry(key).or_default().record(sample);
     }
 
     /// What was counted since the router started.
     pub fn total(&self) -> Slot {
         self.lock().total.clone()
+    }
+
+    /// The same of each process, by release and name.
+    pub fn process_totals(&self) -> BTreeMap<String, Slot> {
+        self.lock().process_totals.clone()
     }
 
     pub fn in_flight(&self) -> u64 {

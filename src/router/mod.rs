@@ -27,6 +27,7 @@ mod proxy;
 mod request;
 mod server;
 mod table;
+mod tail;
 #[cfg(test)]
 mod tests;
 mod trust;
@@ -41,4 +42,5 @@ pub use log::LogLine;
 pub use metrics::{AppNumbers, Resolution, Slot};
 pub use server::{RouterOptions, run};
 pub use table::{Canary, Notice, Route, Table, TableError, Target, TargetState, normalise_host};
+pub use tail::{TailLine, TailPage};
 pub use trust::Trusted;

@@ -4,6 +4,7 @@
 //! disk under the digest of their content and mounted read-only. The build runs code of strangers with write access to
 //! its result folder: everything read back from there is opened without following links and cut to a size.
 
+use super::engine::Engine;
 use super::packs::Pack;
 use crate::domain::{
     Procfile, ProcfileError, ProcfileWarning, Sha, is_command, is_process_type, is_reserved_variable, is_variable_name,
@@ -40,6 +41,10 @@ pub struct BuildPlan {
     pub buildpacks: Vec<Pack>,
     /// Whether what only the tests need is taken away after the build.
     pub prune: bool,
+    /// The container engine that is configured.
+    pub engine: Option<Engine>,
+    /// The `Dockerfile` that the repository asks to be built, where it says so itself.
+    pub dockerfile: Option<String>,
     /// Such as `heroku-24`.
     pub stack: String,
     pub source_version: Sha,
@@ -57,6 +62,8 @@ impl BuildPlan {
             ("HOME", BUILD_APP),
             ("BUILDPACKS", &words.join(" ")),
             ("LANDFALL_PRUNE", if self.prune { "1" } else { "" }),
+            ("LANDFALL_ENGINE", self.engine.map_or("", Engine::program)),
+            ("LANDFALL_DOCKERFILE", self.dockerfile.as_deref().unwrap_or_default()),
             ("STACK", &self.stack),
             ("SOURCE_VERSION", self.source_version.as_str()),
         ]
@@ -153,6 +160,7 @@ const FILES: &[Embedded] = embedded![
     file "static/lib/static-server.mjs",
     file "static/lib/static-server.py",
     file "static/looks-for",
+    program "unpack.sh",
 ];
 
 /// Sixteen hex digits over the buildpacks' names, modes and bytes: a part of what a build's result depends on.
@@ -242,6 +250,8 @@ pub struct BuildResult {
     /// Those that ran, in order.
     pub buildpacks: Vec<String>,
     pub test_command: Option<String>,
+    /// The `Dockerfile` that is to be built, below the code's root.
+    pub dockerfile: Option<String>,
     /// What was looked for, when no buildpack takes the code.
     pub refused: Option<Vec<String>>,
 }
@@ -282,6 +292,7 @@ pub fn read_result(out: &Path) -> Result<BuildResult, BuildResultError> {
         result.procfile_warnings = warnings;
     }
     result.buildpacks = read_lines(&folder, "buildpacks")?.unwrap_or_default();
+    result.dockerfile = read_lines(&folder, "dockerfile")?.and_then(|lines| lines.into_iter().next());
     result.refused = read_lines(&folder, "refused")?;
     result.test_command =
         read_lines(&folder, "test_command")?.and_then(|lines| lines.into_iter().next()).filter(|line| is_command(line));

@@ -8,6 +8,7 @@
 mod archive;
 mod build;
 mod cache;
+mod engine;
 mod git;
 mod links;
 mod packs;
@@ -17,6 +18,7 @@ mod tree;
 pub use archive::*;
 pub use build::*;
 pub use cache::*;
+pub use engine::*;
 pub use packs::*;
 pub use source::*;
 pub use tree::{CheckOut, CheckOutWarning};

@@ -36,8 +36,10 @@ const ADDON_SERVERS: Table = Table("addon_server");
 const ADDON_TAGS: Table = Table("addon_tag");
 const CONFIGS: Table = Table("config");
 const FAREWELLS: Table = Table("farewell");
+const ALERTS: Table = Table("alert");
+const DRAINS: Table = Table("drain");
 /// Where sealed texts stand: a rotation of the vault's key goes through these.
-pub const SEALED: [Table; 5] = [APPS, RELEASES, CONFIGS, ADDONS, ADDON_SERVERS];
+pub const SEALED: [Table; 6] = [APPS, RELEASES, CONFIGS, ADDONS, ADDON_SERVERS, DRAINS];
 /// The last release number of an app that is gone, so that an app of the same name goes on counting from there: process
 /// ids, logs and links of the two are never the same.
 const LAST_RELEASES: Table = Table("last_release");
@@ -101,6 +103,7 @@ both! {
     fn route(&self, app: &AppName) -> Option<StoredRoute> { ROUTES, app.as_str() }
     /// The password of a server that Landfall runs itself.
     fn addon_server(&self, name: &str) -> Option<Sealed> { ADDON_SERVERS, name }
+    fn alerts(&self, app: &AppName) -> Option<Alerts> { ALERTS, app.as_str() }
     /// The config vars that somebody set for one scope.
     fn config(&self, scope: &ConfigScope) -> Option<ConfigVars> { CONFIGS, scope.to_string() }
     /// How the `pr-predestroy` of a pull request's app that is gone ended.
@@ -216,6 +219,15 @@ impl Store {
         Ok(found)
     }
 
+    /// What fires, has fired, or is to be told, of every app.
+    pub fn all_alerts(&self) -> Result<Vec<Alerts>, StoreError> {
+        values(self.scan(ALERTS, b"")?)
+    }
+
+    pub fn drains(&self) -> Result<Vec<Drain>, StoreError> {
+        values(self.scan(DRAINS, b"")?)
+    }
+
     pub fn addons(&self) -> Result<Vec<Addon>, StoreError> {
         values(self.scan(ADDONS, b"")?)
     }
@@ -302,6 +314,7 @@ impl Transaction<'_> {
         }
         self.put_config(&ConfigScope::App(name.clone()), &ConfigVars::default())?;
         self.delete(ROUTES, name.as_str().as_bytes())?;
+        self.delete(ALERTS, name.as_str().as_bytes())?;
         self.delete(APPS, name.as_str().as_bytes())
     }
 
@@ -313,6 +326,22 @@ impl Transaction<'_> {
     pub fn apps_of(&self, repository: RepositoryId) -> Result<Vec<App>, StoreError> {
         let all: Vec<App> = values(self.scan(APPS, b"")?)?;
         Ok(all.into_iter().filter(|app| app.repository == repository).collect())
+    }
+
+    pub fn drains(&self) -> Result<Vec<Drain>, StoreError> {
+        values(self.scan(DRAINS, b"")?)
+    }
+
+    pub fn put_drain(&mut self, drain: &Drain) -> Result<(), StoreError> {
+        self.put(DRAINS, drain.id.as_bytes(), drain)
+    }
+
+    pub fn delete_drain(&mut self, id: &str) -> Result<(), StoreError> {
+        self.delete(DRAINS, id.as_bytes())
+    }
+
+    pub fn put_alerts(&mut self, alerts: &Alerts) -> Result<(), StoreError> {
+        self.put(ALERTS, alerts.app.as_str().as_bytes(), alerts)
     }
 
     /// No vars are no record.

@@ -34,6 +34,7 @@ pub fn configure(config: &mut web::ServiceConfig) {
         .route("/api/v1/pipelines/{owner}/{name}", web::get().to(pipeline))
         .route("/api/v1/pipelines/{owner}/{name}/promote", web::post().to(promote))
         .route("/api/v1/pipelines/{owner}/{name}/diff", web::get().to(diff))
+        .route("/api/v1/pipelines/{owner}/{name}/flaky", web::get().to(flaky))
         .route("/api/v1/audit", web::get().to(audit))
         .route("/api/v1/runs", web::get().to(runs))
         .route("/api/v1/runs/{number}", web::get().to(run))
@@ -148,7 +149,7 @@ async fn build(shared: Data<Shared>, path: Path<String>) -> HttpResponse {
 async fn build_logs(shared: Data<Shared>, path: Path<String>, query: Query<LogQuery>) -> HttpResponse {
     let read = async {
         let build = views::find_build(&shared.world, &path)?;
-        query.answer(logs::of_process(&shared.world, &build.process, query.cursor()?, query.most()).await?)
+        query.answer(logs::of_process(&shared.world, &build.log_process(), query.cursor()?, query.most()).await?)
     };
     shared.json(read.await)
 }
@@ -220,6 +221,12 @@ fn all_runs(shared: &Shared, query: &RunQuery) -> Result<Value, Problem> {
     runs.sort_by_key(|run| std::cmp::Reverse(run.number));
     runs.truncate(most);
     Ok(json!({ "runs": runs }))
+}
+
+async fn flaky(shared: Data<Shared>, path: Path<(String, String)>) -> HttpResponse {
+    let view = views::find_repository(&shared.world, &path.0, &path.1)
+        .and_then(|repository| views::flaky(&shared.world, &repository));
+    shared.json(view)
 }
 
 async fn run(shared: Data<Shared>, path: Path<String>) -> HttpResponse {

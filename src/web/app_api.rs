@@ -129,7 +129,7 @@ async fn change_stage_config(
         let scope = ConfigScope::Stage(repository.id, stage_of(&path.2)?);
         let edit = edit_of(&body(&request, &bytes)?)?;
         let changed = config::change(&shared.world, &repository, &scope, &edit, OPERATOR).await?.map_err(not_done)?;
-        Done::new(changed, format!("/pipelines/{}/{}", repository.owner, repository.name))
+        Done::new(changed, format!("/pipelines/{}/{}#config", repository.owner, repository.name))
     };
     shared.done(&request, order.await)
 }

@@ -12,6 +12,7 @@ mod guard;
 mod intake;
 mod logs;
 mod metrics;
+mod monitor_api;
 mod pages;
 mod peer;
 mod problem;
@@ -91,6 +92,7 @@ fn guarded() -> impl HttpServiceFactory {
         .route("/metrics", web::get().to(metrics::metrics))
         .configure(api::configure)
         .configure(app_api::configure)
+        .configure(monitor_api::configure)
         .configure(pages::configure)
         .default_service(web::to(elsewhere))
 }
@@ -100,6 +102,7 @@ fn guarded() -> impl HttpServiceFactory {
 struct Framed<V> {
     version: &'static str,
     parked_total: u64,
+    firing_total: usize,
     #[serde(flatten)]
     view: V,
 }
@@ -115,7 +118,12 @@ impl Shared {
 
     fn html<V: Serialize>(&self, status: actix_web::http::StatusCode, template: &str, view: V) -> HttpResponse {
         let parked_total = crate::store::queue::depth(&self.world.store).map_or(0, |depth| depth.parked);
-        let page = self.world.texts.render(template, Framed { version: env!("CARGO_PKG_VERSION"), parked_total, view });
+        let firing_total =
+            self.world.store.all_alerts().map_or(0, |all| all.iter().map(|alerts| alerts.firing().count()).sum());
+        let page = self
+            .world
+            .texts
+            .render(template, Framed { version: env!("CARGO_PKG_VERSION"), parked_total, firing_total, view });
         if page.is_empty() {
             // The template's error was logged where it happened.
             return HttpResponse::InternalServerError()

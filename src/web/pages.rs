@@ -1,5 +1,6 @@
 //! Pages for people.
 
+use super::monitor_api::MetricsQuery;
 use super::problem::Problem;
 use super::views;
 use super::{Shared, ansi, asset, logs};
@@ -15,15 +16,33 @@ pub fn configure(config: &mut web::ServiceConfig) {
     config
         .route("/", web::get().to(home))
         .route("/pipelines/{owner}/{name}", web::get().to(pipeline))
+        .route("/pipelines/{owner}/{name}/flaky", web::get().to(flaky))
         .route("/apps/{name}", web::get().to(app))
         .route("/runs/{number}", web::get().to(run))
         .route("/runs/{number}/nodes/{node}", web::get().to(node))
         .route("/builds/{key}", web::get().to(build))
+        .route("/apps/{name}/metrics", web::get().to(metrics))
+        .route("/alerts", web::get().to(alerts))
         .route("/audit", web::get().to(audit))
         .route("/deliveries", web::get().to(deliveries))
         .route("/deliveries/{id}", web::get().to(delivery))
         .route("/assets/style.css", web::get().to(style))
         .route("/assets/live.js", web::get().to(script));
+}
+
+async fn metrics(shared: Data<Shared>, path: Path<String>, query: Query<MetricsQuery>) -> HttpResponse {
+    let read = async {
+        let app = views::find_app(&shared.world, &path)?;
+        views::metrics_page(&shared.world, &app, query.resolution()?).await
+    };
+    shared.page("metrics.html", read.await)
+}
+
+async fn alerts(shared: Data<Shared>) -> HttpResponse {
+    let settings = &shared.world.config.alerts;
+    let is_told = settings.webhook.is_some() || !settings.webhooks.is_empty();
+    let alerts = views::alerts(&shared.world);
+    shared.page("alerts.html", alerts.map(|alerts| serde_json::json!({ "alerts": alerts, "is_told": is_told })))
 }
 
 async fn audit(shared: Data<Shared>) -> HttpResponse {
@@ -48,6 +67,13 @@ async fn pipeline(shared: Data<Shared>, path: Path<(String, String)>) -> HttpRes
     let view = views::find_repository(&shared.world, &owner, &name)
         .and_then(|repository| views::pipeline_detail(&shared.world, &repository));
     shared.page("pipeline.html", view)
+}
+
+async fn flaky(shared: Data<Shared>, path: Path<(String, String)>) -> HttpResponse {
+    let (owner, name) = path.into_inner();
+    let view = views::find_repository(&shared.world, &owner, &name)
+        .and_then(|repository| views::flaky(&shared.world, &repository));
+    shared.page("flaky.html", view)
 }
 
 /// A log as a page holds it: lines with their styles, and where the script goes on.
@@ -139,7 +165,7 @@ async fn build(shared: Data<Shared>, path: Path<String>) -> HttpResponse {
 async fn build_view(shared: &Shared, key: &str) -> Result<impl Serialize + use<>, Problem> {
     let world = &shared.world;
     let build = views::find_build(world, key)?;
-    let log = logs::of_process(world, &build.process, None, OPENED_WITH_WHOLE).await?;
+    let log = logs::of_process(world, &build.log_process(), None, OPENED_WITH_WHOLE).await?;
     let log = LogView::new(log, format!("/api/v1/builds/{}/logs", build.key.0));
     Ok(LogPage { kind: "build", about: views::build_detail(world, &build)?, log })
 }

@@ -5,10 +5,12 @@
 //! is wanted and that is observed, what must be done next? `report`: this is the state, what should people see?
 
 mod addons;
+mod alerts;
 mod commands;
 mod config;
 mod deploy;
 mod guard;
+mod flaky;
 mod formation;
 mod intake;
 mod keep;
@@ -23,9 +25,11 @@ mod test_run;
 mod watch;
 
 pub use addons::{AddonsView, is_as_asked};
+pub use alerts::{AlertFacts, look as look_at_alerts};
 pub use commands::{PromotionWish, destroy_app, needs_right, promote, retry_release, roll_back};
 pub use config::{AfterConfig, Chosen, Level, Levels, Settled, after_config, environment_of, first_formation, settle};
 pub use deploy::{AppView, plan_app};
+pub use flaky::{Flaky, flaky};
 pub use formation::{ScaleLimits, ScaleOrder, ScaleRefusal, parse_scale, scaled};
 pub use intake::{Right, Snapshot, catch_up_staging, decide};
 pub use parse::mentioned_commands;
@@ -37,7 +41,8 @@ pub use report::{
 pub use sleep::Use;
 pub use slots::{Claim, share};
 pub use split::{
-    BatchRecord, MeasuredRun, SplitPlan, SplitView, Way, holds, is_red, measured, node_results, summary, way,
+    BatchRecord, CaseRecord, MeasuredRun, SplitPlan, SplitView, Way, holds, is_red, measured, node_results, red_paths,
+    summary, way,
 };
 pub use test_run::{RunView, SETUP_FAILED, plan_run, test_script, verdict};
 pub use watch::WatchView;

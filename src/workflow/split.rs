@@ -1,8 +1,11 @@
 //! How the tests of a run are spread: whether its files are dealt to nodes at all, which ones, and what came of it.
 
+use crate::ci::cases::{self, CaseWay, Part};
 use crate::ci::presets::{self, Preset, Tree, Unit};
-use crate::ci::split::{Board, Lane, LeaseId, LeaseState, Measured, Outcome, Proof, Rules, lower_bound};
-use crate::ci::wire::{Done, Orders};
+use crate::ci::split::{
+    Board, CaseTime, Gap, Lane, LeaseId, LeaseState, Measured, Outcome, Proof, Rules, lower_bound, uneven,
+};
+use crate::ci::wire::{CaseDone, Done, Orders};
 use crate::clock::Timestamp;
 use crate::domain::*;
 use serde::{Deserialize, Serialize};
@@ -51,9 +54,13 @@ pub fn way(script: Option<&str>, settings: &TestSettings, tree: Tree<'_>) -> Way
                 environment: Vec::new(),
                 junit: settings.junit.clone(),
                 unit: same.as_ref().map_or(Unit::File, |preset| preset.unit),
-                empty_status: same.and_then(|preset| preset.empty_status),
+                empty_status: same.as_ref().and_then(|preset| preset.empty_status),
                 timeout_ms: timeout_ms(settings),
                 quarantine: settings.quarantine.clone(),
+                // A pattern among the arguments needs to know where they end; a plugin doesn't.
+                cases: same
+                    .and_then(|preset| preset.cases)
+                    .filter(|way| settings.cases && matches!(way, CaseWay::Pytest | CaseWay::Rspec)),
             }
         }
     };
@@ -73,6 +80,7 @@ fn of_preset(settings: &TestSettings, preset: &Preset) -> Orders {
         empty_status: preset.empty_status,
         timeout_ms: timeout_ms(settings),
         quarantine: settings.quarantine.clone(),
+        cases: preset.cases.filter(|_| settings.cases),
     }
 }
 
@@ -121,6 +129,13 @@ pub struct BatchRecord {
     pub done: Done,
 }
 
+/// Cases of the longest files of one batch, told with it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CaseRecord {
+    pub lease: LeaseId,
+    pub cases: Vec<CaseDone>,
+}
+
 /// What a run's board shows at one look.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SplitView {
@@ -134,15 +149,31 @@ pub struct SplitView {
 }
 
 impl SplitView {
-    pub fn of(board: &Board, now: Timestamp) -> SplitView {
+    /// `batches` is looked at once all is settled, and only where files were cut.
+    pub fn of(board: &Board, batches: &[BatchRecord], now: Timestamp) -> SplitView {
         SplitView {
             over: board.is_over(),
             last_settled: board.last_settled(),
             silent: board.silent(now),
             present: board.present().collect(),
-            proof: board.proof(),
+            proof: whole_proof(board, batches),
         }
     }
+}
+
+/// The board's proof, and that the parts of each cut file make up the whole of it.
+fn whole_proof(board: &Board, batches: &[BatchRecord]) -> Proof {
+    let mut proof = board.proof();
+    if board.is_over() {
+        let told = batches.iter().flat_map(|batch| batch.done.items.iter().map(move |done| (batch.lease, done)));
+        let counts = |lease: LeaseId, item: u32| board.lease(lease).is_some_and(|held| held.counted.contains(&item));
+        let said: BTreeMap<u32, Part> = told
+            .filter(|(lease, done)| counts(*lease, done.item))
+            .filter_map(|(_, done)| Some((done.item, done.part?)))
+            .collect();
+        proof.gaps.extend(uneven(board, &said));
+    }
+    proof
 }
 
 /// Exit statuses, results and proof together. A node that died is no failure of its own where the proof shows that all
@@ -168,13 +199,13 @@ pub fn is_red(board: &Board, node: u16, attempt: u32) -> bool {
         .any(|item| board.settled(*item).is_some_and(|settled| !settled.outcome.is_green()))
 }
 
-/// Files of each kind that a summary names.
+/// Files and tests of each kind that a summary names.
 const NAMED: usize = 100;
 const SLOWEST: usize = 10;
 
 /// What a board came to. `red_on_base`: files that were red in the newest run of the default branch.
 pub fn summary(board: &Board, batches: &[BatchRecord], red_on_base: &BTreeSet<String>) -> SplitSummary {
-    let proof = board.proof();
+    let proof = whole_proof(board, batches);
     let mut summary = SplitSummary {
         planned: proof.planned,
         passed: proof.passed,
@@ -185,9 +216,18 @@ pub fn summary(board: &Board, batches: &[BatchRecord], red_on_base: &BTreeSet<St
         ..SplitSummary::default()
     };
     let mut times: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut lengths: Vec<f64> = Vec::new();
+    let mut named: BTreeSet<String> = BTreeSet::new();
+    let mut red = |summary: &mut SplitSummary, path: &str, why: RedBecause| {
+        // The parts of a file are one file.
+        if summary.red_files.len() < NAMED && named.insert(path.to_owned()) {
+            summary.red_files.push(RedFile { path: path.to_owned(), why, on_base: red_on_base.contains(path) });
+        }
+    };
     for (number, item) in (0u32..).zip(board.items()) {
         let Some(settled) = board.settled(number) else { continue };
         *times.entry(&item.path).or_default() += settled.wall_ms;
+        lengths.push(settled.wall_ms as f64);
         let why = match settled.outcome {
             Outcome::Passed | Outcome::Empty => None,
             Outcome::Failed => Some(RedBecause::Failed),
@@ -195,12 +235,17 @@ pub fn summary(board: &Board, batches: &[BatchRecord], red_on_base: &BTreeSet<St
             Outcome::Crashed => Some(RedBecause::Crashed),
             Outcome::TimedOut => Some(RedBecause::TimedOut),
         };
-        if let Some(why) = why.filter(|_| summary.red_files.len() < NAMED) {
-            let on_base = red_on_base.contains(&item.path);
-            summary.red_files.push(RedFile { path: item.path.clone(), why, on_base });
+        if let Some(why) = why {
+            red(&mut summary, &item.path, why);
         }
         if settled.flaky && summary.flaky_files.len() < NAMED {
             summary.flaky_files.push(item.path.clone());
+        }
+    }
+    for gap in &proof.gaps {
+        if let Gap::Parts { path } = gap {
+            summary.red += 1;
+            red(&mut summary, path, RedBecause::Incomplete);
         }
     }
     for batch in batches {
@@ -212,7 +257,6 @@ pub fn summary(board: &Board, batches: &[BatchRecord], red_on_base: &BTreeSet<St
         names.dedup();
         names.truncate(NAMED);
     }
-    let lengths: Vec<f64> = times.values().map(|wall| *wall as f64).collect();
     let mut slowest: Vec<FileTime> =
         times.iter().map(|(path, wall_ms)| FileTime { path: (*path).to_owned(), wall_ms: *wall_ms }).collect();
     slowest.sort_by(|one, other| other.wall_ms.cmp(&one.wall_ms).then_with(|| one.path.cmp(&other.path)));
@@ -234,6 +278,17 @@ pub fn summary(board: &Board, batches: &[BatchRecord], red_on_base: &BTreeSet<St
     }
     summary.one_node_ms = (lengths.iter().sum::<f64>() + start_up).round() as u64;
     summary
+}
+
+/// Every file that was red, to be run again.
+pub fn red_paths(board: &Board, batches: &[BatchRecord]) -> BTreeSet<String> {
+    let red = |number: u32| board.settled(number).is_none_or(|settled| !settled.outcome.is_green());
+    let items = (0u32..).zip(board.items()).filter(|(number, _)| red(*number)).map(|(_, item)| item.path.clone());
+    let uneven = whole_proof(board, batches).gaps.into_iter().filter_map(|gap| match gap {
+        Gap::Parts { path } => Some(path),
+        _ => None,
+    });
+    items.chain(uneven).collect()
 }
 
 /// Counts and failures of one node: of what counted in the end only.
@@ -265,7 +320,7 @@ pub fn node_results(board: &Board, batches: &[BatchRecord], node: u16) -> (Optio
 }
 
 /// What the run measured: files that ran whole, by the last that was said of each.
-pub fn measured(run: &TestRun, board: &Board, batches: &[BatchRecord]) -> MeasuredRun {
+pub fn measured(run: &TestRun, board: &Board, batches: &[BatchRecord], cases: &[CaseRecord]) -> MeasuredRun {
     let mut files: BTreeMap<&str, Measured> = BTreeMap::new();
     for batch in batches {
         for done in &batch.done.items {
@@ -279,13 +334,56 @@ pub fn measured(run: &TestRun, board: &Board, batches: &[BatchRecord]) -> Measur
                 wall_ms: 0,
                 passed: true,
                 cases: 0,
+                case_times: Vec::new(),
             });
             known.wall_ms = known.wall_ms.saturating_add(done.wall_ms);
             known.cases = known.cases.saturating_add(done.cases);
             known.passed &= done.outcome.is_green();
         }
     }
+    let total: u64 = files.values().map(|measured| measured.wall_ms).fold(0, u64::saturating_add);
+    let mut room = MOST_CASE_BYTES;
+    let mut times = case_times(board, cases);
+    let mut longest: Vec<&mut Measured> =
+        files.values_mut().filter(|measured| measured.wall_ms.saturating_mul(2 * MOST_NODES) >= total).collect();
+    longest.sort_by(|one, other| other.wall_ms.cmp(&one.wall_ms).then_with(|| one.path.cmp(&other.path)));
+    for measured in longest {
+        let mut own = times.remove(measured.path.as_str()).unwrap_or_default();
+        own.sort_by(|one, other| other.wall_ms.cmp(&one.wall_ms).then_with(|| one.id.cmp(&other.id)));
+        own.truncate(cases::MOST_CASES);
+        // What has no room is dealt as part of the rest of its file.
+        let mut left = cases::MOST_NAME_BYTES.min(room);
+        own.retain(|case| match left.checked_sub(case.id.len() + 1) {
+            Some(less) => {
+                left = less;
+                true
+            }
+            None => false,
+        });
+        room = room.saturating_sub(own.iter().map(|case| case.id.len() + 1).sum());
+        measured.case_times = own;
+    }
     MeasuredRun { pull: run.pull, start_up_ms: board.start_up_ms(), files: files.into_values().collect() }
+}
+
+/// Nodes that a later run may have.
+const MOST_NODES: u64 = 64;
+/// Bytes of the names of cases that are kept of one run.
+const MOST_CASE_BYTES: usize = 128 << 10;
+
+/// By file, of what counted.
+fn case_times<'a>(board: &'a Board, told: &[CaseRecord]) -> BTreeMap<&'a str, Vec<CaseTime>> {
+    let mut times: BTreeMap<&str, BTreeMap<String, u64>> = BTreeMap::new();
+    for record in told {
+        let Some(lease) = board.lease(record.lease) else { continue };
+        for case in record.cases.iter().filter(|case| lease.counted.contains(&case.item)) {
+            let Some(item) = board.items().get(case.item as usize) else { continue };
+            let wall = times.entry(&item.path).or_default().entry(case.key.clone()).or_default();
+            *wall = wall.saturating_add(case.wall_ms);
+        }
+    }
+    let list = |cases: BTreeMap<String, u64>| cases.into_iter().map(|(id, wall_ms)| CaseTime { id, wall_ms }).collect();
+    times.into_iter().map(|(path, cases)| (path, list(cases))).collect()
 }
 
 /// Whether the lease is this process' own, and still open.

@@ -31,6 +31,8 @@ pub struct RunView {
     pub free_slots: usize,
     /// The board, where files are dealt.
     pub split: Option<SplitView>,
+    /// The board of a queue from which the suite's own client pulls.
+    pub queue: Option<SplitView>,
 }
 
 /// What a node runs, and how many nodes there are.
@@ -206,7 +208,12 @@ fn drive_nodes(run: &TestRun, view: &RunView, plan: &mut Plan) {
         }
     }
     if run.results.len() == usize::from(run.nodes) {
-        plan.act(Action::Conclude { verdict: verdict(run) });
+        let verdict = match (verdict(run), &view.queue) {
+            // The nodes ended well, and something of the queue was never done.
+            (Verdict::Passed, Some(queue)) if !queue.over || !queue.proof.is_green() => Verdict::Failed,
+            (verdict, _) => verdict,
+        };
+        plan.act(Action::Conclude { verdict });
     }
 }
 

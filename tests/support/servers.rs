@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -31,6 +31,16 @@ fn free_port() -> u16 {
 
 impl Postgres {
     pub async fn start() -> Postgres {
+        Postgres::with(false).await
+    }
+
+    /// As `start`; everybody but the operator must come with TLS. Its certificate is of `hello.localhost`, signed by the
+    /// authority in `authority`.
+    pub async fn with_tls() -> Postgres {
+        Postgres::with(true).await
+    }
+
+    async fn with(tls: bool) -> Postgres {
         let programs = landfall::addons::find_postgres(&[]).expect("PostgreSQL is installed (script/test does it)");
         let folder = tempfile::Builder::new().prefix("landfall-pg-").tempdir().expect("a folder");
         if nix::unistd::geteuid().is_root() {
@@ -54,6 +64,24 @@ impl Postgres {
         let port = free_port();
         let log = std::fs::File::create(folder.path().join("log")).expect("a log");
         let mut server = Command::new(programs.join("postgres"));
+        if tls {
+            let certificates = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/router/tests/tls");
+            for (name, from) in [("server.crt", "first.pem"), ("server.key", "first.key"), ("ca.pem", "ca.pem")] {
+                let path = folder.path().join(name);
+                std::fs::copy(certificates.join(from), &path).expect("copy a certificate");
+                let mode = if name == "server.key" { 0o600 } else { 0o644 };
+                std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(mode)).expect("a mode");
+                if nix::unistd::geteuid().is_root() {
+                    std::os::unix::fs::chown(&path, Some(UID), Some(UID)).expect("give the file");
+                }
+            }
+            let rules = "host all operator all scram-sha-256\nhostssl all all all scram-sha-256\n";
+            std::fs::write(folder.path().join("db/pg_hba.conf"), rules).expect("who may come how");
+            server.args(["-c", "ssl=on", "-c", "log_connections=on"]);
+            for (setting, name) in [("ssl_cert_file", "server.crt"), ("ssl_key_file", "server.key")] {
+                server.arg("-c").arg(format!("{setting}={}", folder.path().join(name).display()));
+            }
+        }
         server.arg("-D").arg(folder.path().join("db")).args(["-p", &port.to_string(), "-c", "fsync=off"]);
         server.args(["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="]);
         server.current_dir("/").stdin(Stdio::null()).stdout(log.try_clone().expect("a log")).stderr(log);
@@ -69,6 +97,20 @@ impl Postgres {
 
     pub fn url(&self) -> String {
         format!("postgres://operator:pw@127.0.0.1:{}/postgres", self.port)
+    }
+
+    /// The file with the authority that signed its certificate.
+    pub fn authority(&self) -> PathBuf {
+        self.folder.path().join("ca.pem")
+    }
+
+    /// The operator's address of it, under this name and with this query; the name need not be known to anybody.
+    pub fn url_as(&self, host: &str, query: &str) -> String {
+        format!("postgres://operator:pw@{host}:{}/postgres?hostaddr=127.0.0.1&{query}", self.port)
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
 
     pub async fn connect(

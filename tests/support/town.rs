@@ -197,6 +197,11 @@ impl Town {
         drop(world);
     }
 
+    /// Where pages and API are.
+    pub fn dashboard(&self) -> String {
+        format!("http://{}", self.intake)
+    }
+
     pub fn world(&self) -> &Arc<World> {
         &self.server.as_ref().expect("the control plane runs").world
     }

@@ -41,7 +41,7 @@ fn pytest_with_its_own_settings() {
     );
     assert_eq!(plain.items(), ["tests/deep/b_test.py", "tests/test_a.py"]);
     let preset = plain.only();
-    assert!(preset.cases && preset.needs.is_none() && preset.empty_status == Some(5));
+    assert!(preset.cases.is_some() && preset.needs.is_none() && preset.empty_status == Some(5));
     let told = repository(
         &["tests/check_a.py", "tests/test_b.py", "other/check_c.py"],
         &[("pyproject.toml", "[tool.pytest.ini_options]\ntestpaths = ['tests']\npython_files = 'check_*.py'\n")],

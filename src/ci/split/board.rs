@@ -53,7 +53,8 @@ pub enum Event {
     Report { lease: LeaseId, item: u32, outcome: Outcome, wall_ms: u64 },
     /// The batch's command ended after `wall_ms`; what was not reported before is missing.
     Finish { lease: LeaseId, wall_ms: u64 },
-    /// The holder will not go on with it.
+    /// The holder will not go on with it. Of what it leaves undone each item counts as lost once more, or else a node that
+    /// takes and gives back for ever would never come to an end.
     GiveBack { lease: LeaseId },
     /// No heartbeat came for too long.
     Expire { lease: LeaseId },
@@ -308,8 +309,8 @@ impl Board {
             Event::Pull { node, attempt } => self.pull(now, *node, *attempt),
             Event::Report { lease, item, outcome, wall_ms } => self.report(now, *lease, *item, *outcome, *wall_ms),
             Event::Finish { lease, wall_ms } => self.finish(now, *lease, *wall_ms),
-            Event::GiveBack { lease } => self.end_lease(now, *lease, LeaseState::GivenBack),
-            Event::Expire { lease } => self.end_lease(now, *lease, LeaseState::Expired),
+            Event::GiveBack { lease } => self.end_lease(now, *lease, LeaseState::GivenBack, true),
+            Event::Expire { lease } => self.end_lease(now, *lease, LeaseState::Expired, true),
             Event::Lost { node, attempt } => self.lost(now, *node, *attempt),
             Event::Abandon => self.abandon(now),
         }
@@ -347,7 +348,7 @@ impl Board {
                 return (Answer::Batch { lease }, joined);
             }
             // Others were first with all of it.
-            self.end_lease(now, lease, LeaseState::GivenBack);
+            self.end_lease(now, lease, LeaseState::GivenBack, false);
         }
         if self.is_over() {
             return (Answer::Over, joined);
@@ -479,7 +480,8 @@ impl Board {
         }
     }
 
-    fn end_lease(&mut self, now: Timestamp, id: LeaseId, state: LeaseState) -> (Answer, bool) {
+    /// `by_holder`: what is unfinished counts as lost, as far as that speaks against an item.
+    fn end_lease(&mut self, now: Timestamp, id: LeaseId, state: LeaseState, by_holder: bool) -> (Answer, bool) {
         match self.lease(id).map(|lease| lease.state) {
             None => return (Answer::Refused { why: Refusal::NoSuchLease }, false),
             Some(LeaseState::Open) => {}
@@ -490,8 +492,8 @@ impl Board {
         for item in &unfinished {
             let progress = &mut self.progress[*item as usize];
             progress.holders.remove(&id);
-            // A node that goes by itself says nothing against what it held, and one that dies once not much.
-            if state != LeaseState::GivenBack && !progress.lost(unfinished.len()) {
+            // A node that dies once says not much against what it held.
+            if by_holder && !progress.lost(unfinished.len()) {
                 progress.settled =
                     Some(Settled { outcome: Outcome::Crashed, lease: Some(id), wall_ms: 0, at: now, flaky: false });
                 if let Some(lease) = self.leases.get_mut(id.0 as usize) {
@@ -514,7 +516,7 @@ impl Board {
         let open = self.leases().filter(|(_, lease)| lease.state == LeaseState::Open && lease.node == node);
         let open: Vec<LeaseId> = open.map(|(id, _)| id).collect();
         for id in &open {
-            self.end_lease(now, *id, LeaseState::NodeLost);
+            self.end_lease(now, *id, LeaseState::NodeLost, true);
         }
         (Answer::Accepted, was_present || !open.is_empty())
     }
@@ -523,7 +525,7 @@ impl Board {
         let open: Vec<LeaseId> =
             self.leases().filter(|(_, lease)| lease.state == LeaseState::Open).map(|(id, _)| id).collect();
         for id in open {
-            self.end_lease(now, id, LeaseState::GivenBack);
+            self.end_lease(now, id, LeaseState::GivenBack, false);
         }
         let mut changed = false;
         for progress in self.progress.iter_mut().filter(|progress| progress.settled.is_none()) {
@@ -665,6 +667,7 @@ impl Board {
             item: at,
             seconds: self.items[at].predicted_ms as f64 / 1_000.0,
             largest_batch: self.progress[at].largest_batch.map_or(usize::MAX, |most| most as usize),
+            alone: self.items[at].is_part(),
         };
         open.into_iter().map(waiting).collect()
     }

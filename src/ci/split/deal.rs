@@ -5,6 +5,7 @@
 //! doubt (speeds learned, many files), all of it where another batch would cost more than the doubt is worth.
 //! Which files these are says a plan made anew at each pull: longest first, each to the node that would end it first.
 
+use super::super::wire::MOST_ITEMS;
 use super::bound::{Lane, water_level};
 use serde::{Deserialize, Serialize};
 
@@ -77,6 +78,8 @@ pub struct WaitingItem {
     pub seconds: f64,
     /// How many items a batch that holds it may have: it was in one that broke.
     pub largest_batch: usize,
+    /// It never shares a batch.
+    pub alone: bool,
 }
 
 /// A single file that runs elsewhere and could be run here too.
@@ -125,7 +128,7 @@ pub fn choose(
     let first = mine[0];
     // What broke a batch comes first, by itself: in ever smaller batches the one that breaks them is found.
     let suspected = first.largest_batch < usize::MAX;
-    let most = first.largest_batch.max(1);
+    let most = if first.alone { 1 } else { first.largest_batch.clamp(1, MOST_ITEMS) };
     let work: f64 = waiting.iter().map(|next| next.seconds).sum();
     let left = (water_level(work, &lanes, start_up) - now - start_up).max(0.0);
     let speed = lanes[me].speed;
@@ -135,6 +138,9 @@ pub fn choose(
     }
     let (mut taken, mut used) = (Vec::new(), 0.0);
     for next in mine.iter().filter(|next| (next.largest_batch < usize::MAX) == suspected) {
+        if next.alone && !taken.is_empty() {
+            continue;
+        }
         if taken.len() == most {
             break;
         }

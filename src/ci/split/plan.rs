@@ -5,19 +5,29 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What is dealt, run and counted as one.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Item {
     /// As the runner takes it: a path, or a package where the runner has no files.
     pub path: String,
-    /// The ids of test cases, where only these of the file are meant; none means all of it.
+    /// The names of test cases, where only these of the file are meant.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub cases: Vec<String>,
+    /// The names of test cases, where all of the file but these are meant. Never set together with `cases`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub except: Vec<String>,
     pub predicted_ms: u64,
     /// Whether an earlier run measured it.
     pub seen: bool,
     /// How many cases it had before, 0 where that is not known: a file that had some and shows none is missing.
     #[serde(default)]
     pub expected_cases: u32,
+}
+
+impl Item {
+    /// Whether it is less than its file: it is then dealt by itself.
+    pub fn is_part(&self) -> bool {
+        !(self.cases.is_empty() && self.except.is_empty())
+    }
 }
 
 /// A test case that the runner can be told to run alone, and how long it took; 0 where that is not known.
@@ -43,6 +53,7 @@ pub fn plan(
         Item {
             path: path.clone(),
             cases: Vec::new(),
+            except: Vec::new(),
             predicted_ms: known.map_or(predictions.unseen_ms, |known| known.wall_ms),
             seen: known.is_some(),
             expected_cases: known.map_or(0, |known| known.cases),
@@ -60,8 +71,18 @@ pub fn plan(
         .collect()
 }
 
-/// Longest case first, each into the part that is the shortest so far.
+/// Longest case first, each into the part that is the shortest so far. The first part doesn't name its cases but is all
+/// that the others don't name.
 fn cut(item: Item, cases: &[CaseTime], share: u64) -> Vec<Item> {
+    let mut by_id: BTreeMap<&str, u64> = BTreeMap::new();
+    for case in cases {
+        let wall = by_id.entry(&case.id).or_default();
+        *wall = wall.saturating_add(case.wall_ms);
+    }
+    let cases: Vec<CaseTime> = by_id.into_iter().map(|(id, wall_ms)| CaseTime { id: id.to_owned(), wall_ms }).collect();
+    if cases.len() < 2 {
+        return vec![item];
+    }
     let wanted = item.predicted_ms.div_ceil((share / 3).max(1));
     let parts = usize::try_from(wanted).unwrap_or(usize::MAX).clamp(2, cases.len());
     let known: u64 = cases.iter().map(|case| case.wall_ms).fold(0, u64::saturating_add);
@@ -76,7 +97,6 @@ fn cut(item: Item, cases: &[CaseTime], share: u64) -> Vec<Item> {
     };
     let mut ordered: Vec<(&CaseTime, u64)> = cases.iter().map(|case| (case, stretched(case))).collect();
     ordered.sort_by(|(one, length), (other, longer)| longer.cmp(length).then_with(|| one.id.cmp(&other.id)));
-    ordered.dedup_by(|(one, _), (other, _)| one.id == other.id);
     let mut made: Vec<Item> = (0..parts.min(ordered.len()))
         .map(|_| Item { cases: Vec::new(), predicted_ms: 0, expected_cases: 0, ..item.clone() })
         .collect();
@@ -88,6 +108,10 @@ fn cut(item: Item, cases: &[CaseTime], share: u64) -> Vec<Item> {
         }
     }
     made.retain(|part| !part.cases.is_empty());
+    let except: Vec<String> = made.iter().skip(1).flat_map(|part| part.cases.iter().cloned()).collect();
+    if let Some(rest) = made.first_mut().filter(|_| !except.is_empty()) {
+        (rest.cases, rest.except) = (Vec::new(), except);
+    }
     made
 }
 
@@ -101,7 +125,13 @@ mod tests {
         let walls = [("big", 60_000), ("b", 10_000), ("c", 10_000), ("d", 10_000)];
         let run = walls
             .iter()
-            .map(|(path, wall)| Measured { path: (*path).into(), wall_ms: *wall, passed: true, cases: 12 })
+            .map(|(path, wall)| Measured {
+                path: (*path).into(),
+                wall_ms: *wall,
+                passed: true,
+                cases: 12,
+                case_times: Vec::new(),
+            })
             .collect();
         let files: BTreeSet<String> = ["big", "b", "c", "d", "new"].map(String::from).into();
         let cases: Vec<CaseTime> =
@@ -109,11 +139,14 @@ mod tests {
         let items = plan(&files, &predict(&[run]), 4, &BTreeMap::from([("big".to_owned(), cases.clone())]));
         let parts: Vec<&Item> = items.iter().filter(|item| item.path == "big").collect();
         assert!(parts.len() >= 2, "{parts:?}");
-        let mut ids: Vec<&String> = parts.iter().flat_map(|part| &part.cases).collect();
-        ids.sort();
-        ids.dedup();
-        assert_eq!(ids.len(), 12, "each case is in one part");
-        assert_eq!(parts.iter().map(|part| part.cases.len()).sum::<usize>(), 12);
+        let holds = |part: &Item, id: &str| match part.except.as_slice() {
+            [] => part.cases.iter().any(|own| own == id),
+            except => !except.iter().any(|other| other == id),
+        };
+        for id in cases.iter().map(|case| case.id.as_str()).chain(["big::test_that_nobody_saw"]) {
+            assert_eq!(parts.iter().filter(|part| holds(part, id)).count(), 1, "{id} is in one part");
+        }
+        assert_eq!(parts.iter().map(|part| part.expected_cases).sum::<u32>(), 12);
         let share = items.iter().map(|item| item.predicted_ms).sum::<u64>() / 4;
         assert!(parts.iter().all(|part| part.predicted_ms <= share / 2 + 12_000), "{parts:?}");
         let unseen: Vec<&Item> = items.iter().filter(|item| !item.seen).collect();
@@ -123,12 +156,16 @@ mod tests {
 
     #[test]
     fn without_ids_or_with_one_node_a_file_stays_whole() {
-        let run = vec![Measured { path: "big".into(), wall_ms: 60_000, passed: true, cases: 2 }];
+        let run =
+            vec![Measured { path: "big".into(), wall_ms: 60_000, passed: true, cases: 2, case_times: Vec::new() }];
         let files: BTreeSet<String> = ["big", "b"].map(String::from).into();
         let cases = vec![CaseTime { id: "1".into(), wall_ms: 0 }, CaseTime { id: "2".into(), wall_ms: 0 }];
         let predictions = predict(&[run]);
         assert_eq!(plan(&files, &predictions, 8, &BTreeMap::new()).len(), 2);
         assert_eq!(plan(&files, &predictions, 1, &BTreeMap::from([("big".to_owned(), cases.clone())])).len(), 2);
-        assert_eq!(plan(&files, &predictions, 8, &BTreeMap::from([("big".to_owned(), cases)])).len(), 3);
+        assert_eq!(plan(&files, &predictions, 8, &BTreeMap::from([("big".to_owned(), cases.clone())])).len(), 3);
+        let same = vec![cases[0].clone(), cases[0].clone()];
+        let whole = plan(&files, &predictions, 8, &BTreeMap::from([("big".to_owned(), same)]));
+        assert!(whole.len() == 2 && whole.iter().all(|item| !item.is_part()), "one name can't be cut: {whole:?}");
     }
 }

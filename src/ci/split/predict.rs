@@ -3,6 +3,7 @@
 //! Runs of the default branch and of this pull request are asked, newest first; a file's failed runs are left out, since
 //! a test that fails at once or waits for its time limit says nothing of the next one that passes.
 
+use super::plan::CaseTime;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -19,6 +20,9 @@ pub struct Measured {
     /// The test cases that it held; 0 where that is not known.
     #[serde(default)]
     pub cases: u32,
+    /// Its cases by the names under which the runner can be told of them; of the longest files only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub case_times: Vec<CaseTime>,
 }
 
 /// What is expected of the files of one run.
@@ -81,7 +85,7 @@ mod tests {
     use super::*;
 
     fn measured(path: &str, wall_ms: u64, passed: bool) -> Measured {
-        Measured { path: path.into(), wall_ms, passed, cases: 3 }
+        Measured { path: path.into(), wall_ms, passed, cases: 3, case_times: Vec::new() }
     }
 
     #[test]

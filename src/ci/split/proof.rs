@@ -1,7 +1,9 @@
 //! The proof that a run did what was planned: each item exactly once, counted two ways.
 
+use super::super::cases::Part;
 use super::board::{Board, Outcome};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Proof {
@@ -31,6 +33,10 @@ pub enum Gap {
     Differs {
         item: u32,
     },
+    /// The parts of a file don't make up the whole of it.
+    Parts {
+        path: String,
+    },
 }
 
 impl Proof {
@@ -38,6 +44,25 @@ impl Proof {
     pub fn is_green(&self) -> bool {
         self.gaps.is_empty() && self.red == 0 && self.planned > 0 && self.planned == self.passed + self.empty
     }
+}
+
+/// Files whose parts don't make up the whole: each says how many cases the file holds and how many it kept itself.
+/// `said` holds what counts. Of a file with a red part nothing has to be shown.
+pub fn uneven(board: &Board, said: &BTreeMap<u32, Part>) -> Vec<Gap> {
+    let mut files: BTreeMap<&str, (bool, Vec<Option<Part>>)> = BTreeMap::new();
+    for (number, item) in (0u32..).zip(board.items()).filter(|(_, item)| item.is_part()) {
+        let (red, parts) = files.entry(&item.path).or_default();
+        *red |= board.settled(number).is_none_or(|settled| !settled.outcome.is_green());
+        parts.push(said.get(&number).copied());
+    }
+    let whole = |parts: &[Option<Part>]| {
+        let Some(Some(first)) = parts.first() else { return false };
+        let same = parts.iter().all(|part| part.is_some_and(|part| part.collected == first.collected));
+        let kept: u64 = parts.iter().flatten().map(|part| u64::from(part.kept)).sum();
+        same && kept == u64::from(first.collected)
+    };
+    let gap = |(path, _): (&str, _)| Gap::Parts { path: path.to_owned() };
+    files.into_iter().filter(|(_, (red, parts))| !*red && !whole(parts)).map(gap).collect()
 }
 
 impl Board {

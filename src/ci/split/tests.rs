@@ -25,7 +25,7 @@ impl Numbers {
 }
 
 fn item(path: &str, predicted_ms: u64) -> Item {
-    Item { path: path.into(), cases: Vec::new(), predicted_ms, seen: true, expected_cases: 0 }
+    Item { path: path.into(), cases: Vec::new(), except: Vec::new(), predicted_ms, seen: true, expected_cases: 0 }
 }
 
 fn items(count: usize) -> Vec<Item> {
@@ -129,6 +129,25 @@ fn only_the_holder_gives_back_and_only_once() {
         let report = Event::Report { lease: again, item, outcome: Outcome::Passed, wall_ms: 1 };
         assert_eq!(board.apply(at(4), report), Answer::Refused { why: Refusal::NotInThisLease });
     }
+}
+
+#[test]
+fn a_node_that_takes_and_gives_back_for_ever_comes_to_an_end() {
+    let mut board = board(Rules::default(), 200, 1);
+    let mut rounds = 0;
+    while let Answer::Batch { lease } = board.apply(at(rounds), Event::Pull { node: 0, attempt: 1 }) {
+        board.apply(at(rounds), Event::GiveBack { lease });
+        rounds += 1;
+        assert!(rounds < 200 * 12, "it goes on and on");
+    }
+    assert!(board.is_over() && board.proof().red == 200, "{:?}", board.proof());
+}
+
+#[test]
+fn a_batch_has_no_more_items_than_can_be_told_of() {
+    let mut board = board(Rules::default(), 9_000, 1);
+    let lease = pull(&mut board, 0, 0);
+    assert_eq!(held(&board, lease).len(), crate::ci::wire::MOST_ITEMS);
 }
 
 #[test]

@@ -47,6 +47,8 @@ pub struct TestSettings {
     /// On how many nodes at once the one file may run that alone decides when the run ends.
     #[serde(deserialize_with = "race")]
     pub race: u16,
+    /// Whether a file that alone would outlast the others is cut by its test cases.
+    pub cases: bool,
     /// Tests whose failure is reported and does not count: names, where `*` stands for anything.
     #[serde(deserialize_with = "quarantine")]
     pub quarantine: Vec<String>,
@@ -64,6 +66,7 @@ impl Default for TestSettings {
             timeout: None,
             reuse: true,
             race: 1,
+            cases: true,
             quarantine: Vec::new(),
         }
     }
@@ -254,6 +257,7 @@ mod examples {
             timeout = "20m"
             reuse = false
             race = 2
+            cases = false
             quarantine = ["test_a.TestX test_bad", "* sometimes *"]
             "#,
         )
@@ -262,7 +266,7 @@ mod examples {
         assert_eq!((patterns.of.len(), patterns.except.as_slice()), (1, ["tests/slow/**".to_owned()].as_slice()));
         assert_eq!((settings.nodes, settings.retries, settings.race), (Some(8), 2, 2));
         assert_eq!(settings.timeout, Some(Duration::from_secs(1_200)));
-        assert!(settings.split && !settings.reuse);
+        assert!(settings.split && !settings.reuse && !settings.cases);
         assert!(settings.is_quarantined("it sometimes fails") && settings.is_quarantined("test_a.TestX test_bad"));
         assert!(!settings.is_quarantined("test_a.TestX test_bad2"));
         assert_eq!(parse("files = 'spec/**/*_spec.rb'").unwrap().files.unwrap().of, ["spec/**/*_spec.rb"]);

@@ -7,7 +7,7 @@
 use super::system;
 use super::tree;
 use crate::platform::cgroups::Controller;
-use crate::platform::contract::Code;
+use crate::platform::contract::{Code, Walls};
 use crate::platform::files::Launch;
 use crate::platform::sandbox::{self, Staged};
 use nix::fcntl::{OFlag, open};
@@ -42,7 +42,7 @@ pub struct Pipes<'a> {
 /// Descriptors of bubblewrap; the app gets 0 to 2 only (3 is closed by the first line that runs inside).
 const ERRORS: i32 = 3;
 const ARGUMENTS: i32 = 4;
-const STATUS: i32 = 5;
+const STATUS: i32 = sandbox::STATUS_OUT;
 const SECCOMP: i32 = 6;
 
 /// Files larger than this in /tmp make no sense for an app; the kernel's memory limit holds besides.
@@ -82,6 +82,9 @@ fn prepare_and_exec(
     // bubblewrap looks its child up by a number of the pid namespace that it is born into.
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("proc"), "/proc", Some("proc"), flags, None::<&str>).map_err(saying("mounting /proc"))?;
+    if spec.walls == Walls::None {
+        return exec_without_walls(launch, pipes);
+    }
     let staged = stage(launch, root)?;
 
     setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(saying("limiting core dumps"))?;
@@ -142,13 +145,61 @@ fn prepare_and_exec(
 
     let program = c_string(launch.sandbox.bubblewrap.as_os_str())?;
     let mut words = vec!["bwrap".to_owned(), "--args".to_owned(), ARGUMENTS.to_string(), "--".to_owned()];
-    words.extend(sandbox::command(spec, staged.has_bash));
+    match &spec.walls {
+        Walls::Image(_) => words.extend(sandbox::command_in_image(spec, &machine_s_shell()?, &machine_s_loader()?)),
+        Walls::Sandbox | Walls::None => words.extend(sandbox::command(spec, staged.has_bash)),
+    }
     let words = words.iter().map(|word| c_string(OsStr::new(word))).collect::<Result<Vec<_>, _>>()?;
     let nothing: [CString; 0] = [];
     match execve(&program, &words, &nothing) {
         Ok(never) => Ok(never),
         Err(error) => Err(format!("starting {}: {error}", launch.sandbox.bubblewrap.display())),
     }
+}
+
+/// Becomes a shell that sees all of the machine: for the operator's own container engine. Its descendants end with it all
+/// the same, since they are in a pid namespace of their own.
+fn exec_without_walls(launch: &Launch, pipes: &Pipes<'_>) -> Result<std::convert::Infallible, Failure> {
+    let spec = &launch.spec;
+    setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(saying("limiting core dumps"))?;
+    limit(Resource::RLIMIT_NOFILE, spec.limits.open_files)?;
+    let null =
+        open("/dev/null", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).map_err(saying("opening /dev/null"))?;
+    let from: Vec<OwnedFd> = [null.as_fd(), pipes.output, pipes.setup, pipes.errors, null.as_fd(), pipes.status]
+        .into_iter()
+        .map(system::above)
+        .collect::<Result<_, _>>()
+        .map_err(saying("copying descriptors"))?;
+    for (number, fd) in [0, 1, 2, ERRORS, ARGUMENTS, STATUS].into_iter().zip(&from) {
+        system::put(fd.as_fd(), number).map_err(saying("placing descriptors"))?;
+    }
+    system::close_from(STATUS + 1);
+    let words = sandbox::command_without_walls(spec);
+    let words = words.iter().map(|word| c_string(OsStr::new(word))).collect::<Result<Vec<_>, _>>()?;
+    let environment = spec
+        .environment
+        .iter()
+        .map(|(name, value)| c_string(OsStr::new(&format!("{name}={value}"))))
+        .collect::<Result<Vec<_>, _>>()?;
+    match execve(c"/bin/bash", &words, &environment) {
+        Ok(never) => Ok(never),
+        Err(error) => Err(format!("starting /bin/bash: {error}")),
+    }
+}
+
+fn machine_s_shell() -> Result<PathBuf, Failure> {
+    below_usr(&["/bin/dash", "/bin/sh"]).ok_or_else(|| "the machine has no shell below /usr".to_owned())
+}
+
+/// The loader of the machine's C library, by the two names that its programs call it.
+fn machine_s_loader() -> Result<PathBuf, Failure> {
+    below_usr(&["/lib64/ld-linux-x86-64.so.2", "/lib/ld-linux-aarch64.so.1"])
+        .ok_or_else(|| "the machine has no loader of the GNU C library below /usr".to_owned())
+}
+
+fn below_usr(names: &[&str]) -> Option<PathBuf> {
+    let found = names.iter().filter_map(|name| fs::canonicalize(name).ok());
+    found.into_iter().find(|path| path.starts_with("/usr"))
 }
 
 /// The namespaces that the first process of a sandbox is born into. Its pid namespace is below the supervisor's and

@@ -8,6 +8,7 @@ pub mod dial;
 mod end;
 mod forward;
 mod launch;
+mod quota;
 mod system;
 mod tree;
 mod watch;
@@ -17,6 +18,7 @@ use super::files::{self, Launch, Record};
 use super::identity::{self, Identity};
 use super::logs::{LineSplitter, LogWriter};
 use crate::clock::{Clock, Timestamp};
+use crate::domain::RuntimeCode;
 use dial::{Dialler, Factory};
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -165,6 +167,7 @@ struct Supervisor {
     taken: u64,
     flood: (Instant, u64),
     memory_kills: u64,
+    quota: quota::Quota,
     next_watch: Instant,
     next_usage: Instant,
     disk: watch::Disk,
@@ -211,6 +214,7 @@ impl Supervisor {
             taken: 0,
             flood: (began, 0),
             memory_kills: 0,
+            quota: quota::Quota::default(),
             next_watch: began,
             next_usage: began,
             disk,
@@ -531,7 +535,9 @@ impl Supervisor {
             self.next_watch = now + WATCHED;
             let Some(sandbox) = &self.record.sandbox else { return };
             let usage = watch::usage(&watch::members(&self.launch.groups, sandbox.pid));
+            self.keep_quota(usage.memory_bytes);
             if usage.memory_bytes > self.launch.spec.limits.memory_bytes && self.reason.is_none() {
+                self.note_code(RuntimeCode::R15);
                 self.system_line(&format!("killed: it used {} bytes of memory", usage.memory_bytes));
                 self.reason = Some(Exit::OutOfMemory);
                 self.kill_everything();
@@ -542,6 +548,9 @@ impl Supervisor {
             }
         } else {
             self.next_watch = now + IDLE;
+            if let Some(bytes) = self.launch.groups.unreclaimable_bytes() {
+                self.keep_quota(bytes);
+            }
             self.note_memory_kills();
         }
     }
@@ -550,6 +559,7 @@ impl Supervisor {
         let kills = self.launch.groups.out_of_memory_kills();
         if kills > self.memory_kills {
             self.memory_kills = kills;
+            self.note_code(RuntimeCode::R15);
             let limit = self.launch.spec.limits.memory_bytes >> 20;
             self.system_line(&format!("out of memory: a process was killed at the limit of {limit} MiB"));
         }
@@ -575,6 +585,11 @@ impl Supervisor {
             return;
         }
         if stopping.killed || Instant::now() >= stopping.kill_at {
+            if !stopping.killed {
+                self.note_code(RuntimeCode::R12);
+                let grace = self.launch.spec.grace.as_secs_f64();
+                self.system_line(&format!("killed: it had not ended {grace} s after SIGTERM"));
+            }
             self.kill_everything();
         } else if let (Some(child), Some(sandbox)) = (&self.child, &self.record.sandbox) {
             let members = watch::members(&self.launch.groups, sandbox.pid);

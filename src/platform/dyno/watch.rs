@@ -106,7 +106,8 @@ fn is_inside_second(pid: i32) -> bool {
 fn is_shell(pid: i32) -> bool {
     let program = fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
     let name = program.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    matches!(name, "bash" | "dash" | "sh" | "ash" | "busybox")
+    // By its loader it is started in the root of an image.
+    matches!(name, "bash" | "dash" | "sh" | "ash" | "busybox") || name.starts_with("ld-linux")
 }
 
 fn catches_term(status: &str) -> bool {

@@ -121,6 +121,7 @@ async fn probe(local: &Local) -> Result<String, (String, String)> {
         grace: Duration::from_secs(1),
         binds: Vec::new(),
         services: Vec::new(),
+        walls: crate::platform::Walls::Sandbox,
     };
     local.start(&spec).await.map_err(failed)?;
     let began = Instant::now();

@@ -54,6 +54,7 @@ pub fn list(inner: &Inner) -> Result<Vec<ProcessStatus>, PlatformError> {
             started_at: about.started_at,
             memory_bytes: memory.filter(|_| running),
             cpu_millis_used: cpu.filter(|_| running),
+            codes: files::read(&folder.join(files::CODES)).unwrap_or_default(),
         });
     }
     Ok(list)

@@ -1,6 +1,7 @@
 //! What a process may use, and what becomes of one that wants more.
 
 use super::world::*;
+use crate::domain::RuntimeCode;
 use crate::platform::contract::*;
 use std::time::{Duration, Instant};
 
@@ -188,5 +189,41 @@ async fn what_a_process_uses_is_listed() {
     let capacity = world.platform.capacity().await.expect("a capacity");
     assert_eq!(capacity.processes, 1);
     assert!(capacity.memory_total > 0 && capacity.disk_available > 0 && capacity.processors > 0, "{capacity:?}");
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_process_over_its_memory_is_told_so_and_one_over_the_limit_is_ended() {
+    let world = World::new();
+    let grow = "x = bytearray(96 << 20); print('over', flush=True); time.sleep(3); y = bytearray(500 << 20)";
+    let mut hog = spec("hog.web.1.a1", &format!("/usr/bin/python3 -c \"import time; {grow}; time.sleep(60)\""));
+    hog.limits.memory_quota = 48 << 20;
+    hog.limits.memory_bytes = 192 << 20;
+    let (state, lines) = world.run(&hog).await;
+    assert!(matches!(state, State::Exited { why: Exit::OutOfMemory, .. }), "{state:?}");
+    let said: Vec<&str> = lines.iter().map(|line| line.text.as_str()).collect();
+    let place =
+        |text: &str| said.iter().position(|line| line.contains(text)).unwrap_or_else(|| panic!("{text}: {said:?}"));
+    assert!(place("Process running mem=") < place("Error R14 (Memory quota exceeded)"), "{said:?}");
+    assert!(place("Error R14") < place("Error R15 (Memory quota vastly exceeded)"), "{said:?}");
+    let list = world.platform.list().await.expect("a list");
+    let codes = &list.iter().find(|status| status.id == hog.id).expect("it is listed").codes;
+    assert_eq!((codes.get(&RuntimeCode::R14), codes.get(&RuntimeCode::R15)), (Some(&1), Some(&1)), "{codes:?}");
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_process_that_does_not_end_in_time_is_told_so() {
+    let world = World::new();
+    let mut deaf = spec("deaf.web.1.a1", "trap '' TERM; echo ready; while true; do sleep 0.1; done");
+    deaf.grace = Duration::from_millis(500);
+    world.platform.start(&deaf).await.expect("it starts");
+    world.says(&deaf.id, "ready").await;
+    world.platform.stop(&deaf.id).await.expect("it stops");
+    let state = world.exit(&deaf.id).await;
+    assert!(matches!(state, State::Exited { signal: Some(9), .. }), "{state:?}");
+    let list = world.platform.list().await.expect("a list");
+    let codes = &list.iter().find(|status| status.id == deaf.id).expect("it is listed").codes;
+    assert_eq!(codes.get(&RuntimeCode::R12), Some(&1), "{codes:?}");
     world.end().await;
 }

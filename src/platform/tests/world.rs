@@ -288,6 +288,7 @@ pub fn spec(name: &str, command: &str) -> Spec {
         grace: Duration::from_secs(30),
         binds: Vec::new(),
         services: Vec::new(),
+        walls: crate::platform::Walls::Sandbox,
     }
 }
 

@@ -1,6 +1,6 @@
 //! One request of a node, answered. Who asks is told by the socket that it came through, never by the request.
 
-use super::{Live, change, look};
+use super::{Live, change, look, queue};
 use crate::ci::split::{self, Event, LeaseState, Refusal};
 use crate::ci::wire::{Answer, Done, Request};
 use crate::domain::*;
@@ -25,6 +25,11 @@ pub async fn answer(world: &World, who: Who, request: Request) -> Result<Answer,
     }
     let now = world.now();
     let answered = match request {
+        Request::Queue { ask } => Some(queue::answer(world, &run, who, ask).await?),
+        Request::Times { files } => {
+            queue::times(world, who, files).await?;
+            Some(Answer::Taken)
+        }
         Request::Join => {
             change(world, number, |live| {
                 let answer = match live.board.apply(now, Event::Join { node, attempt }) {
@@ -58,6 +63,11 @@ pub async fn answer(world: &World, who: Who, request: Request) -> Result<Answer,
                 None => (Answer::Refused { why: Refusal::NoSuchLease }, None),
                 Some(LeaseState::Finished) => (Answer::Taken, None),
                 Some(LeaseState::Open) => {
+                    let held = live.board.lease(lease);
+                    let items = held.map(|held| held.items.clone()).unwrap_or_default();
+                    let age = held.map(|held| now.since(held.dealt_at).as_millis()).unwrap_or_default();
+                    // A clock may have been set meanwhile; a second is nobody's gain.
+                    let done = done.of_lease(&items, u64::try_from(age).unwrap_or(u64::MAX).saturating_add(1_000));
                     finish(live, lease, &done, now);
                     (Answer::Taken, Some(BatchRecord { lease, node, attempt, at: now, done }))
                 }

@@ -6,6 +6,7 @@
 mod answer;
 mod ending;
 mod planning;
+mod queue;
 mod sockets;
 #[cfg(test)]
 mod tests;
@@ -13,6 +14,7 @@ mod tests;
 pub use answer::{Who, answer};
 pub(super) use ending::conclude;
 pub(super) use planning::plan;
+pub(super) use queue::{conclude as conclude_queue, is_asked as queue_is_asked, script as queue_script};
 pub use sockets::listen;
 pub(super) use sockets::{binds, close, command, leftover_folders, open, who_is};
 
@@ -21,12 +23,16 @@ use crate::ci::split::{Board, Event, Item, LeaseState, Recorded, Rules};
 use crate::clock::Timestamp;
 use crate::domain::*;
 use crate::store::{StoreError, Transaction};
-use crate::workflow::{BatchRecord, SplitPlan, SplitView};
+use crate::workflow::{BatchRecord, CaseRecord, SplitPlan, SplitView};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Items in one record of the store, which has at most 1 MiB.
 const ITEMS_AT_A_TIME: usize = 1_000;
+const ITEM_BYTES_AT_A_TIME: usize = 256 << 10;
+
+/// The part of a run's record that names every red file.
+const RED: &str = "red";
 
 /// The boards of runs that go on, by need.
 #[derive(Default)]
@@ -57,10 +63,30 @@ pub(super) fn put_plan(
     plan: &SplitPlan,
     items: &[Item],
 ) -> Result<(), StoreError> {
-    for (number, some) in items.chunks(ITEMS_AT_A_TIME).enumerate() {
+    for (number, some) in chunks(items).enumerate() {
         tx.put_run_part(run, &format!("items/{number:08}"), &some)?;
     }
     tx.put_run_part(run, "plan", plan)
+}
+
+/// Of a part of a file the names of its cases may be long.
+fn chunks(items: &[Item]) -> impl Iterator<Item = &[Item]> {
+    let bytes = |item: &Item| {
+        let names = item.cases.iter().chain(&item.except).map(|name| name.len() + 4);
+        item.path.len() + 120 + names.sum::<usize>()
+    };
+    let mut rest = items;
+    std::iter::from_fn(move || {
+        let mut size = 0;
+        let fits = |item: &&Item| {
+            size += bytes(item);
+            size <= ITEM_BYTES_AT_A_TIME
+        };
+        let count = rest.iter().take(ITEMS_AT_A_TIME).take_while(fits).count().max(1);
+        let (some, after) = rest.split_at(count.min(rest.len()));
+        rest = after;
+        (!some.is_empty()).then_some(some)
+    })
 }
 
 fn load(world: &World, run: RunNumber) -> Result<Option<Live>, StoreError> {
@@ -117,8 +143,13 @@ pub(super) async fn change<R: Send>(
             if !new.is_empty() {
                 tx.put_run_part(run, &format!("event/{from:08}"), &new)?;
             }
-            if let Some(batch) = &batch {
-                tx.put_run_part(run, &format!("batch/{:08}", batch.lease.0), batch)?;
+            if let Some(mut batch) = batch {
+                let cases = std::mem::take(&mut batch.done.cases);
+                tx.put_run_part(run, &format!("batch/{:08}", batch.lease.0), &batch)?;
+                if !cases.is_empty() {
+                    let record = CaseRecord { lease: batch.lease, cases };
+                    tx.put_run_part(run, &format!("cases/{:08}", batch.lease.0), &record)?;
+                }
             }
             if over {
                 super::enqueue(tx, &Subject::Run(run), now)?;
@@ -144,7 +175,9 @@ pub(super) async fn change<R: Send>(
 
 pub(super) async fn view(world: &World, run: RunNumber) -> Result<Option<SplitView>, Trouble> {
     let now = world.now();
-    look(world, run, |live| SplitView::of(&live.board, now)).await
+    let cut = |live: &mut Live| live.board.is_over() && live.board.items().iter().any(Item::is_part);
+    let told = if look(world, run, cut).await? == Some(true) { batches(world, run)? } else { Vec::new() };
+    look(world, run, |live| SplitView::of(&live.board, &told, now)).await
 }
 
 pub(super) async fn tell(world: &World, run: RunNumber, events: Vec<Event>) -> Result<(), Trouble> {
@@ -162,6 +195,10 @@ pub(super) async fn tell(world: &World, run: RunNumber, events: Vec<Event>) -> R
 /// What the nodes of a run told, in the order in which batches were dealt.
 pub fn batches(world: &World, run: RunNumber) -> Result<Vec<BatchRecord>, StoreError> {
     world.store.run_parts(run, "batch/")
+}
+
+pub(super) fn cases(world: &World, run: RunNumber) -> Result<Vec<CaseRecord>, StoreError> {
+    world.store.run_parts(run, "cases/")
 }
 
 /// What one node of a run was dealt, as a plan of its own that deals it again in the same order.

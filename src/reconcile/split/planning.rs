@@ -1,6 +1,6 @@
 //! How a run's tests are run, from its tree; what of them is dealt, with what is predicted of each.
 
-use super::put_plan;
+use super::{RED, put_plan};
 use crate::ci::presets::{READ, READ_LIMIT, Tree};
 use crate::ci::split::{self, Item, Rules, predict};
 use crate::domain::*;
@@ -28,7 +28,7 @@ pub(in crate::reconcile) async fn plan(world: &World, run: &TestRun, nodes: u16,
         Way::Split { orders, files } => {
             let files = wanted_files(world, run, files)?;
             let nodes = settings.nodes.unwrap_or(nodes).clamp(1, 64);
-            let (items, start_up_ms) = items(world, run, &files, nodes)?;
+            let (items, start_up_ms) = items(world, run, &files, nodes, orders.cases.is_some())?;
             let nodes = u16::try_from(items.len()).unwrap_or(u16::MAX).clamp(1, nodes);
             let rules = Rules {
                 start_up_ms: start_up_ms.unwrap_or(Rules::default().start_up_ms),
@@ -96,27 +96,41 @@ async fn tree(world: &World, run: &TestRun) -> Result<(BTreeSet<String>, BTreeMa
 }
 
 /// All of them, or those that were red in the run that is done again in part.
-fn wanted_files(world: &World, run: &TestRun, files: BTreeSet<String>) -> Result<BTreeSet<String>, StoreError> {
+pub(super) fn wanted_files(
+    world: &World,
+    run: &TestRun,
+    files: BTreeSet<String>,
+) -> Result<BTreeSet<String>, StoreError> {
     let Some(before) = run.only_failed_of else { return Ok(files) };
     let Some(summary) = world.store.run(before)?.and_then(|run| run.split) else { return Ok(files) };
-    let red: BTreeSet<String> = summary.red_files.into_iter().map(|file| file.path).collect();
-    // More than a summary names: all of it again.
-    let complete = red.len() as u64 >= summary.red.min(100) && summary.red < 100;
+    // A run from before all of them were kept names the first hundred.
+    let all: Option<BTreeSet<String>> = world.store.run_part(before, RED)?;
+    let (red, complete) = match all {
+        Some(all) => (all, true),
+        None => (summary.red_files.into_iter().map(|file| file.path).collect(), summary.red < 100),
+    };
     let chosen: BTreeSet<String> = files.intersection(&red).cloned().collect();
     Ok(if complete && !chosen.is_empty() { chosen } else { files })
 }
 
-fn items(
+pub(super) fn items(
     world: &World,
     run: &TestRun,
     files: &BTreeSet<String>,
     nodes: u16,
+    by_case: bool,
 ) -> Result<(Vec<Item>, Option<u64>), StoreError> {
     let mut known: Vec<(RunNumber, MeasuredRun)> = world.store.measured(run.repository)?;
     known.retain(|(_, measured)| measured.pull.is_none() || measured.pull == run.pull);
     known.sort_by_key(|(number, _)| std::cmp::Reverse(*number));
     known.truncate(RUNS);
     let start_up = known.first().map(|(_, measured)| measured.start_up_ms);
+    let mut cases: BTreeMap<String, Vec<split::CaseTime>> = BTreeMap::new();
+    for measured in known.iter().flat_map(|(_, run)| &run.files).filter(|_| by_case) {
+        if measured.passed && !measured.case_times.is_empty() {
+            cases.entry(measured.path.clone()).or_insert_with(|| measured.case_times.clone());
+        }
+    }
     let runs: Vec<Vec<split::Measured>> = known.into_iter().map(|(_, measured)| measured.files).collect();
-    Ok((split::plan(files, &predict(&runs), nodes, &BTreeMap::new()), start_up))
+    Ok((split::plan(files, &predict(&runs), nodes, &cases), start_up))
 }

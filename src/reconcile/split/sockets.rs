@@ -27,6 +27,9 @@ const MOST_CONNECTIONS: usize = 4;
 /// How long a node may be silent on a connection, and how long one frame may take.
 const SILENCE: Duration = Duration::from_secs(600);
 const FRAME: Duration = Duration::from_secs(20);
+/// The least time from one answer to the next on a connection: a node has little to say, and whoever asks for ever
+/// shall not keep the control plane busy.
+const PACE: Duration = Duration::from_millis(10);
 
 fn folder(world: &World, who: Who) -> PathBuf {
     // Short, since the path of a socket has at most 107 bytes (unix(7)).
@@ -183,6 +186,7 @@ async fn serve(world: &World, who: Who, mut stream: UnixStream) {
         if !matches!(tokio::time::timeout(FRAME, stream.write_all(&frame)).await, Ok(Ok(()))) {
             return;
         }
+        tokio::time::sleep(PACE).await;
     }
 }
 

@@ -46,11 +46,13 @@ async fn house(files: u32) -> House {
         empty_status: None,
         timeout_ms: None,
         quarantine: Vec::new(),
+        cases: None,
     };
     let items: Vec<Item> = (0..files)
         .map(|at| Item {
             path: format!("test_{at}"),
             cases: Vec::new(),
+            except: Vec::new(),
             predicted_ms: 1_000,
             seen: true,
             expected_cases: 0,
@@ -102,8 +104,10 @@ impl House {
 }
 
 fn done(end: BatchEnd, items: &[u32]) -> Done {
-    let items =
-        items.iter().map(|item| ItemDone { item: *item, outcome: Outcome::Passed, wall_ms: 900, cases: 2 }).collect();
+    let items = items
+        .iter()
+        .map(|item| ItemDone { item: *item, outcome: Outcome::Passed, wall_ms: 900, cases: 2, part: None })
+        .collect();
     Done {
         end,
         wall_ms: 2_000,
@@ -112,6 +116,7 @@ fn done(end: BatchEnd, items: &[u32]) -> Done {
         failures: Vec::<Failed>::new(),
         quarantined: Vec::new(),
         flaky: Vec::new(),
+        cases: Vec::new(),
     }
 }
 
@@ -177,6 +182,47 @@ async fn what_a_node_was_answered_is_there_after_the_control_plane_s_death() {
 }
 
 #[tokio::test]
+async fn a_hostile_node_gains_no_time_no_number_and_no_endless_run() {
+    let house = house(10).await;
+    let (lease, items) = house.batch(0).await;
+    house.world.clock.advance(Duration::from_secs(2));
+    let mut lie = done(WELL, &items);
+    lie.items.extend(items.iter().map(|item| ItemDone {
+        item: *item,
+        outcome: Outcome::Failed,
+        wall_ms: u64::MAX,
+        cases: u32::MAX,
+        part: None,
+    }));
+    lie.items.push(ItemDone {
+        item: u32::MAX,
+        outcome: Outcome::Passed,
+        wall_ms: u64::MAX,
+        cases: u32::MAX,
+        part: None,
+    });
+    (lie.wall_ms, lie.items[0].wall_ms) = (u64::MAX, u64::MAX);
+    lie.counts = Counts { passed: u64::MAX, failed: u64::MAX, skipped: u64::MAX };
+    assert_eq!(house.say(0, Request::Done { lease, done: lie }).await, Answer::Taken);
+    let told = batches(&house.world, RUN).expect("batches");
+    assert_eq!(told[0].done.items.len(), items.len(), "of each item one word is kept");
+    assert!(told[0].done.wall_ms <= 3_000 && told[0].done.items[0].wall_ms <= 3_000, "{:?}", told[0].done);
+    assert!(told[0].done.counts.passed < 1 << 32);
+    for round in 0.. {
+        assert!(round < 100, "it takes and gives back for ever");
+        house.world.clock.advance(Duration::from_secs(1));
+        match house.say(1, Request::Pull).await {
+            Answer::Batch { lease, .. } => house.say(1, Request::GiveBack { lease }).await,
+            Answer::Wait { .. } => Answer::Go,
+            Answer::Over { .. } => break,
+            other => panic!("{other:?}"),
+        };
+    }
+    let seen = view(&house.world, RUN).await.expect("a view").expect("a board");
+    assert!(seen.over && !seen.proof.is_green(), "{:?}", seen.proof);
+}
+
+#[tokio::test]
 async fn a_run_that_is_over_has_nothing_for_anybody() {
     let house = house(2).await;
     house.batch(0).await;
@@ -193,4 +239,24 @@ async fn a_run_that_is_over_has_nothing_for_anybody() {
     for request in [Request::Join, Request::Pull, Request::Beat { lease: LeaseId(0) }] {
         assert_eq!(house.say(0, request).await, Answer::Over { red: true });
     }
+}
+
+#[tokio::test]
+async fn all_that_was_red_is_run_again_however_much_it_was() {
+    let house = house(150).await;
+    for node in 0..2 {
+        house.batch(node).await;
+    }
+    house.world.clock.advance(Duration::from_secs(1));
+    super::tell(&house.world, RUN, vec![crate::ci::split::Event::Abandon]).await.expect("it is told");
+    let run = house.world.store.run(RUN).expect("a store").expect("the run");
+    super::conclude(&house.world, &run, Verdict::Failed).await.expect("it ends");
+    let run = house.world.store.run(RUN).expect("a store").expect("the run");
+    let summary = run.split.clone().expect("a summary");
+    assert_eq!((summary.red, summary.red_files.len()), (150, 100));
+    let again = TestRun { number: RunNumber(2), only_failed_of: Some(RUN), ..run };
+    let files = (0..200).map(|at| format!("test_{at}")).collect();
+    let wanted = super::planning::wanted_files(&house.world, &again, files).expect("files");
+    assert_eq!(wanted.len(), 150);
+    assert!(wanted.contains("test_149") && !wanted.contains("test_150"));
 }

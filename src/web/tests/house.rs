@@ -177,6 +177,7 @@ impl House {
             grace: Duration::from_secs(1),
             binds: Vec::new(),
             services: Vec::new(),
+            walls: crate::platform::Walls::Sandbox,
         };
         let platform = Platform::Memory(memory.clone());
         futures_util::FutureExt::now_or_never(platform.start(&spec))
@@ -351,6 +352,7 @@ fn failures() -> Vec<Failure> {
         Failure::Buildpack { detail: detail() },
         Failure::MissingConfig { names: tail() },
         Failure::NothingToRun,
+        Failure::NoRoom { most: 500 },
         Failure::NotHealthy { process: detail(), seconds: 60, seen: detail(), tail: tail() },
         Failure::RightLost { login: detail() },
         Failure::Tests { run: RunNumber(1) },
@@ -461,6 +463,7 @@ fn builds() -> Vec<Build> {
         state,
         cache_of: None,
         buildpacks: Vec::new(),
+        phase: BuildPhase::default(),
     };
     let mut all = vec![build(BuildState::Running), build(BuildState::Succeeded { slug: digest(), at: START })];
     all.extend(failures().into_iter().map(|failure| build(BuildState::Failed { failure, at: START })));
@@ -480,6 +483,7 @@ fn slug() -> Slug {
         process_types: [("web".to_owned(), HOSTILE.to_owned())].into(),
         config_vars: BTreeMap::new(),
         test_command: None,
+        image: None,
         manifest: None,
         settings: None,
         warnings: vec![HOSTILE.to_owned()],

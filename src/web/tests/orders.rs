@@ -240,6 +240,42 @@ async fn a_form_of_a_page_is_answered_with_the_page_that_shows_what_came_of_it()
 }
 
 #[actix_web::test]
+async fn a_stage_s_vars_are_set_and_taken_away_by_its_form_and_never_shown() {
+    let house = house().await;
+    let service = service!(house);
+    let form = |body: &'static str| {
+        TestRequest::post()
+            .uri("/api/v1/pipelines/acme/hello/config/review/change")
+            .insert_header(("host", "localhost:8080"))
+            .insert_header(("origin", "http://localhost:8080"))
+            .insert_header(("sec-fetch-site", "same-origin"))
+            .insert_header(("content-type", "application/x-www-form-urlencoded"))
+            .set_payload(body)
+    };
+    let page = async || {
+        let response =
+            service(TestRequest::get().uri("/pipelines/acme/hello").insert_header(("host", "localhost:8080"))).await;
+        String::from_utf8(response.body).unwrap()
+    };
+    assert!(!page().await.contains("SHOP_TOKEN"));
+    let response = service(form("name=SHOP_TOKEN&value=hush%0D%0Ahush")).await;
+    assert_eq!(response.status, StatusCode::SEE_OTHER);
+    assert_eq!(response.headers.get("location").unwrap(), "/pipelines/acme/hello#config");
+    let shown = page().await;
+    assert!(shown.contains("SHOP_TOKEN") && !shown.contains("hush"), "{shown}");
+    assert!(shown.contains("unset-review-1") && !shown.contains("unset-staging-1"), "{shown}");
+    let repository = house.world().store.repositories().unwrap().remove(0);
+    let scope = ConfigScope::Stage(repository.id, ConfigStage::Review);
+    let vars = house.world().store.config(&scope).unwrap().unwrap().vars;
+    let ConfigValue::Sealed { sealed, .. } = &vars["SHOP_TOKEN"].value else { panic!("{vars:?}") };
+    let chosen = crate::workflow::Chosen { scope, sealed: sealed.clone() };
+    let value = crate::reconcile::config::reveal(house.world(), "SHOP_TOKEN", &chosen).unwrap();
+    assert_eq!(value.expose(), "hush\nhush", "lines as they were typed");
+    assert_eq!(service(form("unset=SHOP_TOKEN")).await.status, StatusCode::SEE_OTHER);
+    assert!(!page().await.contains("SHOP_TOKEN"));
+}
+
+#[actix_web::test]
 async fn everything_goes_down_only_when_it_is_meant() {
     let mut house = house().await;
     let service = service!(house);

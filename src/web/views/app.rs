@@ -181,6 +181,7 @@ pub struct AppDetail {
     pub addons: Vec<AddonRemark>,
     /// `None` while the router does not answer.
     pub traffic: Option<Traffic>,
+    pub alerts: Vec<super::AlertLine>,
 }
 
 pub fn card(world: &World, app: &App, repository: Option<&Repository>) -> Result<AppCard, StoreError> {
@@ -402,6 +403,7 @@ pub async fn app_detail(world: &World, app: &App) -> Result<AppDetail, Problem> 
             }),
         addons: world.store.addons_of(&AddonOwner::of(app))?.iter().filter_map(Addon::remark).collect(),
         traffic: traffic(world, app).await,
+        alerts: super::alerts_of(world, &app.name)?,
     })
 }
 

@@ -1,19 +1,25 @@
 //! What pages and the API show of the records: small structs, read from the world in one go and told as they are.
 //! Pages fill templates with them, the API sends them as JSON.
 
+mod alerts;
 mod app;
 mod audit;
 mod config;
 mod delivery;
 mod doctor;
+mod flaky;
+mod metrics;
 mod pipeline;
 mod run;
 
+pub use alerts::*;
 pub use app::*;
 pub use audit::*;
 pub use config::*;
 pub use delivery::*;
 pub use doctor::*;
+pub use flaky::*;
+pub use metrics::*;
 pub use pipeline::*;
 pub use run::*;
 

@@ -64,6 +64,14 @@ pub struct PipelineDetail {
     pub pipeline: Pipeline,
     pub pulls: Vec<PullLine>,
     pub commands: Vec<super::AuditLine>,
+    pub config: Vec<StageConfig>,
+}
+
+/// The config vars that a stage's apps share. Never a value.
+#[derive(Debug, Clone, Serialize)]
+pub struct StageConfig {
+    pub stage: &'static str,
+    pub vars: Vec<super::ConfigLine>,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -71,6 +79,8 @@ pub struct Home {
     pub pipelines: Vec<Pipeline>,
     pub parked: u64,
     pub webhook_url: String,
+    /// Those that fire.
+    pub alerts: Vec<super::AlertLine>,
 }
 
 pub fn home(world: &World) -> Result<Home, Problem> {
@@ -82,6 +92,7 @@ pub fn home(world: &World) -> Result<Home, Problem> {
         pipelines: pipelines?,
         parked: crate::store::queue::depth(&world.store)?.parked,
         webhook_url: world.config.page("/webhooks/github"),
+        alerts: super::firing(world)?,
     })
 }
 
@@ -160,5 +171,12 @@ pub fn pipeline_detail(world: &World, repository: &Repository) -> Result<Pipelin
         pipeline: pipeline(world, repository)?,
         pulls: open.into_iter().map(PullLine::new).collect(),
         commands,
+        config: ConfigStage::ALL
+            .into_iter()
+            .map(|stage| {
+                let vars = super::config_of_stage(world, repository, stage, false)?;
+                Ok(StageConfig { stage: stage.word(), vars })
+            })
+            .collect::<Result<_, Problem>>()?,
     })
 }

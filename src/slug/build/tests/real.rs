@@ -2,6 +2,7 @@
 
 mod foreign;
 mod languages;
+mod managers;
 mod sites;
 
 use super::super::*;

@@ -1,0 +1,107 @@
+//! The part of the API that shows numbers, alerts and drains, and by which the operator sets drains.
+
+use super::api::{Done, OPERATOR, body};
+use super::problem::Problem;
+use super::{Shared, views};
+use crate::domain::AppName;
+use crate::drains::masked;
+use crate::reconcile::drains;
+use actix_web::web::{self, Bytes, Data, Path, Query};
+use actix_web::{HttpRequest, HttpResponse};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+pub fn configure(config: &mut web::ServiceConfig) {
+    config
+        .route("/api/v1/apps/{name}/metrics", web::get().to(metrics))
+        .route("/api/v1/apps/{name}/alerts", web::get().to(app_alerts))
+        .route("/api/v1/alerts", web::get().to(alerts))
+        .route("/api/v1/drains", web::get().to(list_drains))
+        .route("/api/v1/drains/add", web::post().to(add_drain))
+        .route("/api/v1/drains/{id}/remove", web::post().to(remove_drain));
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct MetricsQuery {
+    resolution: Option<String>,
+    range: Option<String>,
+}
+
+impl MetricsQuery {
+    pub(super) fn resolution(&self) -> Result<crate::router::Resolution, Problem> {
+        views::resolution(self.resolution.as_deref().or(self.range.as_deref()))
+    }
+}
+
+async fn metrics(shared: Data<Shared>, path: Path<String>, query: Query<MetricsQuery>) -> HttpResponse {
+    let read = async {
+        let app = views::find_app(&shared.world, &path)?;
+        views::metrics(&shared.world, &app, query.resolution()?).await
+    };
+    shared.json(read.await)
+}
+
+async fn alerts(shared: Data<Shared>) -> HttpResponse {
+    shared.json(views::alerts(&shared.world).map(|alerts| json!({ "alerts": alerts })))
+}
+
+/// What has fired of an app, and the limits that hold for it; an absent one is off.
+async fn app_alerts(shared: Data<Shared>, path: Path<String>) -> HttpResponse {
+    let view = || {
+        let app = views::find_app(&shared.world, &path)?;
+        let rules = crate::reconcile::alerts::rules(&shared.world, &app)?;
+        let limits: serde_json::Map<String, Value> = crate::domain::AlertKind::ALL
+            .into_iter()
+            .filter_map(|kind| Some((kind.word().to_owned(), json!(rules.limit(kind)?))))
+            .collect();
+        Ok(json!({ "alerts": views::alerts_of(&shared.world, &app.name)?, "limits": limits }))
+    };
+    shared.json(view())
+}
+
+async fn list_drains(shared: Data<Shared>) -> HttpResponse {
+    shared.json(all_drains(&shared))
+}
+
+fn all_drains(shared: &Shared) -> Result<Value, Problem> {
+    let world = &shared.world;
+    let figures = world.drains.figures();
+    let mut known = std::collections::BTreeMap::new();
+    for drain in world.store.drains()? {
+        known.insert(drain.id.clone(), (masked(&drains::address(world, &drain)?), drain.added_at.rfc3339()));
+    }
+    let lines = drains::wanted(world)?.into_iter().map(|wanted| {
+        let (address, added) = known.get(&wanted.id).cloned().unzip();
+        json!({
+            "id": wanted.id, "app": wanted.app, "address": address, "added": added,
+            "figures": figures.get(&wanted.id),
+        })
+    });
+    Ok(json!({ "drains": lines.collect::<Vec<_>>() }))
+}
+
+async fn add_drain(request: HttpRequest, shared: Data<Shared>, bytes: Bytes) -> HttpResponse {
+    let order = async {
+        let asked = body(&request, &bytes)?;
+        let text = |name: &str| asked.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
+        let address = text("url").unwrap_or_default();
+        let app: Option<AppName> = match text("app") {
+            Some(name) => Some(views::find_app(&shared.world, name)?.name),
+            None => None,
+        };
+        let added = drains::add(&shared.world, address, app, OPERATOR).await?;
+        let drain = added.map_err(|detail| Problem::NotDone { detail })?;
+        Done::new(json!({ "id": drain.id, "app": drain.app, "address": masked(address) }), "/".to_owned())
+    };
+    shared.done(&request, order.await)
+}
+
+async fn remove_drain(request: HttpRequest, shared: Data<Shared>, path: Path<String>) -> HttpResponse {
+    let order = async {
+        if !drains::remove(&shared.world, &path).await? {
+            return Err(Problem::not_found("drain", path.as_str()));
+        }
+        Done::new(json!({ "removed": *path }), "/".to_owned())
+    };
+    shared.done(&request, order.await)
+}
