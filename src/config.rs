@@ -34,6 +34,9 @@ pub struct Config {
     pub sandbox: Sandbox,
     pub addons: Addons,
     pub keep: Keep,
+    /// Custom domains and the app that each leads to: `"www.example.com" = "hello-production"`.
+    pub domains: BTreeMap<String, AppName>,
+    pub acme: Acme,
     pub alerts: Alerts,
     pub otlp: Otlp,
     pub drains: Drains,
@@ -69,6 +72,18 @@ pub struct Router {
     pub tls_redirect: bool,
     /// Error pages in place of Landfall's own: a folder of templates such as `H80.html`, `404.html` and `error.html`.
     pub error_pages: Option<PathBuf>,
+}
+
+/// Certificates for custom domains.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Acme {
+    /// The authority's directory.
+    pub directory: String,
+    /// Whether its terms are agreed to. Without that nothing is asked of it.
+    pub agree_to_terms: bool,
+    /// An address for what it has to say, such as `ops@example.com`.
+    pub contact: Option<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -342,6 +357,8 @@ impl Default for Config {
             sandbox: Sandbox::default(),
             addons: Addons::default(),
             keep: Keep::default(),
+            domains: BTreeMap::new(),
+            acme: Acme::default(),
             alerts: Alerts::default(),
             otlp: Otlp::default(),
             drains: Drains::default(),
@@ -368,6 +385,16 @@ impl Default for Router {
             tls_key: None,
             tls_redirect: true,
             error_pages: None,
+        }
+    }
+}
+
+impl Default for Acme {
+    fn default() -> Acme {
+        Acme {
+            directory: "https://acme-v02.api.letsencrypt.org/directory".to_owned(),
+            agree_to_terms: false,
+            contact: None,
         }
     }
 }
@@ -596,6 +623,31 @@ impl Config {
         if self.router.domain.is_empty() || self.router.domain.contains(['/', ':', ' ']) {
             return invalid("router.domain", "must be a host name such as apps.example.com, without scheme or port");
         }
+        let odd = |host: &&String| {
+            let named =
+                host.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-".contains(&byte));
+            let parts = host.split('.').all(|part| (1..=63).contains(&part.len()));
+            let below = host
+                .strip_suffix(self.router.domain.as_str())
+                .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+            !named || !parts || !host.contains('.') || host.len() > 253 || below
+        };
+        if let Some(host) = self.domains.keys().find(odd) {
+            let message = format!("{host:?} is no custom domain: a host name in lower case, outside router.domain");
+            return Err(ConfigError::Invalid { key: "domains", message });
+        }
+        let loopback = ["http://127.0.0.1:", "http://localhost:", "http://[::1]:"];
+        if !self.acme.directory.starts_with("https://")
+            && !loopback.iter().any(|start| self.acme.directory.starts_with(start))
+        {
+            return invalid("acme.directory", "must begin with https://");
+        }
+        if self.acme.contact.as_ref().is_some_and(|contact| !contact.contains('@') || contact.contains(':')) {
+            return invalid("acme.contact", "must be an address such as ops@example.com");
+        }
+        if self.acme.agree_to_terms && !self.domains.is_empty() && self.router.tls_listen.is_none() {
+            return invalid("router.tls_listen", "is needed for the certificates of custom domains");
+        }
         if self.keep.days < 4 {
             return invalid("keep.days", "must be 4 or more, since GitHub may send a delivery again for three days");
         }
@@ -615,6 +667,11 @@ impl Config {
             None if router_port == 80 => format!("http://{host_label}.{}/", self.router.domain),
             None => format!("http://{host_label}.{}:{router_port}/", self.router.domain),
         }
+    }
+
+    /// The custom domains that certificates are asked for.
+    pub fn certified_domains(&self) -> Vec<String> {
+        if self.acme.agree_to_terms { self.domains.keys().cloned().collect() } else { Vec::new() }
     }
 
     /// A page of the dashboard.
@@ -711,6 +768,11 @@ mod tests {
             ("[servr]\n", vec![], "servr"),
             ("[server]\nlisten = \"nowhere\"\n", vec![], "listen"),
             ("", vec![("LANDFALL_LISTEN", "x")], "LANDFALL_SECTION__KEY"),
+            ("[domains]\n\"hello.localhost\" = \"hello\"\n", vec![], "outside router.domain"),
+            ("[domains]\n\"WWW.example.com\" = \"hello\"\n", vec![], "lower case"),
+            ("[domains]\n\"www.example.com\" = \"../x\"\n", vec![], "domains"),
+            ("[acme]\ndirectory = \"http://ca.example/\"\n", vec![], "https://"),
+            ("[acme]\nagree_to_terms = true\n[domains]\n\"www.example.com\" = \"hello\"\n", vec![], "tls_listen"),
             ("[router]\ndomain = \"http://x\"\n", vec![], "router.domain"),
         ] {
             let error = load(text, &variables).unwrap_err().to_string();

@@ -33,6 +33,7 @@ pub mod github;
 pub mod platform;
 pub mod slug;
 pub mod addons;
+pub mod acme;
 pub mod meters;
 pub mod figures;
 pub mod drains;

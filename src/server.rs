@@ -1,6 +1,7 @@
 //! The composition root: takes a configuration and puts the parts together, for `serve` and `router`, for the demo
 //! and for tests.
 
+use crate::acme;
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
 use crate::domain::Secret;
@@ -187,6 +188,16 @@ pub async fn start(world: World, router: Option<RouterStart>) -> anyhow::Result<
     });
     tasks.spawn(reconcile::run(world.clone(), WORKERS));
     tasks.spawn(compare_with_github(world.clone()));
+    let domains = world.config.certified_domains();
+    if !domains.is_empty() {
+        let settings = acme::Settings {
+            directory: world.config.acme.directory.clone(),
+            contact: world.config.acme.contact.as_ref().map(|address| format!("mailto:{address}")),
+            domains,
+            folder: std::path::absolute(&world.config.data_dir)?.join("router"),
+        };
+        tasks.spawn(acme::keep(settings, world.clock.clone()));
+    }
     if let Some(router) = router {
         tasks.spawn(keep_router(world.clone(), router));
     }
@@ -362,6 +373,9 @@ pub fn serve(config: Config, config_file: &Path) -> anyhow::Result<()> {
         let router = RouterStart::new(&config, config_file)?;
         let parts = real_parts(&config, config_file).await?;
         let mut running = start(open_world(config, parts)?, Some(router)).await?;
+        if let Err(trouble) = reconcile::send_routes(&running.world).await {
+            warn!("the router has its table of before: {trouble}");
+        }
         tokio::select! {
             () = terminated() => info!("told to end; apps and router go on"),
             _ = running.down.recv() => info!("everything of this data folder was stopped"),
@@ -386,8 +400,9 @@ pub fn router(config: &Config) -> anyhow::Result<()> {
     options.error_pages.clone_from(&config.router.error_pages);
     options.secure = match (config.router.tls_listen, &config.router.tls_certificate, &config.router.tls_key) {
         (Some(listen), Some(chain), Some(key)) => {
-            Some((listen, CertificateFiles { chain: chain.clone(), key: key.clone() }))
+            Some((listen, Some(CertificateFiles { chain: chain.clone(), key: key.clone() })))
         }
+        (Some(listen), None, None) if !config.certified_domains().is_empty() => Some((listen, None)),
         (None, None, None) => None,
         _ => anyhow::bail!("router: tls_listen, tls_certificate and tls_key belong together"),
     };

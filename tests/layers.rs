@@ -25,6 +25,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("platform", &["domain", "clock"]),
     ("slug", &["domain", "platform", "clock"]),
     ("router", &["domain", "clock"]),
+    ("acme", &["clock"]),
     ("addons", &["domain", "outside"]),
     ("meters", &["domain", "clock"]),
     ("figures", &["clock"]),
@@ -71,6 +72,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "platform",
             "slug",
             "router",
+            "acme",
             "meters",
             "reconcile",
             "web",
@@ -104,6 +106,7 @@ const RESERVED: &[Reserved] = &[
     Reserved { names: &["sled::"], places: &[("store", "the index over the journal")] },
     Reserved { names: &["octocrab::"], places: &[("github", "GitHub's wire")] },
     Reserved { names: &["pingora"], places: &[("router", "the proxy")] },
+    Reserved { names: &["instant_acme", "rcgen"], places: &[("acme", "certificates of custom domains")] },
     Reserved { names: &["bwrap"], places: &[("platform", "the sandbox")] },
     Reserved {
         names: &["actix_web::"],

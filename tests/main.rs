@@ -1,6 +1,7 @@
 //! The one integration test binary.
 
 mod support {
+    pub mod authority;
     pub mod browser;
     pub mod load;
     pub mod machine;
@@ -13,6 +14,7 @@ mod support {
 mod addons;
 mod browser;
 mod builds;
+mod certificates;
 mod changes;
 mod commands;
 mod config_vars;

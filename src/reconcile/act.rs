@@ -520,6 +520,12 @@ async fn set_route(world: &World, app: &App, route: Option<&WantedRoute>) -> Res
     send_table(world).await
 }
 
+/// Gives the router its table again: what the operator's configuration says of it may have changed.
+pub async fn send_routes(world: &World) -> Result<(), Trouble> {
+    let _alone = world.locks.lock("router table").await;
+    if world.store.routes()?.is_empty() { Ok(()) } else { send_table(world).await }
+}
+
 /// Makes the router's table what the store says, if it isn't.
 pub(super) async fn send_table(world: &World) -> Result<(), Trouble> {
     let version = world.commit(|tx| tx.next_number("route table")).await?;
@@ -543,7 +549,10 @@ pub(super) async fn send_table(world: &World) -> Result<(), Trouble> {
 
 fn route_of(world: &World, app: &App, route: &WantedRoute) -> router::Route {
     router::Route {
-        hosts: vec![format!("{}.{}", app.name, world.config.router.domain)],
+        hosts: [format!("{}.{}", app.name, world.config.router.domain)]
+            .into_iter()
+            .chain(world.config.domains.iter().filter(|(_, to)| **to == app.name).map(|(host, _)| host.clone()))
+            .collect(),
         release: route.release.map(|release| release.to_string()).unwrap_or_default(),
         noindex: app.stage != Stage::Production,
         hold: route.hold,

@@ -4,6 +4,7 @@
 //! written into it (`upstream_request_filter`), what happens when it goes wrong (`fail_to_connect`,
 //! `error_while_proxy`, `fail_to_proxy`), and what is counted (`logging`).
 
+use super::certificates::Certificates;
 use super::clients::ClientStream;
 use super::dial::Connection;
 use super::errors::{self, Code, Refusal};
@@ -45,6 +46,7 @@ pub(super) struct Proxy {
     pub port: u16,
     /// The same with TLS, where there is one.
     pub secure_port: Option<u16>,
+    pub certificates: Option<Arc<Certificates>>,
 }
 
 /// What one request gathers on its way.
@@ -150,12 +152,16 @@ impl ProxyHttp for Proxy {
             return self.refuse(session, context, Refusal::bare(400)).await;
         };
         context.host = host.1.clone().unwrap_or_else(|| host.0.to_owned());
+        if !secure && let Some(answer) = self.challenge(session.req_header()).await {
+            return self.write_challenge(session, context, answer).await;
+        }
         let app = host.1.and_then(|host| self.routes.app_of(&host));
         let Some(app) = app else {
             return self.refuse(session, context, Refusal::bare(404)).await;
         };
         let origin_secure = context.origin.is_some_and(|origin| origin.secure);
-        if let Some(port) = self.secure_port.filter(|_| options.redirect && !origin_secure) {
+        let covered = |host: &str| self.certificates.as_ref().is_some_and(|certificates| certificates.covers(host));
+        if let Some(port) = self.secure_port.filter(|_| options.redirect && !origin_secure && covered(&context.host)) {
             context.app = Some(app);
             return self.redirect(session, context, port).await;
         }
@@ -542,6 +548,30 @@ impl Proxy {
         // What a body of the request is, nobody reads.
         session.set_keepalive(None);
         session.write_response_header(Box::new(header), true).await?;
+        Ok(true)
+    }
+
+    /// The answer to a certificate authority that looks whether a domain leads here (RFC 8555, 8.3), if it is one that
+    /// the control plane waits for.
+    async fn challenge(&self, header: &RequestHeader) -> Option<Vec<u8>> {
+        let token = header.raw_path().strip_prefix(b"/.well-known/acme-challenge/")?;
+        let token = std::str::from_utf8(token).ok().filter(|token| {
+            (1..=256).contains(&token.len())
+                && token.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+        })?;
+        if header.method != http::Method::GET {
+            return None;
+        }
+        tokio::fs::read(self.routes.options.state_dir.join("challenges").join(token)).await.ok()
+    }
+
+    async fn write_challenge(&self, session: &mut Session, context: &Context, answer: Vec<u8>) -> Result<bool> {
+        let mut header = ResponseHeader::build(200, Some(4))?;
+        header.insert_header("Content-Type", "application/octet-stream")?;
+        header.insert_header("Content-Length", answer.len().to_string())?;
+        header.insert_header("X-Request-Id", context.request_id.as_str())?;
+        session.write_response_header(Box::new(header), false).await?;
+        session.write_response_body(Some(Bytes::from(answer)), true).await?;
         Ok(true)
     }
 

@@ -44,8 +44,9 @@ pub struct RouterOptions {
     pub listen: SocketAddr,
     /// `table.json`, `router.sock`, `router.addr`, `router.log` and `router.lock` live here; made if it is missing.
     pub state_dir: PathBuf,
-    /// Where clients connect with TLS, and with which certificate.
-    pub secure: Option<(SocketAddr, CertificateFiles)>,
+    /// Where clients connect with TLS, and with which certificate; custom domains have theirs in
+    /// `state_dir/certificates`.
+    pub secure: Option<(SocketAddr, Option<CertificateFiles>)>,
     /// Sends whoever comes without TLS to the address with it.
     pub redirect: bool,
     /// Pages in place of ours: a folder of templates.
@@ -191,7 +192,10 @@ async fn serve(options: RouterOptions, threads: usize, ended: impl Future<Output
     let (drain_timeout, handover_timeout) = (options.drain_timeout, options.handover_timeout);
     let certificates = match &options.secure {
         None => None,
-        Some((listen, files)) => Some((*listen, Arc::new(Certificates::load(files)?))),
+        Some((listen, files)) => {
+            let certificates = Certificates::load(files.as_ref(), &folder.join("certificates"), &options.domain)?;
+            Some((*listen, Arc::new(certificates)))
+        }
     };
     let pages = Arc::new(Pages::load(options.error_pages.as_deref())?);
     tokio::spawn(pages.clone().follow(options.certificate_interval));
@@ -252,6 +256,7 @@ async fn serve(options: RouterOptions, threads: usize, ended: impl Future<Output
         clock,
         port: address.port(),
         secure_port: secure_address.map(|address| address.port()),
+        certificates: entrances.get(1).and_then(|entrance| entrance.certificates.clone()),
     };
     let mut proxy = http_proxy(&Arc::new(configuration), proxy);
     let mut server_options = HttpServerOptions::default();

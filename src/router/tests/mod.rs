@@ -11,5 +11,6 @@ mod handover;
 mod headers;
 mod secure;
 mod smuggling;
+mod streamed;
 mod switching;
 mod waiting;

@@ -26,10 +26,10 @@ fn put(folder: &Path, name: &str) -> CertificateFiles {
     files
 }
 
-fn secured(folder: &Path, change: impl FnOnce(&mut crate::router::RouterOptions)) -> (RunningRouter, SocketAddr) {
+pub fn secured(folder: &Path, change: impl FnOnce(&mut crate::router::RouterOptions)) -> (RunningRouter, SocketAddr) {
     let files = put(folder, "first");
     let router = RunningRouter::with(folder, |options| {
-        options.secure = Some(("127.0.0.1:0".parse().unwrap(), files));
+        options.secure = Some(("127.0.0.1:0".parse().unwrap(), Some(files)));
         options.certificate_interval = Duration::from_millis(20);
         change(options);
     });
@@ -37,7 +37,7 @@ fn secured(folder: &Path, change: impl FnOnce(&mut crate::router::RouterOptions)
     (router, text.trim().parse().unwrap())
 }
 
-fn configuration(protocols: &[&[u8]]) -> Arc<rustls::ClientConfig> {
+pub fn configuration(protocols: &[&[u8]]) -> Arc<rustls::ClientConfig> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(CA).unwrap()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());

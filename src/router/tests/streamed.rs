@@ -1,0 +1,294 @@
+//! What a client may not say over HTTP/2, since it would mean something else once it is written as HTTP/1.1. The frames
+//! are written by hand: a client library would refuse to send them.
+
+use super::secure::{configuration, secured};
+use super::world::*;
+use crate::router::TargetState::Active;
+use rustls::pki_types::ServerName;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+
+type Stream = rustls::StreamOwned<rustls::ClientConnection, TcpStream>;
+type Fields = Vec<(&'static [u8], Vec<u8>)>;
+
+/// One connection on which one stream is opened.
+struct Raw {
+    stream: Stream,
+}
+
+/// What came of it.
+#[derive(Debug, PartialEq, Eq)]
+enum Came {
+    /// The first byte of the answer's head: `:status: 200` of the static table is 0x88.
+    Answer(u8),
+    /// The stream or the connection was ended.
+    Refused,
+}
+
+impl Raw {
+    fn connect(address: SocketAddr) -> Raw {
+        let tcp = TcpStream::connect(address).unwrap();
+        tcp.set_read_timeout(Some(PATIENCE)).unwrap();
+        let name = ServerName::try_from("hello.localhost").unwrap();
+        let connection = rustls::ClientConnection::new(configuration(&[b"h2"]), name).unwrap();
+        let mut raw = Raw { stream: rustls::StreamOwned::new(connection, tcp) };
+        raw.stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
+        raw.frame(4, 0, 0, b"");
+        raw
+    }
+
+    /// A frame of a type, with its flags (RFC 9113, 4.1). That the other end has gone is seen when we read.
+    fn frame(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        let mut frame = length[1..].to_vec();
+        frame.extend([kind, flags]);
+        frame.extend(stream.to_be_bytes());
+        frame.extend(payload);
+        let _ = self.stream.write_all(&frame);
+        let _ = self.stream.flush();
+    }
+
+    /// The head and the pieces of the body of one request.
+    fn ask(mut self, fields: &Fields, body: &[&[u8]]) -> Came {
+        let mut block = Vec::new();
+        for (name, value) in fields {
+            // Literal without indexing, new name, no Huffman (RFC 7541, 6.2.2).
+            block.push(0);
+            for text in [name.to_vec(), value.clone()] {
+                integer(text.len(), &mut block);
+                block.extend(text);
+            }
+        }
+        let pieces: Vec<&[u8]> = block.chunks(16_000).collect();
+        for (index, piece) in pieces.iter().enumerate() {
+            let last = if index + 1 == pieces.len() { 4 } else { 0 };
+            let ends = if body.is_empty() && index == 0 { 1 } else { 0 };
+            self.frame(if index == 0 { 1 } else { 9 }, last | ends, 1, piece);
+        }
+        for (index, piece) in body.iter().enumerate() {
+            self.frame(0, u8::from(index + 1 == body.len()), 1, piece);
+        }
+        self.outcome()
+    }
+
+    fn outcome(&mut self) -> Came {
+        loop {
+            let mut head = [0; 9];
+            if self.stream.read_exact(&mut head).is_err() {
+                return Came::Refused;
+            }
+            let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
+            let mut payload = vec![0; length];
+            if self.stream.read_exact(&mut payload).is_err() {
+                return Came::Refused;
+            }
+            match head[3] {
+                1 => return Came::Answer(payload.iter().copied().find(|byte| byte >> 5 != 1).unwrap_or(0)),
+                3 | 7 => return Came::Refused,
+                _ => {}
+            }
+        }
+    }
+}
+
+/// An integer with a prefix of seven bits (RFC 7541, 5.1).
+fn integer(value: usize, block: &mut Vec<u8>) {
+    if value < 127 {
+        block.push(u8::try_from(value).unwrap());
+        return;
+    }
+    block.push(127);
+    let mut rest = value - 127;
+    while rest >= 128 {
+        block.push(u8::try_from(rest % 128).unwrap() | 128);
+        rest /= 128;
+    }
+    block.push(u8::try_from(rest).unwrap());
+}
+
+fn fields(method: &'static str, more: &[(&'static str, &str)]) -> Fields {
+    let start = [(":method", method), (":scheme", "https"), (":authority", "hello.localhost"), (":path", "/case")];
+    let all = start.iter().chain(more);
+    all.map(|(name, value)| (name.as_bytes(), value.as_bytes().to_vec())).collect()
+}
+
+/// The usual head with one field said otherwise.
+fn instead(name: &'static str, value: &str) -> Fields {
+    let mut all = fields("GET", &[]);
+    for (have, old) in &mut all {
+        if *have == name.as_bytes() {
+            *old = value.as_bytes().to_vec();
+        }
+    }
+    all
+}
+
+fn without(name: &str) -> Fields {
+    fields("GET", &[]).into_iter().filter(|(have, _)| *have != name.as_bytes()).collect()
+}
+
+fn lines(app: &App) -> Vec<String> {
+    app.seen.lock().unwrap().drain(..).map(|seen| format!("{} {}", seen.line, seen.body.len())).collect()
+}
+
+#[test]
+fn what_http2_must_not_say_reaches_no_app() {
+    let folder = tempfile::tempdir().unwrap();
+    let app = App::start(folder.path(), "one");
+    let (router, address) = secured(folder.path(), |_| {});
+    router.set(table(1, vec![app.target(Active)]));
+    let smuggled = "/ HTTP/1.1\r\nHost: hello.localhost\r\n\r\nGET /smuggled";
+    let mut cases: Vec<(String, Fields)> = Vec::new();
+    for (name, value) in [
+        ("transfer-encoding", "chunked"),
+        ("transfer-encoding", "identity"),
+        ("connection", "close"),
+        ("connection", "x-hop"),
+        ("keep-alive", "5"),
+        ("proxy-connection", "keep-alive"),
+        ("upgrade", "websocket"),
+        ("te", "gzip"),
+        ("x-value", "a\r\nx-injected: b"),
+        ("x-value", "a\nb"),
+        ("x-value", "a\rb"),
+        ("x-value", "a\0b"),
+        ("X-Upper", "a"),
+        ("x-upPer", "a"),
+        ("x name", "a"),
+        ("x:name", "a"),
+        ("x-name\r\nx-injected", "a"),
+        ("", "a"),
+        (":path", "/another"),
+        (":method", "POST"),
+        (":authority", "other.localhost"),
+        (":unknown", "a"),
+        (":status", "200"),
+        ("host", "other.localhost"),
+        ("content-length", "10"),
+        ("content-length", "abc"),
+        ("content-length", "-1"),
+        ("content-length", "+0"),
+        ("content-length", "0, 0"),
+        ("content-length", "0x0"),
+        ("content-length", "99999999999999999999"),
+    ] {
+        cases.push((format!("{name:?}: {value:?}"), fields("GET", &[(name, value)])));
+    }
+    for (name, value) in [
+        (":path", "/a b"),
+        (":path", "/a\tb"),
+        (":path", smuggled),
+        (":path", "/a\0b"),
+        (":path", ""),
+        (":path", "rootless"),
+        (":path", "*"),
+        (":method", "GET /smuggled HTTP/1.1\r\nx:"),
+        (":method", "GE T"),
+        (":method", ""),
+        (":method", "CONNECT"),
+        (":scheme", "https\r\nx: y"),
+        (":authority", "user@hello.localhost"),
+        (":authority", "hello.localhost\r\nx: y"),
+        (":authority", "hello.localhost, other.localhost"),
+        (":authority", ""),
+    ] {
+        cases.push((format!("{name} = {value:?}"), instead(name, value)));
+    }
+    for name in [":method", ":scheme", ":path", ":authority"] {
+        cases.push((format!("no {name}"), without(name)));
+    }
+    let mut late = fields("GET", &[("x-first", "a")]);
+    late.rotate_left(1);
+    cases.push((":method after a header".to_owned(), late));
+    let twice = fields("GET", &[("host", "hello.localhost"), ("host", "hello.localhost")]);
+    cases.push(("two hosts".to_owned(), twice));
+    let lengths = fields("GET", &[("content-length", "0"), ("content-length", "1")]);
+    cases.push(("two lengths".to_owned(), lengths));
+    let long = "x".repeat(9_000);
+    cases.push(("a long header".to_owned(), fields("GET", &[("x-long", &long)])));
+    cases.push(("a long path".to_owned(), instead(":path", &format!("/{long}"))));
+    let many: Vec<(&str, &str)> = (0..120).map(|_| ("x-many", "a")).collect();
+    cases.push(("many headers".to_owned(), fields("GET", &many)));
+
+    assert_eq!(Raw::connect(address).ask(&fields("GET", &[("x-good", "a b\tc")]), &[]), Came::Answer(0x88));
+    assert_eq!(lines(&app), ["GET /case HTTP/1.1 0"], "what is as it should be");
+    for (what, fields) in cases {
+        let came = Raw::connect(address).ask(&fields, &[]);
+        assert_ne!(came, Came::Answer(0x88), "{what}");
+        let seen = lines(&app);
+        assert!(seen.is_empty(), "{what}: the app saw {seen:?}");
+    }
+    assert_eq!(router.get("nobody.localhost", "/").status, 404);
+}
+
+#[test]
+fn a_body_that_is_not_as_long_as_was_said_is_no_request_and_leaves_nothing_for_the_next() {
+    let folder = tempfile::tempdir().unwrap();
+    let app = App::start(folder.path(), "one");
+    let (router, address) = secured(folder.path(), |_| {});
+    router.set(table(1, vec![app.target(Active)]));
+    let sized = |length: &str| fields("POST", &[("content-length", length)]);
+    assert_eq!(Raw::connect(address).ask(&sized("5"), &[b"he", b"llo"]), Came::Answer(0x88));
+    assert_eq!(lines(&app), ["POST /case HTTP/1.1 5"]);
+    assert_eq!(Raw::connect(address).ask(&fields("POST", &[]), &[b"he", b"llo"]), Came::Answer(0x88));
+    assert_eq!(lines(&app), ["POST /case HTTP/1.1 5"], "without a length it is chunked to the app");
+    let next = b"GET /smuggled HTTP/1.1\r\nHost: hello.localhost\r\n\r\n".as_slice();
+    for (length, body) in [
+        ("5", vec![b"he".as_slice()]),
+        ("5", vec![b"hello", next]),
+        ("5", vec![b"hello world"]),
+        ("0", vec![next]),
+        ("1", vec![b"", next]),
+        ("50", vec![b"hello"]),
+    ] {
+        let came = Raw::connect(address).ask(&sized(length), &body);
+        // What was sent up to the length may be a whole request; what is more is none.
+        let whole = lines(&app);
+        let expected = format!("POST /case HTTP/1.1 {length}");
+        assert!(whole.iter().all(|line| *line == expected) && whole.len() <= 1, "{length} {body:?}: {whole:?}");
+        assert!(
+            came == Came::Refused || !whole.is_empty() || came != Came::Answer(0x88),
+            "{length} {body:?}: {came:?}"
+        );
+        assert_eq!(router_get(&router, address), Came::Answer(0x88));
+        assert_eq!(lines(&app), ["GET /case HTTP/1.1 0"], "after {length} {body:?}");
+    }
+}
+
+fn router_get(_: &RunningRouter, address: SocketAddr) -> Came {
+    Raw::connect(address).ask(&fields("GET", &[]), &[])
+}
+
+#[test]
+fn trailers_end_a_body_and_do_no_harm() {
+    let folder = tempfile::tempdir().unwrap();
+    let app = App::behaving(folder.path(), "one", |_, stream| {
+        let answer =
+            "HTTP/1.1 200 X\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n3\r\none\r\n0\r\nX-Sum: 1\r\n\r\n";
+        let _ = stream.write_all(answer.as_bytes());
+        Next::KeepAlive
+    });
+    let (router, address) = secured(folder.path(), |options| options.redirect = false);
+    router.set(table(1, vec![app.target(Active)]));
+    // Two requests on one connection: the trailers of the first are no part of the second, on either side.
+    let mut client = router.client();
+    for _ in 0..2 {
+        client.send(
+            "POST /trailed HTTP/1.1\r\nHost: hello.localhost\r\nTransfer-Encoding: chunked\r\n\r\n\
+             3\r\nsum\r\n0\r\nX-Check: 2\r\nContent-Length: 50\r\n\r\n",
+        );
+        let mut text = String::new();
+        while !text.contains("0\r\n") {
+            let mut piece = [0; 1024];
+            let count = client.reader.read(&mut piece).unwrap();
+            assert!(count > 0, "{text}");
+            text.push_str(&String::from_utf8_lossy(&piece[..count]));
+        }
+        assert!(text.starts_with("HTTP/1.1 200") && text.contains("3\r\none\r\n0\r\n"), "{text}");
+    }
+    let seen = app.seen.lock().unwrap().clone();
+    assert_eq!(seen.iter().map(|seen| seen.body.as_slice()).collect::<Vec<_>>(), [b"sum", b"sum"]);
+    assert!(seen.iter().all(|seen| seen.header("content-length").is_none()), "a trailer became a header: {seen:?}");
+    // The same answer over HTTP/2.
+    assert_eq!(Raw::connect(address).ask(&fields("GET", &[("te", "trailers")]), &[]), Came::Answer(0x88));
+}
