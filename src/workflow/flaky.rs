@@ -51,6 +51,7 @@ mod tests {
             repository: RepositoryId(1),
             ordinal: number,
             pull: None,
+            part: Default::default(),
             branch: "main".into(),
             commit: "a".repeat(40).parse().unwrap(),
             tree: None,

@@ -474,7 +474,6 @@ fn builds() -> Vec<Build> {
 
         root: String::new(),
         buildpacks: Vec::new(),
-        phase: BuildPhase::default(),
     };
     let mut all = vec![build(BuildState::Running), build(BuildState::Succeeded { slug: digest(), at: START })];
     all.extend(failures().into_iter().map(|failure| build(BuildState::Failed { failure, at: START })));
@@ -495,7 +494,6 @@ fn slug() -> Slug {
         process_types: [("web".to_owned(), HOSTILE.to_owned())].into(),
         config_vars: BTreeMap::new(),
         test_command: None,
-        image: None,
         manifest: None,
         settings: None,
         warnings: vec![HOSTILE.to_owned()],
