@@ -23,7 +23,7 @@ impl Town {
     fn newest(&self, app: &str) -> (Vec<String>, Value) {
         let app = self.world().store.app(&app.parse().unwrap()).unwrap().expect("the app is there");
         let deploy = app.newest().expect("a deploy").clone();
-        (deploy.awaits, serde_json::to_value(deploy.outcome).unwrap())
+        (deploy.waits_for, serde_json::to_value(deploy.outcome).unwrap())
     }
 }
 

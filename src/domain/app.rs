@@ -114,7 +114,7 @@ pub struct Deploy {
     pub missing: Vec<String>,
     /// Checks of others that it waits for.
     #[serde(default)]
-    pub awaits: Vec<String>,
+    pub waits_for: Vec<String>,
     /// When GitHub was asked for them last; `None` once something was heard of them.
     #[serde(default)]
     pub checked_at: Option<Timestamp>,

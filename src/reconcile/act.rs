@@ -71,7 +71,7 @@ pub(super) async fn app(world: &World, app: &App, actions: &[Action]) -> Result<
             Action::AwaitChecks { deploy, contexts } => {
                 let (contexts, now) = (contexts.clone(), world.now());
                 change_deploy(world, app, *deploy, move |_, deploy| {
-                    deploy.awaits = contexts;
+                    deploy.waits_for = contexts;
                     deploy.checked_at = Some(now);
                 })
                 .await?;

@@ -61,7 +61,7 @@ pub fn apply(
                     released: false,
                     outcome: None,
                     missing: Vec::new(),
-                    awaits: Vec::new(),
+                    waits_for: Vec::new(),
                     checked_at: None,
                     not_before: None,
                 });

@@ -87,7 +87,7 @@ pub(super) async fn go_back(world: &World, app: &App, number: u64, failure: &Fai
                 released: false,
                 outcome: None,
                 missing: Vec::new(),
-                awaits: Vec::new(),
+                waits_for: Vec::new(),
                 checked_at: None,
                 not_before: None,
             });

@@ -175,7 +175,7 @@ fn advance<'a>(deploy: &Deploy, view: &'a AppView, share: Option<&Share>, plan: 
                 return None;
             }
         };
-        if deploy.awaits != awaited || (view.others_asked && view.others != Others::Green) {
+        if deploy.waits_for != awaited || (view.others_asked && view.others != Others::Green) {
             plan.act(Action::AwaitChecks { deploy: deploy.number, contexts: awaited.to_vec() });
         }
         if view.others != Others::Green {
@@ -503,7 +503,7 @@ pub(super) mod tests {
             released: true,
             outcome: Some(Outcome::Live { at: Timestamp(0) }),
             missing: Vec::new(),
-            awaits: Vec::new(),
+            waits_for: Vec::new(),
             checked_at: None,
             not_before: None,
         };

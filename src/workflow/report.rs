@@ -238,7 +238,7 @@ pub struct AppLine {
     /// Required config vars without a value, which it waits for.
     pub missing: Vec<String>,
     /// Checks of others that it waits for.
-    pub awaits: Vec<String>,
+    pub waits_for: Vec<String>,
     /// `review`, `staging` or `production`.
     pub stage: &'static str,
     /// Which app of that stage, where there are several.
@@ -480,7 +480,7 @@ pub fn app_line(app: &App) -> Option<AppLine> {
         release: deploy.release,
         failure: failure_of(deploy),
         missing: missing_of(app, deploy),
-        awaits: if app.phase(deploy) == Phase::Waiting { deploy.awaits.clone() } else { Vec::new() },
+        waits_for: if app.phase(deploy) == Phase::Waiting { deploy.waits_for.clone() } else { Vec::new() },
         stage: app.stage.word(),
         part: app.part,
         live_commit: live.map(|deploy| deploy.commit.clone()),
@@ -589,7 +589,7 @@ mod tests {
             released: false,
             outcome,
             missing: Vec::new(),
-            awaits: Vec::new(),
+            waits_for: Vec::new(),
             checked_at: None,
             not_before: None,
         }

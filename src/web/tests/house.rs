@@ -247,7 +247,7 @@ pub fn deploy(number: u64) -> Deploy {
         released: false,
         outcome: None,
         missing: Vec::new(),
-        awaits: Vec::new(),
+        waits_for: Vec::new(),
         checked_at: None,
         not_before: None,
     }
