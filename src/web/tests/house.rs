@@ -453,7 +453,6 @@ fn run_states() -> Vec<TestRun> {
 
 fn builds() -> Vec<Build> {
     let build = |state| Build {
-        phase: BuildPhase::Pack,
         key: BuildKey(String::new()),
         repository: RepositoryId(1),
         commit: sha('a'),
@@ -473,7 +472,6 @@ fn builds() -> Vec<Build> {
 
 fn slug() -> Slug {
     Slug {
-        image: None,
         digest: digest(),
         repository: RepositoryId(1),
         tree: sha('b'),
