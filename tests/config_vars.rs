@@ -388,6 +388,7 @@ async fn a_failed_release_phase_can_be_tried_again() {
 async fn a_new_app_takes_no_more_processes_than_all_apps_together_may_have() {
     let town = Town::start_with(None, |config| config.apps.max_processes = 3).await;
     let repository = town.make_repository("hello", "one").await;
+    town.settle().await;
     let files = |page: &str| {
         json!({ "Procfile": "web: serve\nworker: work\n", "page.txt": page,
                 "app.json": r#"{"formation": {"web": {"quantity": 2}, "worker": {"quantity": 2}}}"# })

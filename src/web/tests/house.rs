@@ -461,7 +461,6 @@ fn run_states() -> Vec<TestRun> {
 
 fn builds() -> Vec<Build> {
     let build = |state| Build {
-        phase: BuildPhase::Pack,
         key: BuildKey(String::new()),
         repository: RepositoryId(1),
         commit: sha('a'),
@@ -482,7 +481,6 @@ fn builds() -> Vec<Build> {
 
 fn slug() -> Slug {
     Slug {
-        image: None,
         digest: digest(),
         repository: RepositoryId(1),
         tree: sha('b'),
