@@ -10,6 +10,7 @@ mod support {
     pub mod town;
 }
 
+mod access;
 mod addons;
 mod browser;
 mod builds;

@@ -8,6 +8,7 @@ mod guard;
 mod repository;
 mod pipeline;
 mod app;
+mod access;
 mod addon;
 mod alert;
 mod config_vars;
@@ -23,6 +24,7 @@ mod procfile;
 mod manifest;
 mod settings;
 
+pub use access::*;
 pub use addon::*;
 pub use alert::*;
 pub use app::*;

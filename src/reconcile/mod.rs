@@ -5,6 +5,7 @@
 //! may be cut off at any moment and is found again: what was not finished is still in the queue, every effect is
 //! either repeatable or written down before it is begun.
 
+pub mod access;
 mod act;
 mod addons;
 pub mod alerts;
@@ -18,6 +19,7 @@ pub mod drains;
 mod expire;
 mod figures;
 mod inputs;
+pub mod login;
 mod monitor;
 mod observe;
 pub mod processes;

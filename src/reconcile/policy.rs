@@ -61,7 +61,7 @@ pub(super) async fn read(world: &World, repository: &Repository, event: &Event) 
     if state.policy != known.policy {
         info!(repository = %repository.full_name(), commit = head.short(), "the pipeline's policy changed");
     }
-    let id = repository.id;
+    let (id, closes_otherwise) = (repository.id, state.policy.review.access != known.policy.review.access);
     world
         .commit(move |tx| {
             // Locks may have been set meanwhile.
@@ -70,6 +70,9 @@ pub(super) async fn read(world: &World, repository: &Repository, event: &Event) 
             tx.put_pipeline(&PipelineState { policy, read_at, error, ..current })
         })
         .await?;
+    if closes_otherwise {
+        super::access::apply(world).await?;
+    }
     Ok(())
 }
 

@@ -4,6 +4,7 @@
 //! key, as a slip of the pen is.
 
 use crate::clock::Timestamp;
+use crate::domain::AccessMode;
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -33,6 +34,8 @@ pub struct ReviewPolicy {
     pub drafts: bool,
     /// Whether the pull requests of bots (Dependabot, Renovate) get one.
     pub bots: bool,
+    /// Who may see review apps: `public`, `password` or `github`. Unless named, as the operator says.
+    pub access: Option<AccessMode>,
     pub right: Access,
     /// `ORGANISATION/TEAM`; if there is any, one must be the person's.
     pub teams: Vec<String>,
@@ -48,6 +51,7 @@ impl Default for ReviewPolicy {
             limit: None,
             drafts: true,
             bots: true,
+            access: None,
             right: Access::Write,
             teams: Vec::new(),
         }
