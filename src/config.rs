@@ -1,7 +1,7 @@
 //! Configuration: one TOML file, each key overridable by an environment variable. The only module that reads the
 //! environment. Every key has a default that works on one machine, but for what only the operator can know.
 
-use crate::domain::{AlertSettings, AlertWords, AppName, Secret};
+use crate::domain::{AccessMode, AlertSettings, AlertWords, AppName, Secret};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -96,6 +96,9 @@ pub struct GitHub {
     /// Instead of an app, for small set-ups: a personal access token.
     pub token: Option<Secret>,
     pub webhook_secret: Option<Secret>,
+    /// Of the app, for people who log in.
+    pub client_id: Option<String>,
+    pub client_secret: Option<Secret>,
     /// The secret before the present one, accepted as well while the two are being exchanged.
     pub webhook_secret_previous: Option<Secret>,
     /// The least time between two writes that make content, in milliseconds. GitHub asks for a second.
@@ -172,6 +175,8 @@ pub struct Apps {
     pub max_processes: u32,
     /// One-off processes that one app may have at a time.
     pub max_one_offs: usize,
+    /// Who may see review apps where neither their repository nor anybody else says so.
+    pub review_access: AccessMode,
     /// Review apps that nobody used for so long are put to sleep, unless their `[web] sleep_after` says otherwise; 0
     /// lets them run.
     pub sleep_minutes: u64,
@@ -408,6 +413,8 @@ impl Default for GitHub {
             private_key_path: None,
             token: None,
             webhook_secret: None,
+            client_id: None,
+            client_secret: None,
             webhook_secret_previous: None,
             write_interval_ms: 1000,
             staleness_seconds: 60,
@@ -465,6 +472,7 @@ impl Default for Apps {
             max_processes_per_app: 50,
             max_processes: 500,
             max_one_offs: 10,
+            review_access: AccessMode::Public,
             sleep_minutes: 30,
         }
     }
@@ -695,7 +703,16 @@ fn set(table: &mut toml::Table, path: &str, value: &str) -> Result<(), String> {
         Ok(parsed @ (toml::Value::Integer(_) | toml::Value::Boolean(_) | toml::Value::Array(_))) => parsed,
         _ => toml::Value::String(value.to_owned()),
     };
-    let text_keys = ["webhook_secret", "webhook_secret_previous", "token", "domain", "username", "password"];
+    let text_keys = [
+        "webhook_secret",
+        "webhook_secret_previous",
+        "token",
+        "client_id",
+        "client_secret",
+        "domain",
+        "username",
+        "password",
+    ];
     match path.split_once("__") {
         None if path == "data_dir" => {
             table.insert(path.to_owned(), toml::Value::String(value.to_owned()));

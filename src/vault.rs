@@ -161,6 +161,13 @@ impl Vault {
     }
 }
 
+/// What follows from a secret for one purpose, in 64 hex digits: whoever knows it knows neither the secret nor what
+/// follows for another purpose.
+pub fn derived(secret: &str, purpose: &str) -> String {
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, secret.as_bytes());
+    hex::encode(ring::hmac::sign(&key, purpose.as_bytes()))
+}
+
 /// The number of the key that a text was sealed with; `None` for a text that is not sealed.
 pub fn key_of(text: &str) -> Option<u32> {
     text.starts_with(MARK).then(|| Parts::read(&Sealed(text.to_owned())).map(|parts| parts.key)).flatten()

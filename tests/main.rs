@@ -11,6 +11,7 @@ mod support {
     pub mod town;
 }
 
+mod access;
 mod addons;
 mod browser;
 mod builds;

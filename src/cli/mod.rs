@@ -86,6 +86,8 @@ enum Command {
     },
     /// List what fires, and what has fired lately
     Alerts,
+    /// Show or set who may see an app, or a pipeline's review apps
+    Access(monitor::Access),
     /// Where log lines are sent
     #[command(subcommand)]
     Drains(monitor::Drains),
@@ -440,6 +442,7 @@ fn ask(config_file: &Path, json: bool, command: Command) -> Result<(), Failed> {
             Command::Run(run) => orders::run(&client, &run).await,
             Command::Metrics { app, range } => monitor::metrics(&client, &app, &range).await,
             Command::Alerts => monitor::alerts(&client).await,
+            Command::Access(order) => monitor::access(&client, &order).await,
             Command::Drains(order) => monitor::drains(&client, &order).await,
             Command::Logs(Logs { app, tail, lines }) => show::logs(&client, &app, tail, lines).await,
             Command::Releases { order: Some(ReleaseOrder::Retry { app }), .. } => orders::retry(&client, &app).await,
@@ -521,6 +524,9 @@ mod tests {
             "landfall run hello-staging --time-limit 5 ls -l",
             "landfall metrics hello-staging --range 7d",
             "landfall alerts",
+            "landfall access hello-pr-1",
+            "landfall access hello-pr-1 --mode password --rotate",
+            "landfall access --repository acme/hello --mode github",
             "landfall drains list",
             "landfall drains add syslog+tls://logs.example.com:6514 --app hello-staging",
             "landfall drains remove d.1",

@@ -22,6 +22,39 @@ pub enum Drains {
     Remove { id: String },
 }
 
+#[derive(clap::Args)]
+pub struct Access {
+    #[arg(required_unless_present = "repository", conflicts_with = "repository")]
+    app: Option<AppName>,
+    /// All review apps of a pipeline: OWNER/NAME
+    #[arg(long, value_name = "REPOSITORY", requires = "change")]
+    repository: Option<String>,
+    /// `policy` takes away what was set
+    #[arg(long, group = "change", value_parser = ["public", "password", "github", "policy"])]
+    mode: Option<String>,
+    /// Make another password; who came in with the old one is out
+    #[arg(long, group = "change")]
+    rotate: bool,
+}
+
+pub async fn access(client: &Client, order: &Access) -> Result<(), Failed> {
+    let change = json!({ "mode": order.mode, "rotate": order.rotate });
+    let answer = match (&order.app, &order.repository) {
+        (Some(app), _) if order.mode.is_some() || order.rotate => {
+            client.post(&format!("/api/v1/apps/{app}/access/change"), change).await?
+        }
+        (Some(app), _) => client.get(&format!("/api/v1/apps/{app}/access")).await?,
+        (None, repository) => {
+            let path = super::show::pipeline_path(client, repository.as_deref()).await?;
+            client.post(&format!("{path}/access/change"), change).await?
+        }
+    };
+    if client.json {
+        return print_json(&answer);
+    }
+    line(&client.sentence(json!({ "say": "access", "access": answer })))
+}
+
 pub async fn alerts(client: &Client) -> Result<(), Failed> {
     let answer = client.get("/api/v1/alerts").await?;
     if client.json {

@@ -9,6 +9,7 @@ mod part;
 mod repository;
 mod pipeline;
 mod app;
+mod access;
 mod addon;
 mod alert;
 mod config_vars;
@@ -25,6 +26,7 @@ mod procfile;
 mod manifest;
 mod settings;
 
+pub use access::*;
 pub use addon::*;
 pub use alert::*;
 pub use app::*;

@@ -2,7 +2,7 @@
 //! there before it does anything, and names the release that it serves.
 
 use super::apply::{enqueue, put_app};
-use super::{Trouble, World, addons, build, monitor, observe, split, start, watch};
+use super::{Trouble, World, access, addons, build, monitor, observe, split, start, watch};
 use crate::ci::split::Event;
 use crate::domain::*;
 use crate::outside;
@@ -528,11 +528,12 @@ pub async fn send_routes(world: &World) -> Result<(), Trouble> {
 
 /// Makes the router's table what the store says, if it isn't.
 pub(super) async fn send_table(world: &World) -> Result<(), Trouble> {
+    access::ensure_secret(world).await?;
     let version = world.commit(|tx| tx.next_number("route table")).await?;
     let mut apps = BTreeMap::new();
     for (name, stored) in world.store.routes()? {
         let Some(app) = world.store.app(&name)? else { continue };
-        apps.insert(name.clone(), route_of(world, &app, &stored.route));
+        apps.insert(name.clone(), route_of(world, &app, &stored.route)?);
     }
     let table = router::Table { generation: world.store.generation(), version, apps };
     if table.apps.is_empty() {
@@ -547,8 +548,9 @@ pub(super) async fn send_table(world: &World) -> Result<(), Trouble> {
     Ok(())
 }
 
-fn route_of(world: &World, app: &App, route: &WantedRoute) -> router::Route {
-    router::Route {
+fn route_of(world: &World, app: &App, route: &WantedRoute) -> Result<router::Route, Trouble> {
+    Ok(router::Route {
+        access: access::for_router(world, app)?,
         hosts: [format!("{}.{}", app.name, world.config.router.domain)]
             .into_iter()
             .chain(world.config.domains.iter().filter(|(_, to)| **to == app.name).map(|(host, _)| host.clone()))
@@ -590,7 +592,7 @@ fn route_of(world: &World, app: &App, route: &WantedRoute) -> router::Route {
                 warmup: target.checks.warmup.clone(),
             })
             .collect(),
-    }
+    })
 }
 
 /// The last thing that is done for an app, once GitHub knows that it is gone: its folders, then its record.

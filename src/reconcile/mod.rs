@@ -5,6 +5,7 @@
 //! may be cut off at any moment and is found again: what was not finished is still in the queue, every effect is
 //! either repeatable or written down before it is begun.
 
+pub mod access;
 mod act;
 mod addon_copy;
 mod addon_servers;
@@ -22,6 +23,7 @@ mod expire;
 mod figures;
 mod image;
 mod inputs;
+pub mod login;
 mod monitor;
 mod observe;
 pub mod processes;

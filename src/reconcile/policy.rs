@@ -79,7 +79,7 @@ async fn put(
     state: PipelineState,
     by: Option<String>,
 ) -> Result<(), Trouble> {
-    let id = repository.id;
+    let (id, closes_otherwise) = (repository.id, state.policy.review.access != before.review.access);
     let changes = rescaled(world, repository, before, &state.policy)?;
     let names = names_of(repository, &state.policy);
     let (fresh, now, repository) = (fresh_for(world, &changes)?, world.now(), repository.clone());
@@ -99,6 +99,9 @@ async fn put(
             }
         })
         .await?;
+    if closes_otherwise {
+        super::access::apply(world).await?;
+    }
     Ok(())
 }
 

@@ -63,7 +63,7 @@ pub(super) const ALL_CODES: [Code; 15] = [
     Code::H99,
 ];
 /// The statuses that the router's own answers have.
-pub(super) const STATUSES: [u16; 9] = [400, 404, 405, 408, 410, 414, 431, 500, 503];
+pub(super) const STATUSES: [u16; 11] = [400, 401, 403, 404, 405, 408, 410, 414, 431, 500, 503];
 
 impl Code {
     /// Heroku's short name of the code, as it stands in log lines.
@@ -199,7 +199,7 @@ mod tests {
     #[test]
     fn every_code_and_notice_has_a_sentence_of_its_own() {
         let mut refusals: Vec<Refusal> = ALL_CODES.iter().map(|code| Refusal::coded(503, *code)).collect();
-        refusals.extend([400, 404, 405, 408, 414, 431].map(Refusal::bare));
+        refusals.extend([400, 401, 403, 404, 405, 408, 414, 431].map(Refusal::bare));
         for notice in Notice::ALL {
             refusals.push(Refusal::without_target(Some(notice)));
         }

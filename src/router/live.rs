@@ -5,6 +5,7 @@
 //! in. A request that finds a gate shut looks again in the new table.
 
 use super::RouterOptions;
+use super::access::Access;
 use super::dial::{Connection, Connections, Dialler};
 use super::keep;
 use super::knocks::Knocks;
@@ -187,6 +188,7 @@ pub(super) struct LiveApp {
     pub noindex: bool,
     pub hold: bool,
     pub asleep: bool,
+    pub access: Option<Access>,
     canary: Option<Canary>,
     /// What the health check says it is asked as.
     pub host: String,
@@ -429,6 +431,7 @@ fn live_app(name: &AppName, route: &Route, active: Vec<Arc<LiveTarget>>, metrics
         noindex: route.noindex,
         hold: route.hold,
         asleep: route.asleep,
+        access: route.access.clone(),
         canary: route.canary.clone(),
         host: route.hosts.first().cloned().unwrap_or_else(|| name.to_string()),
         metrics,

@@ -5,6 +5,7 @@
 //! new table is one atomic swap; once a target that left shows no request in flight, none can come any more
 //! (invariant 5). What is not valid HTTP in the strictest reading is refused, not repaired.
 
+mod access;
 mod announced;
 mod certificates;
 mod client;
@@ -33,6 +34,7 @@ mod tests;
 mod trust;
 mod wire;
 
+pub use access::{Access, is_own_path, seal_password, ticket};
 pub use certificates::CertificateFiles;
 pub use client::{About, MemoryRouter, Router, RouterError};
 pub use control::{AppStatus, Status, TargetStatus};

@@ -4,6 +4,7 @@
 //! written into it (`upstream_request_filter`), what happens when it goes wrong (`fail_to_connect`,
 //! `error_while_proxy`, `fail_to_proxy`), and what is counted (`logging`).
 
+use super::access::{self, Verdict};
 use super::certificates::Certificates;
 use super::clients::ClientStream;
 use super::dial::Connection;
@@ -16,6 +17,7 @@ use super::request;
 use super::table::{Notice, normalise_host};
 use super::trust::{self, Origin};
 use crate::clock::{Clock, Timestamp};
+use crate::domain::AppName;
 use async_trait::async_trait;
 use bytes::Bytes;
 use pingora_core::protocols::Digest;
@@ -75,6 +77,10 @@ pub(super) struct Context {
     /// The process has begun its answer.
     answered: bool,
     accounted: bool,
+    /// Nobody who was let in: no use of the app.
+    outsider: bool,
+    /// What the answer gives to the browser that was let in by the password.
+    let_in: Option<String>,
 }
 
 #[async_trait]
@@ -102,6 +108,8 @@ impl ProxyHttp for Proxy {
             refusal: None,
             answered: false,
             accounted: false,
+            outsider: false,
+            let_in: None,
         }
     }
 
@@ -164,6 +172,15 @@ impl ProxyHttp for Proxy {
         if let Some(port) = self.secure_port.filter(|_| options.redirect && !origin_secure && covered(&context.host)) {
             context.app = Some(app);
             return self.redirect(session, context, port).await;
+        }
+        if let Some(access) = &app.access {
+            match access::judge(access, &app.name, session.req_header(), origin_secure, context.arrived) {
+                Verdict::Open { cookie } => context.let_in = cookie,
+                closed => {
+                    (context.outsider, context.app) = (true, Some(app.clone()));
+                    return self.turn_away(session, context, &app.name, closed).await;
+                }
+            }
         }
         if app.notice == Some(Notice::Maintenance) {
             context.app = Some(app);
@@ -254,6 +271,7 @@ impl ProxyHttp for Proxy {
             // The authority is in `Host` already: the two were compared when the request was read.
             upstream.set_raw_path(&target)?;
         }
+        access::conceal(upstream, context.let_in.is_some())?;
         let foreign: Vec<_> =
             upstream.headers.keys().filter(|name| request::is_forwarding(name.as_str())).cloned().collect();
         for name in foreign {
@@ -317,6 +335,9 @@ impl ProxyHttp for Proxy {
         let chunked = codings.iter().all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
         if !chunked || codings.iter().count() > 1 {
             return Err(Error::explain(ErrorType::InvalidHTTPHeader, "a transfer coding other than chunked").into_up());
+        }
+        if let Some(cookie) = &context.let_in {
+            upstream.append_header("Set-Cookie", cookie.as_str())?;
         }
         if context.app.as_ref().is_some_and(|app| app.noindex) {
             upstream.insert_header("X-Robots-Tag", "noindex")?;
@@ -502,7 +523,7 @@ impl Proxy {
         let code = refusal.and_then(|refusal| refusal.code);
         let bytes = session.body_bytes_sent() as u64;
         let took = context.started.elapsed();
-        if let Some(app) = &context.app {
+        if let Some(app) = context.app.as_ref().filter(|_| !context.outsider) {
             let process = context.process.as_ref().map(|process| (process.release.as_str(), process.name.as_str()));
             app.metrics.record(&Sample { status, code, bytes, took, process, now: self.clock.now() });
         }
@@ -572,6 +593,45 @@ impl Proxy {
         header.insert_header("X-Request-Id", context.request_id.as_str())?;
         session.write_response_header(Box::new(header), false).await?;
         session.write_response_body(Some(Bytes::from(answer)), true).await?;
+        Ok(true)
+    }
+
+    /// Answers who was not let in: with the page that says so, or by sending them to where they can log in.
+    async fn turn_away(
+        &self,
+        session: &mut Session,
+        context: &mut Context,
+        app: &AppName,
+        verdict: Verdict,
+    ) -> Result<bool> {
+        // What a body of the request is, nobody reads.
+        session.set_keepalive(None);
+        let (status, name, value, cookie) = match verdict {
+            Verdict::Elsewhere { to, cookie } => (303, "Location", to, Some(cookie)),
+            Verdict::Closed(refusal) if refusal.status == 401 => {
+                (401, "WWW-Authenticate", format!("Basic realm=\"{app}\", charset=\"UTF-8\""), None)
+            }
+            Verdict::Closed(refusal) => return self.refuse(session, context, refusal).await,
+            Verdict::Open { .. } => return Ok(false),
+        };
+        let accept = session.req_header().headers.get("accept").and_then(|accept| accept.to_str().ok());
+        let page = errors::render(Refusal::bare(status), &context.request_id, accept, &self.pages);
+        let mut header = ResponseHeader::build(status, Some(8))?;
+        header.insert_header(name, value)?;
+        if let Some(cookie) = cookie {
+            header.insert_header("Set-Cookie", cookie)?;
+        }
+        header.insert_header("Content-Type", page.content_type)?;
+        header.insert_header("Cache-Control", "no-store")?;
+        header.insert_header("X-Robots-Tag", "noindex")?;
+        header.insert_header("X-Request-Id", context.request_id.as_str())?;
+        let body = if status == 401 { page.body } else { String::new() };
+        header.insert_header("Content-Length", body.len().to_string())?;
+        let bare = session.req_header().method.as_str() == "HEAD" || body.is_empty();
+        session.write_response_header(Box::new(header), bare).await?;
+        if !bare {
+            session.write_response_body(Some(Bytes::from(body)), true).await?;
+        }
         Ok(true)
     }
 

@@ -3,6 +3,7 @@
 //! A table is checked before it is taken, saved before it is used, and the last good one outlives both a malformed
 //! push and a damaged file.
 
+use super::access::Access;
 use crate::domain::{AppName, ProcessId};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -40,6 +41,9 @@ pub struct Route {
     /// Nothing of the app runs. Requests wait as with `hold`, and the first one is told to whoever listens for knocks.
     #[serde(default)]
     pub asleep: bool,
+    /// Who may come in; everybody unless it is said.
+    #[serde(default)]
+    pub access: Option<Access>,
     /// A release that gets a share of the requests only.
     #[serde(default)]
     pub canary: Option<Canary>,
@@ -292,6 +296,7 @@ mod tests {
             noindex: true,
             hold: false,
             asleep: false,
+            access: None,
             canary: None,
         };
         Table { generation, version, apps: BTreeMap::from([("hello".parse().unwrap(), route)]) }

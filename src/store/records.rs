@@ -38,8 +38,12 @@ const CONFIGS: Table = Table("config");
 const FAREWELLS: Table = Table("farewell");
 const ALERTS: Table = Table("alert");
 const DRAINS: Table = Table("drain");
+/// Who may see an app, or a pipeline's review apps.
+const ACCESS: Table = Table("access");
+/// What passwords and keys of closed apps follow from.
+const ACCESS_SECRETS: Table = Table("access_secret");
 /// Where sealed texts stand: a rotation of the vault's key goes through these.
-pub const SEALED: [Table; 6] = [APPS, RELEASES, CONFIGS, ADDONS, ADDON_SERVERS, DRAINS];
+pub const SEALED: [Table; 7] = [APPS, RELEASES, CONFIGS, ADDONS, ADDON_SERVERS, DRAINS, ACCESS_SECRETS];
 /// The last release number of an app that is gone, so that an app of the same name goes on counting from there: process
 /// ids, logs and links of the two are never the same.
 const LAST_RELEASES: Table = Table("last_release");
@@ -103,6 +107,8 @@ both! {
     fn route(&self, app: &AppName) -> Option<StoredRoute> { ROUTES, app.as_str() }
     /// The password of a server that Landfall runs itself.
     fn addon_server(&self, name: &str) -> Option<Sealed> { ADDON_SERVERS, name }
+    fn access_setting(&self, scope: &str) -> Option<AccessSetting> { ACCESS, scope }
+    fn access_secret(&self,) -> Option<Sealed> { ACCESS_SECRETS, "secret" }
     fn alerts(&self, app: &AppName) -> Option<Alerts> { ALERTS, app.as_str() }
     /// The config vars that somebody set for one scope.
     fn config(&self, scope: &ConfigScope) -> Option<ConfigVars> { CONFIGS, scope.to_string() }
@@ -320,6 +326,7 @@ impl Transaction<'_> {
         self.put_config(&ConfigScope::App(name.clone()), &ConfigVars::default())?;
         self.delete(ROUTES, name.as_str().as_bytes())?;
         self.delete(ALERTS, name.as_str().as_bytes())?;
+        self.delete(ACCESS, format!("app/{name}").as_bytes())?;
         self.delete(APPS, name.as_str().as_bytes())
     }
 
@@ -343,6 +350,14 @@ impl Transaction<'_> {
 
     pub fn delete_drain(&mut self, id: &str) -> Result<(), StoreError> {
         self.delete(DRAINS, id.as_bytes())
+    }
+
+    pub fn put_access_setting(&mut self, scope: &str, setting: &AccessSetting) -> Result<(), StoreError> {
+        self.put(ACCESS, scope.as_bytes(), setting)
+    }
+
+    pub fn put_access_secret(&mut self, sealed: &Sealed) -> Result<(), StoreError> {
+        self.put(ACCESS_SECRETS, b"secret", sealed)
     }
 
     pub fn put_alerts(&mut self, alerts: &Alerts) -> Result<(), StoreError> {

@@ -10,6 +10,7 @@ mod app_api;
 mod down;
 mod guard;
 mod intake;
+mod login;
 mod logs;
 mod metrics;
 mod monitor_api;
@@ -45,6 +46,7 @@ pub struct Shared {
     /// Says that everything of this data folder shall end.
     pub ask_down: mpsc::Sender<()>,
     style: String,
+    logins: login::Logins,
 }
 
 /// Binds the address and gives the server, which still has to be awaited.
@@ -71,7 +73,7 @@ pub fn listen(
 
 pub fn share(world: Arc<World>, ask_down: mpsc::Sender<()>) -> Data<Shared> {
     let style = format!("{}{}", include_str!("../../templates/style.css"), ansi::palette());
-    Data::new(Shared { world, ask_down, style })
+    Data::new(Shared { world, ask_down, style, logins: login::Logins::default() })
 }
 
 /// Every address that the server answers at.
@@ -94,6 +96,7 @@ fn guarded() -> impl HttpServiceFactory {
         .configure(api::configure)
         .configure(app_api::configure)
         .configure(monitor_api::configure)
+        .configure(login::configure)
         .configure(pages::configure)
         .default_service(web::to(elsewhere))
 }

@@ -3,9 +3,9 @@
 use super::api::{Done, OPERATOR, body};
 use super::problem::Problem;
 use super::{Shared, views};
-use crate::domain::AppName;
+use crate::domain::{AccessMode, AppName};
 use crate::drains::masked;
-use crate::reconcile::drains;
+use crate::reconcile::{access, drains};
 use actix_web::web::{self, Bytes, Data, Path, Query};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::Deserialize;
@@ -15,6 +15,9 @@ pub fn configure(config: &mut web::ServiceConfig) {
     config
         .route("/api/v1/apps/{name}/metrics", web::get().to(metrics))
         .route("/api/v1/apps/{name}/alerts", web::get().to(app_alerts))
+        .route("/api/v1/apps/{name}/access", web::get().to(app_access))
+        .route("/api/v1/apps/{name}/access/change", web::post().to(change_app_access))
+        .route("/api/v1/pipelines/{owner}/{name}/access/change", web::post().to(change_pipeline_access))
         .route("/api/v1/alerts", web::get().to(alerts))
         .route("/api/v1/drains", web::get().to(list_drains))
         .route("/api/v1/drains/add", web::post().to(add_drain))
@@ -102,6 +105,72 @@ async fn remove_drain(request: HttpRequest, shared: Data<Shared>, path: Path<Str
             return Err(Problem::not_found("drain", path.as_str()));
         }
         Done::new(json!({ "removed": *path }), "/".to_owned())
+    };
+    shared.done(&request, order.await)
+}
+
+/// Who may see an app, with the password: who asks this API may see every app anyway.
+async fn app_access(shared: Data<Shared>, path: Path<String>) -> HttpResponse {
+    let view = views::find_app(&shared.world, &path).and_then(|app| access_view(&shared, &app));
+    shared.json(view)
+}
+
+fn access_view(shared: &Shared, app: &crate::domain::App) -> Result<Value, Problem> {
+    let closed = access::of(&shared.world, app)?;
+    Ok(json!({
+        "app": app.name,
+        "mode": closed.as_ref().map_or(AccessMode::Public, |closed| closed.mode),
+        "password": closed.and_then(|closed| closed.password).map(|password| password.expose().to_owned()),
+        "url": shared.world.app_url(&app.name),
+    }))
+}
+
+/// `{"mode": "public" | "password" | "github" | "policy", "rotate": true}`, each of which may be left out.
+type AccessChange = (Option<Option<AccessMode>>, bool);
+
+fn access_change(asked: &Value) -> Result<AccessChange, Problem> {
+    let mode = match asked.get("mode").and_then(Value::as_str).filter(|mode| !mode.is_empty()) {
+        None => None,
+        Some("policy") => Some(None),
+        Some("public") => Some(Some(AccessMode::Public)),
+        Some("password") => Some(Some(AccessMode::Password)),
+        Some("github") => Some(Some(AccessMode::Github)),
+        Some(_) => {
+            let detail = "expected public, password, github or policy".to_owned();
+            return Err(Problem::Malformed { what: "mode", detail });
+        }
+    };
+    let rotate = matches!(asked.get("rotate"), Some(Value::Bool(true))) || asked.get("rotate") == Some(&json!("true"));
+    Ok((mode, rotate))
+}
+
+async fn change_app_access(
+    request: HttpRequest,
+    shared: Data<Shared>,
+    path: Path<String>,
+    bytes: Bytes,
+) -> HttpResponse {
+    let order = async {
+        let app = views::find_app(&shared.world, &path)?;
+        let (mode, rotate) = access_change(&body(&request, &bytes)?)?;
+        access::set(&shared.world, access::Whose::App(&app), mode, rotate, OPERATOR).await?;
+        Done::new(access_view(&shared, &app)?, format!("/apps/{}", app.name))
+    };
+    shared.done(&request, order.await)
+}
+
+async fn change_pipeline_access(
+    request: HttpRequest,
+    shared: Data<Shared>,
+    path: Path<(String, String)>,
+    bytes: Bytes,
+) -> HttpResponse {
+    let order = async {
+        let repository = views::find_repository(&shared.world, &path.0, &path.1)?;
+        let (mode, rotate) = access_change(&body(&request, &bytes)?)?;
+        let setting = access::set(&shared.world, access::Whose::Pipeline(&repository), mode, rotate, OPERATOR).await?;
+        let page = format!("/pipelines/{}/{}", repository.owner, repository.name);
+        Done::new(json!({ "pipeline": repository.full_name(), "mode": setting.mode }), page)
     };
     shared.done(&request, order.await)
 }

@@ -34,6 +34,8 @@ pub enum Problem {
         name: String,
     },
     MethodNotAllowed,
+    /// Who came back from GitHub may not see what they wanted to see, or did not begin to log in here.
+    LoginRefused,
     Suspicious {
         suspicion: &'static str,
     },
@@ -57,7 +59,7 @@ impl Problem {
             Problem::Malformed { .. } => StatusCode::BAD_REQUEST,
             Problem::Refused { .. } | Problem::NotDone { .. } | Problem::Over { .. } => StatusCode::CONFLICT,
             Problem::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Problem::Suspicious { .. } => StatusCode::FORBIDDEN,
+            Problem::Suspicious { .. } | Problem::LoginRefused => StatusCode::FORBIDDEN,
             Problem::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Problem::Internal { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         }

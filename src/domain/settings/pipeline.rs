@@ -5,7 +5,7 @@
 
 use super::{FolderSettings, StageApp};
 use crate::clock::Timestamp;
-use crate::domain::{AppName, Part};
+use crate::domain::{AccessMode, AppName, Part};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -45,6 +45,8 @@ pub struct ReviewPolicy {
     pub drafts: bool,
     /// Whether the pull requests of bots (Dependabot, Renovate) get one.
     pub bots: bool,
+    /// Who may see review apps: `public`, `password` or `github`. Unless named, as the operator says.
+    pub access: Option<AccessMode>,
     pub right: Access,
     /// `ORGANISATION/TEAM`; if there is any, one must be the person's.
     pub teams: Vec<String>,
@@ -62,6 +64,7 @@ impl Default for ReviewPolicy {
             limit: None,
             drafts: true,
             bots: true,
+            access: None,
             right: Access::Write,
             teams: Vec::new(),
             formation: Vec::new(),

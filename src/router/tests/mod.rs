@@ -5,6 +5,7 @@ mod world;
 
 mod balance;
 mod clients;
+mod closed;
 mod control;
 mod failures;
 mod handover;

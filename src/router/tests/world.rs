@@ -449,6 +449,7 @@ pub fn table_with(version: u64, targets: Vec<Target>, notice: Option<Notice>) ->
         noindex: false,
         hold: false,
         asleep: false,
+        access: None,
         canary: None,
     };
     Table { generation: 1, version, apps: BTreeMap::from([("hello".parse().unwrap(), route)]) }
