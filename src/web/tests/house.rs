@@ -470,9 +470,9 @@ fn builds() -> Vec<Build> {
         started_at: START,
         state,
         cache_of: None,
-
         root: String::new(),
         buildpacks: Vec::new(),
+        phase: BuildPhase::Pack,
     };
     let mut all = vec![build(BuildState::Running), build(BuildState::Succeeded { slug: digest(), at: START })];
     all.extend(failures().into_iter().map(|failure| build(BuildState::Failed { failure, at: START })));
@@ -492,6 +492,7 @@ fn slug() -> Slug {
         process_types: [("web".to_owned(), HOSTILE.to_owned())].into(),
         config_vars: BTreeMap::new(),
         test_command: None,
+        image: None,
         manifest: None,
         settings: None,
         warnings: vec![HOSTILE.to_owned()],
