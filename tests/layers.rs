@@ -72,6 +72,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "slug",
             "router",
             "meters",
+            "drains",
             "reconcile",
             "web",
         ],
