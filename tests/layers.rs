@@ -74,6 +74,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "router",
             "acme",
             "meters",
+            "drains",
             "reconcile",
             "web",
         ],

@@ -23,6 +23,7 @@ pub enum Drains {
 }
 
 #[derive(clap::Args)]
+#[command(group = clap::ArgGroup::new("change").multiple(true))]
 pub struct Access {
     #[arg(required_unless_present = "repository", conflicts_with = "repository")]
     app: Option<AppName>,

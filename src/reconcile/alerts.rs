@@ -161,11 +161,10 @@ pub(super) async fn post(world: &World, app: &str, attempts: u32) -> Result<Next
     let (number, mut given_up) = (post.number, false);
     // Without a webhook (any more) there is nobody to tell.
     if let Some(url) = world.config.alerts.webhook_of(&repository) {
-        let request = world.http.post(url.expose()).timeout(PATIENCE);
-        let request =
-            request.header("idempotency-key", format!("{}-{number}", alerts.id)).json(&body(world, &name, &post));
+        let body = body(world, &name, &post);
         outside::point("alert webhook").await;
-        let sent = request.send().await;
+        let request = world.http.post(url.expose()).timeout(PATIENCE);
+        let sent = request.header("idempotency-key", format!("{}-{number}", alerts.id)).json(&body).send().await;
         outside::point("alert webhook done").await;
         // The address holds a secret, and an error names it.
         let refused = match sent {
