@@ -300,8 +300,8 @@ async fn a_suite_that_prints_without_end_keeps_head_and_tail_and_its_verdict() {
 /// Whether a file below the folder holds these bytes near its beginning.
 fn holds(folder: &std::path::Path, wanted: &[u8]) -> bool {
     use std::io::Read;
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    entries.into_iter().any(|entry| match entry.file_type() {
+    let mut entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.any(|entry| match entry.file_type() {
         Ok(kind) if kind.is_dir() => holds(&entry.path(), wanted),
         Ok(kind) if kind.is_file() => {
             let mut bytes = Vec::new();
