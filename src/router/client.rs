@@ -202,6 +202,18 @@ impl Router {
         }
     }
 
+    /// Whether no router's process is left within `patience`: it holds its lock to its very end.
+    pub async fn is_gone_within(&self, patience: Duration) -> bool {
+        let Router::Remote { socket } = self else { return true };
+        let path = socket.with_file_name("router.lock");
+        let gone = async {
+            while std::fs::File::open(&path).is_ok_and(|lock| lock.try_lock().is_err()) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(patience, gone).await.is_ok()
+    }
+
     /// Lets requests in flight finish and ends the router. A router that is gone already is fine.
     pub async fn stop(&self) -> Result<(), RouterError> {
         match self {

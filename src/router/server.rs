@@ -125,7 +125,9 @@ impl RouterOptions {
 /// Runs a router until it is told to stop by its control socket, SIGTERM or SIGINT. It makes a runtime of its own and
 /// must not be called from inside another.
 pub fn run(options: RouterOptions) -> anyhow::Result<()> {
-    run_until(options, signalled())
+    // Whoever waits for our end waits for this lock, so it goes with the process and not before.
+    std::mem::forget(run_until(options, signalled())?);
+    Ok(())
 }
 
 async fn signalled() {
@@ -144,7 +146,8 @@ async fn signalled() {
     }
 }
 
-pub(super) fn run_until(options: RouterOptions, ended: impl Future<Output = ()>) -> anyhow::Result<()> {
+/// Gives the folder's lock back, where no other router has it.
+pub(super) fn run_until(options: RouterOptions, ended: impl Future<Output = ()>) -> anyhow::Result<Option<File>> {
     let folder = options.state_dir.clone();
     std::fs::DirBuilder::new()
         .recursive(true)
@@ -186,7 +189,11 @@ impl Entrance {
     }
 }
 
-async fn serve(options: RouterOptions, threads: usize, ended: impl Future<Output = ()>) -> anyhow::Result<()> {
+async fn serve(
+    options: RouterOptions,
+    threads: usize,
+    ended: impl Future<Output = ()>,
+) -> anyhow::Result<Option<File>> {
     let clock = Clock::System;
     let folder = options.state_dir.clone();
     let (drain_timeout, handover_timeout) = (options.drain_timeout, options.handover_timeout);
@@ -312,9 +319,10 @@ async fn serve(options: RouterOptions, threads: usize, ended: impl Future<Output
     // not in the middle.
     drop(entrances);
     drop(successors);
+    let mut lock = Some(lock);
     if replaced.is_some() {
         tracing::info!("handed over; those who are connected are served to their end");
-        drop(lock);
+        lock = None;
         leave.send_replace(true);
         tokio::select! {
             () = &mut ended => {}
@@ -335,7 +343,7 @@ async fn serve(options: RouterOptions, threads: usize, ended: impl Future<Output
         let _ = tokio::task::spawn_blocking(move || keep::save(&routes)).await;
     }
     tracing::info!("router stopped");
-    Ok(())
+    Ok(lock)
 }
 
 /// Lets another router take our place and says where our control socket is from then on; without success everything

@@ -44,6 +44,9 @@ pub async fn stop_everything(
         if over || clock.now() >= deadline {
             stopped.processes = asked.len() - running.len();
             stopped.left = running.into_iter().map(|status| status.id.to_string()).collect();
+            if !router.is_gone_within(deadline.since(clock.now()).max(LOOK)).await {
+                stopped.left.push("router".to_owned());
+            }
             return Ok(stopped);
         }
         tokio::time::sleep(LOOK).await;

@@ -251,7 +251,12 @@ fn a_body_that_is_not_as_long_as_was_said_is_no_request_and_leaves_nothing_for_t
             "{length} {body:?}: {came:?}"
         );
         assert_eq!(router_get(&router, address), Came::Answer(0x88));
-        assert_eq!(lines(&app), ["GET /case HTTP/1.1 0"], "after {length} {body:?}");
+        // The one request that was whole may come as late as this.
+        let mut after = lines(&app);
+        if whole.is_empty() && after.first() == Some(&expected) {
+            after.remove(0);
+        }
+        assert_eq!(after, ["GET /case HTTP/1.1 0"], "after {length} {body:?}");
     }
 }
 

@@ -320,7 +320,7 @@ impl RunningRouter {
         options.drain_timeout = Duration::from_secs(5);
         change(&mut options);
         let _ = std::fs::remove_file(state_dir.join("router.addr"));
-        let thread = std::thread::spawn(move || run_until(options, std::future::pending()));
+        let thread = std::thread::spawn(move || run_until(options, std::future::pending()).map(drop));
         let address = eventually("the router's address", || {
             assert!(!thread.is_finished(), "the router did not start");
             let text = std::fs::read_to_string(state_dir.join("router.addr")).ok()?;

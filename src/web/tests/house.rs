@@ -28,11 +28,35 @@ pub struct House {
     _folder: tempfile::TempDir,
 }
 
+/// A GitHub that has nothing of what it is asked for. It ends with the test's process.
+fn empty_github() -> String {
+    use std::io::{BufRead as _, BufReader, Write as _};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let mut reader = BufReader::new(&stream);
+            let mut line = String::new();
+            while reader.read_line(&mut line).is_ok_and(|read| read > 2) {
+                line.clear();
+            }
+            let body = r#"{"message":"Not Found"}"#;
+            let answer = format!(
+                "HTTP/1.1 404 Not Found\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+                body.len()
+            );
+            let _ = (&stream).write_all(answer.as_bytes());
+        }
+    });
+    url
+}
+
 impl House {
     pub fn empty() -> House {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let mut config = Config { data_dir: folder.path().to_owned(), ..Config::default() };
         config.github.token = Some(Secret::new("token"));
+        config.github.api_url = empty_github();
         let clock = Clock::manual(START);
         let platform = Memory::new(clock.clone());
         let parts = Parts {

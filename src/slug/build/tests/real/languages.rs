@@ -197,7 +197,10 @@ fn a_dockerfile_alone_is_refused_with_what_it_would_take() {
     let built = place.build("");
     assert_eq!(built.status, NOTHING_DETECTED);
     let looked_for = built.result.refused.unwrap();
-    assert_eq!(looked_for.last().unwrap(), "a container engine for its Dockerfile, and none is configured");
+    assert_eq!(
+        looked_for.last().unwrap(),
+        "a container engine for its Dockerfile: the operator can name one as build.engine in landfall.toml"
+    );
     assert_eq!(looked_for.len(), BUILT_IN.len() + 1);
 }
 
