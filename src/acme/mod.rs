@@ -64,6 +64,8 @@ struct Progress {
     directory: String,
     /// Under way.
     order: Option<String>,
+    /// The challenges of the order whose answers are in the folder.
+    tokens: Vec<String>,
     /// Failures in a row.
     failures: u32,
     error: Option<String>,
@@ -167,12 +169,14 @@ async fn obtain(settings: &Settings, domain: &str, progress: &mut Progress) -> a
     };
     progress.order = Some(order.url().to_owned());
     write_progress(settings, domain, progress)?;
-    let mut tokens = Vec::new();
-    let finished = finish(settings, domain, &mut order, &mut tokens).await;
-    for token in tokens {
-        let _ = fs::remove_file(settings.challenges().join(token));
+    let finished = finish(settings, domain, &mut order, progress).await;
+    let over = order.state().status == OrderStatus::Invalid;
+    if finished.is_ok() || over {
+        for token in progress.tokens.drain(..).filter(|token| is_token(token)) {
+            let _ = fs::remove_file(settings.challenges().join(token));
+        }
     }
-    if finished.is_err() && order.state().status == OrderStatus::Invalid {
+    if finished.is_err() && over {
         progress.order = None;
     }
     finished
@@ -182,7 +186,7 @@ async fn finish(
     settings: &Settings,
     domain: &str,
     order: &mut Order,
-    tokens: &mut Vec<String>,
+    progress: &mut Progress,
 ) -> anyhow::Result<Validity> {
     let polling = RetryPolicy::new().timeout(POLL);
     if order.state().status == OrderStatus::Pending {
@@ -197,8 +201,11 @@ async fn finish(
                 .context("the authority offers no challenge over HTTP")?;
             let token = challenge.token.clone();
             anyhow::ensure!(is_token(&token), "the authority's token {token:?} is none");
+            if !progress.tokens.contains(&token) {
+                progress.tokens.push(token.clone());
+                write_progress(settings, domain, progress)?;
+            }
             put(&settings.challenges().join(&token), challenge.key_authorization().as_str().as_bytes())?;
-            tokens.push(token);
             challenge.set_ready().await.context("the challenge was not taken")?;
         }
         let status = order.poll_ready(&polling).await.context("the authority did not find the domain here")?;

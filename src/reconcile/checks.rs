@@ -27,7 +27,11 @@ pub(super) async fn of_newest(world: &World, app: &App, gate: Option<&Verdict>) 
     let Some(repository) = world.store.repository(app.repository)?.filter(|_| wanted != WaitFor::Own) else {
         return Ok(green);
     };
-    let known = || Others::Waiting { contexts: deploy.waits_for.clone() };
+    let known = || match deploy.checked_at {
+        // It was asked, and there was nothing to wait for.
+        Some(_) if deploy.waits_for.is_empty() => Others::Green,
+        _ => Others::Waiting { contexts: deploy.waits_for.clone() },
+    };
     if deploy.checked_at.is_some_and(|checked| world.now().since(checked) < ASKED_AGAIN) {
         return Ok((known(), false));
     }

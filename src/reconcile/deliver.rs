@@ -288,12 +288,12 @@ pub(super) fn pull_of(repository: RepositoryId, pull: &github::Pull) -> Pull {
 /// What the message of its head asks for as well, and which apps none of its files concerns; GitHub is asked once for
 /// each head. A stranger's message is not looked at.
 pub(super) async fn with_message(world: &World, handle: &RepoHandle, pull: Pull) -> Result<Pull, Trouble> {
-    if !pull.open {
-        return Ok(pull);
-    }
     let known = world.store.pull(pull.repository, pull.number)?;
     if let Some(known) = known.filter(|known| known.head == pull.head && known.base_branch == pull.base_branch) {
         return Ok(Pull { skip: known.skip, untouched: known.untouched, pages: known.pages, ..pull });
+    }
+    if !pull.open {
+        return Ok(pull);
     }
     let policy = world.store.pipeline(pull.repository)?.policy;
     let (untouched, pages) = touched::by_pull(world, handle, pull.number, &policy).await?;

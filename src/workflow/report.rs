@@ -412,9 +412,6 @@ fn offers(view: &PullView) -> Vec<String> {
                 if some.iter().any(|app| failed(app) && app.newest().is_some_and(|deploy| deploy.release.is_some())) {
                     offers.push("retry-release".to_owned());
                 }
-                if some.iter().any(|app| app.asleep_since.is_some()) {
-                    offers.push("wake".to_owned());
-                }
                 offers.extend(["logs", "restart", "destroy"].map(str::to_owned));
                 if some.iter().any(|app| policy::expiry(app, &view.state.policy).is_some()) {
                     offers.push("extend 3d".to_owned());
