@@ -116,6 +116,15 @@ impl LiveTarget {
         Box::new(self.peer.clone())
     }
 
+    /// As `peer`, for one request that may not be repeated: a connection of its own. A pooled one may be closed by the
+    /// process at the very moment that the request is sent over it, and then nobody could tell whether it was read.
+    pub fn fresh_peer(&self, unique: u64) -> Box<HttpPeer> {
+        let mut peer = self.peer.clone();
+        peer.group_key = unique | UPGRADES;
+        peer.options.idle_timeout = Some(Duration::ZERO);
+        Box::new(peer)
+    }
+
     /// As `peer`, for one request that asks for another protocol: a connection of its own, which is found in the place
     /// that comes with it.
     pub fn upgrade_peer(&self, unique: u64) -> (Box<HttpPeer>, Arc<OnceLock<Arc<Connection>>>) {

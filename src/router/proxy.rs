@@ -83,6 +83,11 @@ pub(super) struct Context {
     let_in: Option<String>,
 }
 
+/// Whether the request may be sent a second time where nobody knows what became of the first.
+fn is_repeatable(session: &mut Session) -> bool {
+    session.req_header().method.is_idempotent() && session.is_body_empty()
+}
+
 #[async_trait]
 impl ProxyHttp for Proxy {
     type CTX = Context;
@@ -212,6 +217,8 @@ impl ProxyHttp for Proxy {
                         let (peer, place) = inside.0.upgrade_peer(self.routes.unique());
                         context.upgrade = Some(place);
                         peer
+                    } else if !is_repeatable(session) {
+                        inside.0.fresh_peer(self.routes.unique())
                     } else {
                         inside.0.peer()
                     };
@@ -376,8 +383,7 @@ impl ProxyHttp for Proxy {
         reused: bool,
     ) -> Box<Error> {
         let mut error = error.more_context(format!("process: {}", peer.group_key));
-        let method = &session.req_header().method;
-        let safe = method.is_idempotent() && session.is_body_empty();
+        let safe = is_repeatable(session);
         let untouched = session.response_written().is_none_or(|written| written.status.is_informational());
         let cut = context.connection.as_ref().is_some_and(|connection| connection.timed_out.load(Ordering::Acquire));
         let broken = *error.esource() == ErrorSource::Upstream

@@ -383,3 +383,25 @@ fn the_operator_s_pages_are_shown_in_place_of_ours() {
     std::fs::write(pages.join("404.html"), "another page").unwrap();
     eventually("the new page", || (router.get("nobody.localhost", "/").body == "another page").then_some(()));
 }
+
+#[test]
+fn a_request_that_may_not_be_repeated_gets_a_connection_of_its_own() {
+    // An app that hangs up as soon as the second request of a connection comes: just when an idle one runs out.
+    let used = Mutex::new(std::collections::BTreeSet::new());
+    let (_folder, app, router) = broken(move |seen, stream| {
+        if !used.lock().unwrap().insert(seen.connection) {
+            return Next::Close;
+        }
+        respond(stream, 200, seen.line.as_bytes());
+        Next::KeepAlive
+    });
+    for _ in 0..20 {
+        let answer = router.get("hello.localhost", "/");
+        assert_eq!(answer.status, 200, "what may be repeated is: {}", answer.body);
+        let head = "POST /order HTTP/1.1\r\nHost: hello.localhost\r\nContent-Length: 4\r\n\r\nbook";
+        let answer = router.client().request(head);
+        assert_eq!((answer.status, answer.body.as_str()), (200, "POST /order HTTP/1.1"));
+    }
+    let posts = app.seen.lock().unwrap().iter().filter(|seen| seen.line.starts_with("POST")).count();
+    assert_eq!(posts, 20);
+}
