@@ -127,6 +127,17 @@ async fn an_unknown_add_on_fails_the_deploy_with_a_sentence() {
     machine.leave().await;
 }
 
+/// Names the stand-in provider of `acme` to the operator's configuration.
+fn declare(config: &mut Config, url: &str) {
+    let declared = landfall::config::PartnerAddons {
+        base_url: url.to_owned(),
+        username: "acme".to_owned(),
+        password: Secret::new("pw"),
+        region: "here".to_owned(),
+    };
+    config.addons.partner.insert("acme".to_owned(), declared);
+}
+
 async fn push(town: &Town, repository: &str, branch: &str, addons: &str, page: &str) -> String {
     let files = json!({
         "Procfile": "web: serve\nrelease: migrate\n",
@@ -479,13 +490,7 @@ async fn a_partner_is_asked_once_for_each_add_on_whatever_it_answers() {
     }
     let url = partner.url.clone();
     let town = Town::start_with(None, move |config: &mut Config| {
-        let declared = landfall::config::PartnerAddons {
-            base_url: url.clone(),
-            username: "acme".to_owned(),
-            password: Secret::new("pw"),
-            region: "here".to_owned(),
-        };
-        config.addons.partner.insert("acme".to_owned(), declared);
+        declare(config, &url);
     })
     .await;
     let repository = town.make_repository("hello", "one").await;
@@ -523,13 +528,7 @@ async fn a_stranger_s_code_gets_neither_the_template_nor_what_costs_money() {
     let town = Town::start_with(None, move |config: &mut Config| {
         config.addons.postgres.url = Some(Secret::new(url.clone()));
         config.addons.postgres.template = Some("scrubbed".to_owned());
-        let declared = landfall::config::PartnerAddons {
-            base_url: provider.clone(),
-            username: "acme".to_owned(),
-            password: Secret::new("pw"),
-            region: "here".to_owned(),
-        };
-        config.addons.partner.insert("acme".to_owned(), declared);
+        declare(config, &provider);
     })
     .await;
     let repository = town.make_repository("hello", "one").await;

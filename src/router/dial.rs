@@ -220,7 +220,7 @@ async fn ask(socket: &Path) -> Result<TcpStream, DialError> {
             Err(error) => return Err(DialError::Broken(error)),
         }
     }
-    let answer = supervisor.async_io(Interest::READABLE, || receive(supervisor.as_raw_fd())).await;
+    let answer = supervisor.async_io(Interest::READABLE, || receive_byte(supervisor.as_raw_fd())).await;
     let (byte, descriptors) = answer.map_err(DialError::Broken)?;
     match (byte, <[OwnedFd; 1]>::try_from(descriptors)) {
         (Some(b'K'), Ok([descriptor])) => {
@@ -235,13 +235,19 @@ async fn ask(socket: &Path) -> Result<TcpStream, DialError> {
     }
 }
 
-/// One message: its byte, if it has one, and the descriptors with it, already close-on-exec.
-fn receive(socket: RawFd) -> io::Result<(Option<u8>, Vec<OwnedFd>)> {
+/// One message: its byte, if it has one, and the descriptors with it.
+fn receive_byte(socket: RawFd) -> io::Result<(Option<u8>, Vec<OwnedFd>)> {
     let mut byte = [0_u8];
-    let mut buffers = [IoSliceMut::new(&mut byte)];
-    let mut space = nix::cmsg_space!([RawFd; 4]);
-    let (length, descriptors) = loop {
-        match recvmsg::<()>(socket, &mut buffers, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC) {
+    let (length, descriptors) = receive(socket, &mut byte, &mut nix::cmsg_space!([RawFd; 4]))?;
+    Ok(((length > 0).then_some(byte[0]), descriptors))
+}
+
+/// One message: how many bytes of it went into `bytes`, and the descriptors with it, already close-on-exec, as many as
+/// there is `space` for.
+pub(super) fn receive(socket: RawFd, bytes: &mut [u8], space: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
+    loop {
+        let mut buffers = [IoSliceMut::new(bytes)];
+        match recvmsg::<()>(socket, &mut buffers, Some(space), MsgFlags::MSG_CMSG_CLOEXEC) {
             Ok(message) => {
                 let mut descriptors = Vec::new();
                 for control in message.cmsgs()? {
@@ -250,13 +256,12 @@ fn receive(socket: RawFd) -> io::Result<(Option<u8>, Vec<OwnedFd>)> {
                         descriptors.extend(raw.into_iter().map(|raw| unsafe { OwnedFd::from_raw_fd(raw) }));
                     }
                 }
-                break (message.bytes, descriptors);
+                return Ok((message.bytes, descriptors));
             }
-            Err(Errno::EINTR) => continue,
+            Err(Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
         }
-    };
-    Ok(((length > 0).then_some(byte[0]), descriptors))
+    }
 }
 
 /// Connects to a Unix socket at a path of any length: what is too long for `sun_path` goes through the folder's

@@ -9,13 +9,12 @@
 
 use super::dial;
 use anyhow::Context as _;
-use nix::errno::Errno;
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use serde::{Deserialize, Serialize};
 use std::fs::{File, TryLockError};
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, IoSlice};
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
@@ -196,23 +195,7 @@ impl Successor {
 pub(super) fn receive(socket: RawFd) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
     let mut bytes = vec![0_u8; MAX_HEADER];
     let mut space = nix::cmsg_space!([RawFd; MAX_DESCRIPTORS]);
-    let (length, descriptors) = loop {
-        let mut buffers = [IoSliceMut::new(&mut bytes)];
-        match recvmsg::<()>(socket, &mut buffers, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC) {
-            Ok(message) => {
-                let mut descriptors = Vec::new();
-                for control in message.cmsgs()? {
-                    if let ControlMessageOwned::ScmRights(raw) = control {
-                        // The kernel made these descriptors for this message alone, so they have no other owner.
-                        descriptors.extend(raw.into_iter().map(|raw| unsafe { OwnedFd::from_raw_fd(raw) }));
-                    }
-                }
-                break (message.bytes, descriptors);
-            }
-            Err(Errno::EINTR) => continue,
-            Err(error) => return Err(error.into()),
-        }
-    };
+    let (length, descriptors) = dial::receive(socket, &mut bytes, &mut space)?;
     bytes.truncate(length);
     Ok((bytes, descriptors))
 }

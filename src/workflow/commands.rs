@@ -612,14 +612,7 @@ fn deploy_head(pull: &Pull, keys: &[AppKey], author: &str, snapshot: &Snapshot) 
             });
         }
     }
-    changes.extend(missing.into_iter().map(|key| Change::Deploy {
-        key,
-        commit: pull.head.clone(),
-        branch: pull.branch.clone(),
-        cause: Cause::Push,
-        by: Some(author.to_owned()),
-        after_tests: snapshot.policy().review.wait_for_ci,
-    }));
+    changes.extend(missing.into_iter().map(|key| policy::review_deploy(key, pull, Some(author), snapshot)));
     Ok(Effect::done(changes))
 }
 

@@ -152,14 +152,7 @@ fn pull_changed(told: &Pull, snapshot: &Snapshot) -> Vec<Change> {
             live += 1;
         }
         if wanted {
-            deploys.push(Change::Deploy {
-                key,
-                commit: pull.head.clone(),
-                branch: pull.branch.clone(),
-                cause: Cause::Push,
-                by: None,
-                after_tests: snapshot.policy().review.wait_for_ci,
-            });
+            deploys.push(policy::review_deploy(key, pull, None, snapshot));
         }
     }
     let untested: Vec<Part> = snapshot

@@ -161,17 +161,22 @@ pub fn waiting_for_room(pulls: &[Pull], snapshot: &Snapshot) -> Vec<Change> {
                 continue;
             }
             live += 1;
-            changes.push(Change::Deploy {
-                key,
-                commit: pull.head.clone(),
-                branch: pull.branch.clone(),
-                cause: Cause::Push,
-                by: None,
-                after_tests: snapshot.policy().review.wait_for_ci,
-            });
+            changes.push(review_deploy(key, pull, None, snapshot));
         }
     }
     changes
+}
+
+/// Serve a pull request's head in one of its review apps, after its tests where the rules say so. `by`: who asked for it.
+pub fn review_deploy(key: AppKey, pull: &Pull, by: Option<&str>, snapshot: &Snapshot) -> Change {
+    Change::Deploy {
+        key,
+        commit: pull.head.clone(),
+        branch: pull.branch.clone(),
+        cause: Cause::Push,
+        by: by.map(str::to_owned),
+        after_tests: snapshot.policy().review.wait_for_ci,
+    }
 }
 
 /// Whether the commit's own tests of a folder are green: the newest verdict counts.

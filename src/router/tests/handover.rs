@@ -113,15 +113,7 @@ fn what_is_in_flight_at_the_old_one_is_told_by_the_new_one() {
 #[test]
 fn a_websocket_outlives_the_router_that_took_it_in() {
     let folder = tempfile::tempdir().unwrap();
-    let app = App::behaving(folder.path(), "echo", |_, stream| {
-        let _ =
-            stream.write_all(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n");
-        let mut bytes = [0; 100];
-        while let Ok(count @ 1..) = stream.read(&mut bytes) {
-            let _ = stream.write_all(&bytes[..count]);
-        }
-        Next::Close
-    });
+    let app = App::behaving(folder.path(), "echo", |_, stream| echo(stream));
     let first = RunningRouter::start(folder.path());
     first.set(table(1, vec![app.target(Active)]));
     let mut client = first.client();

@@ -310,13 +310,7 @@ fn a_websocket_goes_through_and_counts_while_it_lasts() {
     let folder = tempfile::tempdir().unwrap();
     let old = App::behaving(folder.path(), "old", |seen, stream| {
         assert_eq!(seen.header("upgrade"), Some("websocket"));
-        let _ =
-            stream.write_all(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n");
-        let mut bytes = [0; 100];
-        while let Ok(count @ 1..) = stream.read(&mut bytes) {
-            let _ = stream.write_all(&bytes[..count]);
-        }
-        Next::Close
+        echo(stream)
     });
     let new = App::start(folder.path(), "new");
     let router = RunningRouter::start(folder.path());
@@ -349,15 +343,7 @@ fn a_websocket_goes_through_and_counts_while_it_lasts() {
 #[test]
 fn a_websocket_that_is_agreed_to_at_once_stays_open() {
     let folder = tempfile::tempdir().unwrap();
-    let app = App::behaving(folder.path(), "one", |_, stream| {
-        let _ =
-            stream.write_all(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n");
-        let mut bytes = [0; 100];
-        while let Ok(count @ 1..) = stream.read(&mut bytes) {
-            let _ = stream.write_all(&bytes[..count]);
-        }
-        Next::Close
-    });
+    let app = App::behaving(folder.path(), "one", |_, stream| echo(stream));
     let router = RunningRouter::start(folder.path());
     router.set(table(1, vec![app.target(Active)]));
     let address = router.address;

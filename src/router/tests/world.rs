@@ -58,6 +58,16 @@ pub enum Next {
     Close,
 }
 
+/// Agrees to a WebSocket at once and sends back whatever comes, to its end.
+pub fn echo(stream: &mut TcpStream) -> Next {
+    let _ = stream.write_all(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n");
+    let mut bytes = [0; 100];
+    while let Ok(count @ 1..) = stream.read(&mut bytes) {
+        let _ = stream.write_all(&bytes[..count]);
+    }
+    Next::Close
+}
+
 /// One process: an HTTP server on a port that only its supervisor knows, and that supervisor.
 pub struct App {
     pub name: String,
