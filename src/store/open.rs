@@ -17,6 +17,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, mpsc};
 use std::thread;
+use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, watch};
 
 pub(super) fn open(directory: &Path, disk: &Disk) -> Result<Store, StoreError> {
@@ -90,28 +91,53 @@ pub(super) fn open(directory: &Path, disk: &Disk) -> Result<Store, StoreError> {
     })
 }
 
+/// The folder's lock. It is given back by name when it goes: a program that is being started at that moment has a copy of
+/// the file until it is executed, and merely closing ours would leave the lock with that copy.
+pub(super) struct FolderLock(File);
+
+#[cfg(test)]
+impl FolderLock {
+    pub(super) fn copy(&self) -> File {
+        self.0.try_clone().unwrap()
+    }
+}
+
+impl Drop for FolderLock {
+    fn drop(&mut self) {
+        let _ = self.0.unlock();
+    }
+}
+
+/// How long a lock is waited for. A process that was killed while it started a program leaves its lock with the copy of
+/// that program-to-be, for some milliseconds; who really runs holds it longer than that.
+const PATIENCE: Duration = Duration::from_millis(500);
+
 /// Takes the folder for this process. The kernel gives the lock back however the process ends.
-pub(super) fn lock(directory: &Path) -> Result<File, StoreError> {
+pub(super) fn lock(directory: &Path) -> Result<FolderLock, StoreError> {
     let path = directory.join("lock");
     let failed = |error| StoreError::io("lock", &path, error);
     let mut file =
         OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let mut holder = String::new();
-            let _ = file.read_to_string(&mut holder);
-            let holder = match holder.trim().parse::<u32>() {
-                Ok(process) => format!("another landfall serve (process {process})"),
-                Err(_) => "another landfall serve".to_owned(),
-            };
-            return Err(StoreError::Locked { directory: directory.display().to_string(), holder });
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match file.try_lock() {
+            Ok(()) => break,
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => thread::sleep(Duration::from_millis(10)),
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                let _ = file.read_to_string(&mut holder);
+                let holder = match holder.trim().parse::<u32>() {
+                    Ok(process) => format!("another landfall serve (process {process})"),
+                    Err(_) => "another landfall serve".to_owned(),
+                };
+                return Err(StoreError::Locked { directory: directory.display().to_string(), holder });
+            }
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
         }
-        Err(TryLockError::Error(error)) => return Err(failed(error)),
     }
     // Only for the message above; the lock itself needs no content, so a full disk does not matter here.
     let _ = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id()));
-    Ok(file)
+    Ok(FolderLock(file))
 }
 
 /// Makes the folders, checks the format and sweeps what a killed process left.

@@ -290,6 +290,17 @@ fn a_second_opening_is_refused_by_name() {
 }
 
 #[test]
+fn a_lock_is_given_back_although_a_program_is_being_started() {
+    let folder = folder();
+    let lock = super::open::lock(folder.path()).unwrap();
+    // What a fork has until it executes a program.
+    let copy = lock.copy();
+    drop(lock);
+    drop(super::open::lock(folder.path()).unwrap());
+    drop(copy);
+}
+
+#[test]
 fn a_newer_format_is_refused_and_left_alone() {
     let folder = folder();
     drop(open(&folder));

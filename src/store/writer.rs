@@ -9,10 +9,10 @@ use super::disk::WriteFault;
 use super::frame::{self, Changes};
 use super::index::{Index, IndexFault};
 use super::journal::{self, Journal};
+use super::open::FolderLock;
 use super::shared::Shared;
 use super::transaction::Transaction;
 use super::{Health, StoreError, snapshot};
-use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender};
@@ -58,7 +58,7 @@ pub(super) struct Writer {
     /// The journal's length at which to fold next.
     pub(super) fold_at: u64,
     /// Held until the index is closed.
-    pub(super) lock: File,
+    pub(super) lock: FolderLock,
 }
 
 struct Group {
@@ -240,7 +240,7 @@ impl Writer {
         }
         *self.shared.index.write().unwrap_or_else(PoisonError::into_inner) =
             Index::Broken("the store is closed".to_owned());
-        let _ = self.lock.unlock();
+        drop(self.lock);
     }
 }
 
