@@ -834,6 +834,10 @@ mod tests {
             ("[server]\nlisten = \"nowhere\"\n", vec![], "listen"),
             ("", vec![("LANDFALL_LISTEN", "x")], "LANDFALL_SECTION__KEY"),
             ("[domains]\n\"hello.localhost\" = \"hello\"\n", vec![], "outside router.domain"),
+            ("[allowed_domains]\n\"acme\" = [\"a.example.com\"]\n", vec![], "OWNER/NAME"),
+            ("[allowed_domains]\n\"*/shop\" = [\"a.example.com\"]\n", vec![], "OWNER/NAME"),
+            ("[allowed_domains]\n\"acme/shop\" = [\"*\"]\n", vec![], "no pattern"),
+            ("[allowed_domains]\n\"acme/shop\" = [\"*.a.localhost\"]\n", vec![], "outside router.domain"),
             ("[domains]\n\"WWW.example.com\" = \"hello\"\n", vec![], "lower case"),
             ("[domains]\n\"www.example.com\" = \"../x\"\n", vec![], "domains"),
             ("[acme]\ndirectory = \"http://ca.example/\"\n", vec![], "https://"),
@@ -842,6 +846,47 @@ mod tests {
         ] {
             let error = load(text, &variables).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_allowed_domain_is_the_named_repositorys_and_nobody_elses() {
+        let text = "[server]\npublic_url = \"https://landfall.acme.example\"\n[router]\ndomain = \"apps.example.com\"\n\
+                    [allowed_domains]\n\"acme/shop\" = [\"shop.example.com\", \"*.shop.example.com\"]\n\
+                    \"acme/*\" = [\"*.acme.example\"]\n";
+        let config: Config = toml::from_str(text).unwrap();
+        config.check().unwrap();
+        let named = |owner: &str, name: &str| Repository {
+            id: crate::domain::RepositoryId(1),
+            owner: owner.to_owned(),
+            name: name.to_owned(),
+            default_branch: "main".to_owned(),
+            private: false,
+            html_url: String::new(),
+            installation: None,
+            label: name.to_owned(),
+            granted: true,
+            missing_since: None,
+        };
+        let (shop, till, stranger) = (named("ACME", "Shop"), named("acme", "till"), named("acme.evil", "shop"));
+        for (domain, of) in [
+            ("shop.example.com", [true, false, false]),
+            ("eu.shop.example.com", [true, false, false]),
+            ("notshop.example.com", [false, false, false]),
+            ("x.acme.example", [true, true, false]),
+            ("acme.example", [false, false, false]),
+            ("xacme.example", [false, false, false]),
+        ] {
+            let allowed = [&shop, &till, &stranger].map(|repository| config.allows_domain(repository, domain));
+            assert_eq!(allowed, of, "{domain}");
+        }
+        for (host, own) in [
+            ("landfall.acme.example", true),
+            ("apps.example.com", true),
+            ("hello.apps.example.com", true),
+            ("myapps.example.com", false),
+        ] {
+            assert_eq!(config.is_own_host(host), own, "{host}");
         }
     }
 }
