@@ -1,7 +1,7 @@
 //! Configuration: one TOML file, each key overridable by an environment variable. The only module that reads the
 //! environment. Every key has a default that works on one machine, but for what only the operator can know.
 
-use crate::domain::{AccessMode, AlertSettings, AlertWords, AppName, Secret};
+use crate::domain::{AccessMode, AlertSettings, AlertWords, AppName, Repository, Secret, is_domain};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -36,6 +36,9 @@ pub struct Config {
     pub keep: Keep,
     /// Custom domains and the app that each leads to: `"www.example.com" = "hello-production"`.
     pub domains: BTreeMap<String, AppName>,
+    /// Custom domains that a repository's own file may give to its apps: `"acme/shop" = ["*.shop.example.com"]`, or
+    /// `"acme/*"` for all of an owner.
+    pub allowed_domains: BTreeMap<String, Vec<String>>,
     pub acme: Acme,
     pub alerts: Alerts,
     pub otlp: Otlp,
@@ -363,6 +366,7 @@ impl Default for Config {
             addons: Addons::default(),
             keep: Keep::default(),
             domains: BTreeMap::new(),
+            allowed_domains: BTreeMap::new(),
             acme: Acme::default(),
             alerts: Alerts::default(),
             otlp: Otlp::default(),
@@ -631,18 +635,25 @@ impl Config {
         if self.router.domain.is_empty() || self.router.domain.contains(['/', ':', ' ']) {
             return invalid("router.domain", "must be a host name such as apps.example.com, without scheme or port");
         }
-        let odd = |host: &&String| {
-            let named =
-                host.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-".contains(&byte));
-            let parts = host.split('.').all(|part| (1..=63).contains(&part.len()));
-            let below = host
-                .strip_suffix(self.router.domain.as_str())
-                .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
-            !named || !parts || !host.contains('.') || host.len() > 253 || below
-        };
-        if let Some(host) = self.domains.keys().find(odd) {
+        let odd = |host: &str| !is_domain(host) || is_within(host, &self.router.domain);
+        if let Some(host) = self.domains.keys().find(|host| odd(host)) {
             let message = format!("{host:?} is no custom domain: a host name in lower case, outside router.domain");
             return Err(ConfigError::Invalid { key: "domains", message });
+        }
+        for (repository, patterns) in &self.allowed_domains {
+            let named = repository.split_once('/').is_some_and(|(owner, name)| {
+                !owner.is_empty() && !owner.contains('*') && !name.is_empty() && !name.contains('/')
+            });
+            if !named {
+                let message = format!("{repository:?} is not \"OWNER/NAME\" or \"OWNER/*\"");
+                return Err(ConfigError::Invalid { key: "allowed_domains", message });
+            }
+            if let Some(pattern) = patterns.iter().find(|pattern| odd(pattern.strip_prefix("*.").unwrap_or(pattern))) {
+                let message = format!(
+                    "{pattern:?} is no pattern: a host name in lower case, or \"*.\" and one, outside router.domain"
+                );
+                return Err(ConfigError::Invalid { key: "allowed_domains", message });
+            }
         }
         let loopback = ["http://127.0.0.1:", "http://localhost:", "http://[::1]:"];
         if !self.acme.directory.starts_with("https://")
@@ -653,7 +664,7 @@ impl Config {
         if self.acme.contact.as_ref().is_some_and(|contact| !contact.contains('@') || contact.contains(':')) {
             return invalid("acme.contact", "must be an address such as ops@example.com");
         }
-        if self.acme.agree_to_terms && !self.domains.is_empty() && self.router.tls_listen.is_none() {
+        if self.certifies() && self.router.tls_listen.is_none() {
             return invalid("router.tls_listen", "is needed for the certificates of custom domains");
         }
         if self.keep.days < 4 {
@@ -677,9 +688,33 @@ impl Config {
         }
     }
 
-    /// The custom domains that certificates are asked for.
-    pub fn certified_domains(&self) -> Vec<String> {
-        if self.acme.agree_to_terms { self.domains.keys().cloned().collect() } else { Vec::new() }
+    /// Whether there may be custom domains that certificates are asked for.
+    pub fn certifies(&self) -> bool {
+        self.acme.agree_to_terms && !(self.domains.is_empty() && self.allowed_domains.is_empty())
+    }
+
+    /// Whether the repository's own file may give this domain to one of its apps. Names on GitHub are the same in
+    /// upper and lower case.
+    pub fn allows_domain(&self, repository: &Repository, domain: &str) -> bool {
+        let of_it = self.allowed_domains.iter().filter(|(named, _)| {
+            named.split_once('/').is_some_and(|(owner, name)| {
+                owner.eq_ignore_ascii_case(&repository.owner)
+                    && (name == "*" || name.eq_ignore_ascii_case(&repository.name))
+            })
+        });
+        let matches = |pattern: &String| match pattern.strip_prefix("*.") {
+            Some(above) => domain != above && is_within(domain, above),
+            None => domain == pattern,
+        };
+        of_it.flat_map(|(_, patterns)| patterns).any(matches)
+    }
+
+    /// Whether a host is the dashboard's, the router's, or that of an app by its name.
+    pub fn is_own_host(&self, host: &str) -> bool {
+        let of_router = self.router.public_url.as_deref().map(host_of);
+        host == host_of(&self.server.public_url)
+            || is_within(host, &self.router.domain)
+            || of_router.is_some_and(|own| is_within(host, &own))
     }
 
     /// A page of the dashboard.
@@ -743,6 +778,19 @@ pub fn search_path() -> Vec<PathBuf> {
     std::env::var_os("PATH").map(|path| std::env::split_paths(&path).collect()).unwrap_or_default()
 }
 
+/// Whether a host is this one or below it.
+fn is_within(host: &str, above: &str) -> bool {
+    host.strip_suffix(above).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+}
+
+/// The host of an address, without scheme, port and path.
+fn host_of(url: &str) -> String {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    host.split(':').next().unwrap_or(host).to_ascii_lowercase()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -786,6 +834,10 @@ mod tests {
             ("[server]\nlisten = \"nowhere\"\n", vec![], "listen"),
             ("", vec![("LANDFALL_LISTEN", "x")], "LANDFALL_SECTION__KEY"),
             ("[domains]\n\"hello.localhost\" = \"hello\"\n", vec![], "outside router.domain"),
+            ("[allowed_domains]\n\"acme\" = [\"a.example.com\"]\n", vec![], "OWNER/NAME"),
+            ("[allowed_domains]\n\"*/shop\" = [\"a.example.com\"]\n", vec![], "OWNER/NAME"),
+            ("[allowed_domains]\n\"acme/shop\" = [\"*\"]\n", vec![], "no pattern"),
+            ("[allowed_domains]\n\"acme/shop\" = [\"*.a.localhost\"]\n", vec![], "outside router.domain"),
             ("[domains]\n\"WWW.example.com\" = \"hello\"\n", vec![], "lower case"),
             ("[domains]\n\"www.example.com\" = \"../x\"\n", vec![], "domains"),
             ("[acme]\ndirectory = \"http://ca.example/\"\n", vec![], "https://"),
@@ -794,6 +846,47 @@ mod tests {
         ] {
             let error = load(text, &variables).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_allowed_domain_is_the_named_repositorys_and_nobody_elses() {
+        let text = "[server]\npublic_url = \"https://landfall.acme.example\"\n[router]\ndomain = \"apps.example.com\"\n\
+                    [allowed_domains]\n\"acme/shop\" = [\"shop.example.com\", \"*.shop.example.com\"]\n\
+                    \"acme/*\" = [\"*.acme.example\"]\n";
+        let config: Config = toml::from_str(text).unwrap();
+        config.check().unwrap();
+        let named = |owner: &str, name: &str| Repository {
+            id: crate::domain::RepositoryId(1),
+            owner: owner.to_owned(),
+            name: name.to_owned(),
+            default_branch: "main".to_owned(),
+            private: false,
+            html_url: String::new(),
+            installation: None,
+            label: name.to_owned(),
+            granted: true,
+            missing_since: None,
+        };
+        let (shop, till, stranger) = (named("ACME", "Shop"), named("acme", "till"), named("acme.evil", "shop"));
+        for (domain, of) in [
+            ("shop.example.com", [true, false, false]),
+            ("eu.shop.example.com", [true, false, false]),
+            ("notshop.example.com", [false, false, false]),
+            ("x.acme.example", [true, true, false]),
+            ("acme.example", [false, false, false]),
+            ("xacme.example", [false, false, false]),
+        ] {
+            let allowed = [&shop, &till, &stranger].map(|repository| config.allows_domain(repository, domain));
+            assert_eq!(allowed, of, "{domain}");
+        }
+        for (host, own) in [
+            ("landfall.acme.example", true),
+            ("apps.example.com", true),
+            ("hello.apps.example.com", true),
+            ("myapps.example.com", false),
+        ] {
+            assert_eq!(config.is_own_host(host), own, "{host}");
         }
     }
 }

@@ -188,15 +188,16 @@ pub async fn start(world: World, router: Option<RouterStart>) -> anyhow::Result<
     });
     tasks.spawn(reconcile::run(world.clone(), WORKERS));
     tasks.spawn(compare_with_github(world.clone()));
-    let domains = world.config.certified_domains();
-    if !domains.is_empty() {
+    if world.config.certifies() {
         let settings = acme::Settings {
             directory: world.config.acme.directory.clone(),
             contact: world.config.acme.contact.as_ref().map(|address| format!("mailto:{address}")),
-            domains,
+            domains: reconcile::domains::certified(&world)?,
             folder: std::path::absolute(&world.config.data_dir)?.join("router"),
         };
-        tasks.spawn(acme::keep(settings, world.clock.clone()));
+        let of = world.clone();
+        let named = move || reconcile::domains::certified(&of).ok();
+        tasks.spawn(acme::keep(settings, world.clock.clone(), named, world.wake.clone()));
     }
     if let Some(router) = router {
         tasks.spawn(keep_router(world.clone(), router));
@@ -402,7 +403,7 @@ pub fn router(config: &Config) -> anyhow::Result<()> {
         (Some(listen), Some(chain), Some(key)) => {
             Some((listen, Some(CertificateFiles { chain: chain.clone(), key: key.clone() })))
         }
-        (Some(listen), None, None) if !config.certified_domains().is_empty() => Some((listen, None)),
+        (Some(listen), None, None) if config.certifies() => Some((listen, None)),
         (None, None, None) => None,
         _ => anyhow::bail!("router: tls_listen, tls_certificate and tls_key belong together"),
     };

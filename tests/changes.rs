@@ -184,3 +184,88 @@ async fn a_push_to_staging_can_ask_to_be_left_alone() {
     assert_eq!(town.served("hello-staging").as_deref(), Some("two"));
     town.leave().await;
 }
+
+/// What people see at the end of a day.
+#[derive(Debug, PartialEq)]
+struct Evening {
+    served: Vec<(String, Option<String>)>,
+    deployments: Vec<(String, Option<String>)>,
+    commands: Vec<String>,
+    locks: Vec<String>,
+    pulls: Vec<(u64, bool, bool, bool)>,
+    comments: Vec<Vec<bool>>,
+}
+
+/// A day of work; with `lost`, none of whose webhooks arrive until the evening.
+async fn day(lost: bool) -> Evening {
+    let town = Town::start().await;
+    let repository = town.make_repository("hello", "one").await;
+    town.settle().await;
+    if lost {
+        town.control("POST", "/_/webhooks", Some(json!({ "mode": "lost" }))).await;
+    }
+    let mut pulls = Vec::new();
+    for branch in ["change", "unwanted", "given-up", "merged"] {
+        town.push(&repository, branch, branch).await;
+        pulls.push(town.open_pull(&repository, branch, branch).await);
+        town.settle().await;
+    }
+    town.push(&repository, "change", "changed again").await;
+    town.settle().await;
+    town.say(&pulls[1], "/destroy", OWNER).await;
+    town.settle().await;
+    town.close(&pulls[2]).await;
+    town.settle().await;
+    town.merge(&pulls[3]).await;
+    town.settle().await;
+    let gone = json!({ "repo": repository, "branch": "merged", "user": OWNER });
+    town.control("POST", "/_/delete-branch", Some(gone)).await;
+    town.settle().await;
+    town.say(&pulls[0], "/lock production the sale is on\n/promot", OWNER).await;
+    town.settle().await;
+    town.control("POST", "/_/webhooks", Some(json!({ "mode": "normal" }))).await;
+    if lost {
+        assert_eq!(town.served("hello-pr-1"), None, "nothing was heard of all this");
+    }
+    landfall::reconcile::resync(town.world()).await.expect("GitHub is asked");
+    town.settle().await;
+    let store = &town.world().store;
+    let id = store.repositories().unwrap()[0].id;
+    let mut known = store.pulls(id).unwrap();
+    known.sort_by_key(|pull| pull.number);
+    let mut commands = Vec::new();
+    for pull in &known {
+        for record in store.commands(id, pull.number).unwrap() {
+            commands.push(format!("{} {:?} {:?} {:?}", pull.number, record.by, record.command, record.answer));
+        }
+    }
+    let mut evening = Evening {
+        served: Vec::new(),
+        deployments: Vec::new(),
+        commands,
+        locks: store.pipeline(id).unwrap().locks.into_iter().map(|lock| lock.reason).collect(),
+        pulls: known.iter().map(|pull| (pull.number.0, pull.open, pull.merged, pull.parked.is_some())).collect(),
+        comments: Vec::new(),
+    };
+    for app in ["hello-staging", "hello-pr-1", "hello-pr-2", "hello-pr-3", "hello-pr-4"] {
+        evening.served.push((app.to_owned(), town.served(app)));
+    }
+    let staging = town.deployments(&repository, "staging").await;
+    evening.deployments.push(("staging".to_owned(), staging.first().map(|(_, state)| state.clone())));
+    let made = town.deployments(&repository, "review/pr-1").await;
+    evening.deployments.push(("review".to_owned(), made.first().map(|(_, state)| state.clone())));
+    for pull in &pulls[..2] {
+        let comment = town.comment(pull).await;
+        evening.comments.push(["✅", "destroyed it", "the sale is on"].map(|words| comment.contains(words)).to_vec());
+    }
+    town.leave().await;
+    evening
+}
+
+#[actix_web::test]
+async fn a_day_of_lost_webhooks_ends_as_a_day_of_none() {
+    let heard = day(false).await;
+    assert_eq!(heard.served[1].1.as_deref(), Some("changed again"), "{heard:#?}");
+    assert_eq!(heard.commands.len(), 3, "{heard:#?}");
+    assert_eq!(day(true).await, heard);
+}

@@ -342,3 +342,68 @@ async fn a_review_app_can_wait_for_its_tests_and_a_promotion_can_name_what_it_me
     assert!(comment.contains("Staging serves v2, not v7."), "{comment}");
     town.leave().await;
 }
+
+/// The hosts that the router leads to an app.
+fn hosts(town: &Town, app: &str) -> Vec<String> {
+    let router = town.router.lock().expect("no holder panics");
+    let route = router.tables.last().and_then(|table| table.apps.iter().find(|(name, _)| name.as_str() == app));
+    route.map(|(_, route)| route.hosts.clone()).unwrap_or_default()
+}
+
+#[actix_web::test]
+async fn a_file_gives_an_app_the_domains_that_the_operator_allows_and_the_first_one_keeps_them() {
+    let allow = |config: &mut landfall::config::Config| {
+        config.domains.insert("given.example.com".to_owned(), "elsewhere".parse().expect("a name"));
+        config.allowed_domains.insert(format!("{OWNER}/*"), vec!["*.example.com".to_owned()]);
+        config.server.public_url = "https://landfall.example.com".to_owned();
+    };
+    let mut town = Town::start_with(None, allow).await;
+    let repository = town.make_repository("hello", "one").await;
+    town.settle().await;
+    assert_eq!(hosts(&town, "hello-staging"), ["hello-staging.localhost"]);
+    town.rule(&repository, "[pipeline.staging]\ndomains = [\"next.example.com\"]\n").await;
+    assert_eq!(hosts(&town, "hello-staging"), ["hello-staging.localhost", "next.example.com"]);
+
+    // Nobody else gets it, nor what is the operator's to give, nor what nobody allowed; the earlier rules go on.
+    let other = town.make_repository("other", "two").await;
+    town.settle().await;
+    for (domain, expected) in [
+        ("next.example.com", "another repository&#39;s already"),
+        ("given.example.com", "given away in the operator&#39;s [domains]"),
+        ("landfall.example.com", "a host of Landfall itself"),
+        ("hello-staging.localhost", "a host of Landfall itself"),
+        ("bank.example.org", "the operator does not allow bank.example.org here"),
+    ] {
+        town.rule(&other, &format!("[pipeline.staging]\ndomains = [\"{domain}\"]\n")).await;
+        let state = town.world().store.pipeline(town.world().store.repositories().unwrap()[1].id).unwrap();
+        let error = state.error.expect("it is refused");
+        assert!(error.contains(&expected.replace("&#39;", "'")), "{domain}: {error}");
+        assert_eq!(hosts(&town, "other-staging"), ["other-staging.localhost"], "{domain}");
+        assert!(hosts(&town, "hello-staging").contains(&"next.example.com".to_owned()));
+    }
+
+    // A pull request that names a domain changes nothing, and a review app has none.
+    let files = json!({ SETTINGS: "[pipeline.staging]\ndomains = [\"pull.example.com\"]\n", "page.txt": "three" });
+    town.push_files(&repository, "change", files).await;
+    town.open_pull(&repository, "change", "Say three").await;
+    town.settle().await;
+    assert_eq!(hosts(&town, "hello-pr-1"), ["hello-pr-1.localhost"]);
+    assert_eq!(hosts(&town, "hello-staging"), ["hello-staging.localhost", "next.example.com"]);
+
+    // Once it is named no more, it is free.
+    town.rule(&repository, "").await;
+    assert_eq!(hosts(&town, "hello-staging"), ["hello-staging.localhost"]);
+    town.rule(&other, "[pipeline.staging]\ndomains = [\"next.example.com\"]\n").await;
+    assert_eq!(hosts(&town, "other-staging"), ["other-staging.localhost", "next.example.com"]);
+
+    // What the operator takes back leads nowhere from the next start on, and the reason is there.
+    town.kill().await;
+    town.boot_with(None, |config| config.allowed_domains.clear()).await;
+    landfall::reconcile::send_routes(town.world()).await.expect("the router takes its table");
+    assert_eq!(hosts(&town, "other-staging"), ["other-staging.localhost"]);
+    landfall::reconcile::resync(town.world()).await.expect("GitHub is asked");
+    town.settle().await;
+    let state = town.world().store.pipeline(town.world().store.repositories().unwrap()[1].id).unwrap();
+    assert!(state.error.is_some_and(|error| error.contains("does not allow next.example.com")));
+    town.leave().await;
+}

@@ -393,3 +393,72 @@ async fn staging_goes_on_while_github_takes_no_reports() {
     workers.abort();
     town.leave().await;
 }
+
+/// What GitHub was told of each deployment to an environment, the newest deployment first, each from its first word on.
+async fn told(town: &Town, repository: &str, environment: &str) -> Vec<Vec<String>> {
+    let environment = environment.replace('/', "%2F");
+    let path = format!("/repos/{repository}/deployments?environment={environment}&per_page=100");
+    let mut told = Vec::new();
+    for deployment in town.control("GET", &path, None).await.as_array().expect("a list") {
+        let path = format!("/repos/{repository}/deployments/{}/statuses?per_page=100", deployment["id"]);
+        let statuses = town.control("GET", &path, None).await;
+        let mut words = Vec::new();
+        for status in statuses.as_array().expect("a list").iter().rev() {
+            let log = status["log_url"].as_str().unwrap_or_default();
+            assert!(log.starts_with("http://landfall.test/"), "no link to a log in {status}");
+            words.push(status["state"].as_str().expect("a state").to_owned());
+        }
+        told.push(words);
+    }
+    told
+}
+
+#[actix_web::test]
+async fn a_deployment_is_followed_to_its_end_whatever_replaces_it_or_takes_it_away() {
+    let town = Town::start().await;
+    let repository = town.make_repository("hello", "one").await;
+    town.push(&repository, "change", "two").await;
+    let pull = town.open_pull(&repository, "change", "Say two").await;
+    town.settle().await;
+    let first = told(&town, &repository, "review/pr-1").await;
+    assert_eq!(first.len(), 1);
+    assert_eq!(first[0].last().map(String::as_str), Some("success"), "{first:?}");
+    assert!(first[0].iter().all(|state| ["queued", "in_progress", "success"].contains(&state.as_str())), "{first:?}");
+    assert!(first[0].len() > 1, "it was under way before it served: {first:?}");
+
+    town.push(&repository, "change", "three").await;
+    town.settle().await;
+    town.push(&repository, "change", UNHEALTHY).await;
+    town.settle().await;
+    let ends = |told: &[Vec<String>]| told.iter().map(|words| words.last().cloned().unwrap_or_default()).collect();
+    let all: Vec<String> = ends(&told(&town, &repository, "review/pr-1").await);
+    assert_eq!(all, ["failure", "success", "inactive"], "what failed replaces nothing");
+
+    town.say(&pull, "/destroy", OWNER).await;
+    town.settle().await;
+    let all: Vec<String> = ends(&told(&town, &repository, "review/pr-1").await);
+    assert!(!all.contains(&"success".to_owned()), "{all:?}");
+    assert_eq!(town.served("hello-pr-1"), None);
+    let staging: Vec<String> = ends(&told(&town, &repository, "staging").await);
+    assert_eq!(staging, ["success"], "staging is another matter");
+    town.leave().await;
+}
+
+#[actix_web::test]
+async fn a_pull_request_that_is_closed_while_it_is_deployed_leaves_nothing() {
+    let town = Town::start().await;
+    let repository = town.make_repository("hello", "one").await;
+    town.push(&repository, "change", "two").await;
+    let title = format!("</td>--> | @everyone `{}` <!-- landfall -->", "x".repeat(150));
+    let pull = town.open_pull(&repository, "change", &title).await;
+    town.close(&pull).await;
+    town.say(&pull, "/deploy\n/approve\n/scale web=999999999999\n/rollback v999999999 to ../../etc", OWNER).await;
+    town.say(&pull, &format!("/deploy {}\n{}", "a".repeat(5_000), "/help\n".repeat(5_000)), OWNER).await;
+    town.settle().await;
+    assert_eq!(town.served("hello-pr-1"), None);
+    assert_eq!(town.memory.running().iter().filter(|id| id.as_str().contains("-pr-")).count(), 0);
+    let all: Vec<Vec<String>> = told(&town, &repository, "review/pr-1").await;
+    assert!(all.iter().all(|words| words.last().is_some_and(|last| last == "inactive")), "{all:?}");
+    assert_eq!(town.served("hello-staging").as_deref(), Some("one"));
+    town.leave().await;
+}

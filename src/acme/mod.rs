@@ -1,7 +1,7 @@
-//! Certificates for the operator's own domains, by ACME (RFC 8555) with the HTTP challenge: asked for, kept in the data
-//! folder, renewed when a third of their time is left.
+//! Certificates for custom domains, by ACME (RFC 8555) with the HTTP challenge: asked for, kept in the data folder,
+//! renewed when a third of their time is left.
 //!
-//! The rules: a certificate is asked for only where the operator's configuration names the domain, never because a
+//! The rules: a certificate is asked for only where the operator's configuration names or allows the domain, never because a
 //! stranger asked for it; every step is on disk before the next one is made, so that a kill in between goes on with
 //! the same order and the same key; and whatever fails is tried again ever more seldom, well within what authorities
 //! allow. The router reads the files: the answer to a challenge under its token, key and chain under the domain.
@@ -80,11 +80,31 @@ struct KnownAccount {
     credentials: AccountCredentials,
 }
 
-/// Keeps every domain's certificate good, for ever.
-pub async fn keep(settings: Settings, clock: Clock) {
+/// Keeps every domain's certificate good, for ever. `named` gives the domains of now, or nothing where they cannot be
+/// known; whoever changes them wakes.
+pub async fn keep(
+    mut settings: Settings,
+    clock: Clock,
+    named: impl Fn() -> Option<Vec<String>>,
+    wake: std::sync::Arc<tokio::sync::Notify>,
+) {
+    let changed = move |settings: &mut Settings| match named() {
+        Some(domains) if domains != settings.domains => {
+            settings.domains = domains;
+            true
+        }
+        _ => false,
+    };
+    changed(&mut settings);
     loop {
         let pause = step(&settings, &clock).await;
-        tokio::time::sleep(pause).await;
+        let deadline = tokio::time::Instant::now() + pause;
+        while !changed(&mut settings) {
+            tokio::select! {
+                () = tokio::time::sleep_until(deadline) => break,
+                () = wake.notified() => {}
+            }
+        }
     }
 }
 

@@ -15,7 +15,7 @@ mod tests;
 mod web;
 
 pub use alerts::{AlertSettings, AlertWords, Limit, alert_rules};
-pub use apps::{FolderSettings, StageApp};
+pub use apps::{FolderSettings, StageApp, is_domain};
 pub use build::BuildSettings;
 pub use pipeline::*;
 pub use sources::{RuleLine, RuleSource, merged};

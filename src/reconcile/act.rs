@@ -2,7 +2,7 @@
 //! there before it does anything, and names the release that it serves.
 
 use super::apply::{enqueue, put_app};
-use super::{Trouble, World, access, addons, build, monitor, observe, split, start, watch};
+use super::{Trouble, World, access, addons, build, domains, monitor, observe, split, start, watch};
 use crate::ci::split::Event;
 use crate::domain::*;
 use crate::outside;
@@ -553,7 +553,7 @@ fn route_of(world: &World, app: &App, route: &WantedRoute) -> Result<router::Rou
         access: access::for_router(world, app)?,
         hosts: [format!("{}.{}", app.name, world.config.router.domain)]
             .into_iter()
-            .chain(world.config.domains.iter().filter(|(_, to)| **to == app.name).map(|(host, _)| host.clone()))
+            .chain(domains::of_app(world, app)?)
             .collect(),
         release: route.release.map(|release| release.to_string()).unwrap_or_default(),
         noindex: app.stage != Stage::Production,

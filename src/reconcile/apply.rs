@@ -104,6 +104,7 @@ pub fn apply(
                     known.granted = false;
                     tx.put_repository(&known)?;
                 }
+                tx.hold_domains(repository.id, &[])?;
                 remove(tx, repository, |app| app.pull().is_some(), now)?;
                 for mut run in tx.runs_of(repository.id)? {
                     if run.verdict.is_none() && run.cancelled.is_none() {

@@ -18,6 +18,7 @@ mod checks;
 pub mod command;
 pub mod config;
 mod deliver;
+pub mod domains;
 pub mod drains;
 mod expire;
 mod figures;

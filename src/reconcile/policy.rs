@@ -5,7 +5,7 @@
 
 use super::apply::{apply, note_order};
 use super::deliver::{fresh_for, handle_of};
-use super::{Trouble, World, processes};
+use super::{Trouble, World, domains, processes};
 use crate::domain::*;
 use crate::github::reads::Level;
 use crate::github::writes::StatusState;
@@ -18,6 +18,8 @@ use tracing::{info, warn};
 
 /// The commit status by which a file is refused.
 const STATUS_CONTEXT: &str = "landfall/settings";
+/// Two repositories shall not both find the same custom domain free.
+const DOMAINS: &str = "custom domains";
 
 /// Reads the policy again if the event may have changed it, or if it was never read.
 pub(super) async fn read(world: &World, repository: &Repository, event: &Event) -> Result<(), Trouble> {
@@ -35,7 +37,10 @@ pub(super) async fn read(world: &World, repository: &Repository, event: &Event) 
     // Pushes arrive in any order; the head is the truth.
     let head = world.github.branch_head(&handle, &repository.default_branch).await;
     let Some(head) = head.map_err(|error| github(&error))? else { return Ok(()) };
-    if known.read_at.as_ref() == Some(&head) {
+    let again = known.read_at.as_ref() == Some(&head);
+    // What was refused may be possible now, by the operator's configuration or because a name was freed; and the other
+    // way round.
+    if again && known.error.is_none() && domains::settled(world, repository, &known.policy)? {
         return Ok(());
     }
     let read = match world.github.file(&handle, SETTINGS_FILE, &head).await {
@@ -45,6 +50,7 @@ pub(super) async fn read(world: &World, repository: &Repository, event: &Event) 
         Err(GitHubError::TooLarge { .. }) => Err(SettingsError::TooLarge),
         Err(error) => return Err(github(&error)),
     };
+    let _of_domains = world.locks.lock(DOMAINS).await;
     let read = match read {
         Ok(file) => possible(world, repository, &known.dashboard.text, &file)?.map(|policy| (policy, file)),
         Err(error) => Err(error),
@@ -53,8 +59,11 @@ pub(super) async fn read(world: &World, repository: &Repository, event: &Event) 
     match read {
         Ok((policy, file)) => (state.policy, state.file) = (policy, file),
         Err(error) => {
-            warn!(repository = %repository.full_name(), commit = head.short(), "the policy is refused: {error}");
             state.error = Some(error.to_string());
+            if again && state.error == known.error {
+                return Ok(());
+            }
+            warn!(repository = %repository.full_name(), commit = head.short(), "the policy is refused: {error}");
             let text = world.texts.line("status.txt", serde_json::json!({ "settings": "refused" }));
             let page = world.config.page(&format!("/pipelines/{}", repository.full_name()));
             let said =
@@ -80,6 +89,9 @@ async fn put(
     by: Option<String>,
 ) -> Result<(), Trouble> {
     let (id, closes_otherwise) = (repository.id, state.policy.review.access != before.review.access);
+    let leads_otherwise = domains::named(before) != domains::named(&state.policy)
+        || state.error.is_none() && !domains::settled(world, repository, before)?;
+    let held: Vec<String> = domains::allowed(world, repository, &state.policy);
     let changes = rescaled(world, repository, before, &state.policy)?;
     let names = names_of(repository, &state.policy);
     let (fresh, now, repository) = (fresh_for(world, &changes)?, world.now(), repository.clone());
@@ -88,6 +100,7 @@ async fn put(
             for name in &names {
                 tx.reserve_label(name, id)?;
             }
+            tx.hold_domains(id, &held)?;
             apply(tx, &repository, &changes, fresh, now)?;
             // Locks may have been set meanwhile.
             let current = tx.stored_pipeline(id)?.unwrap_or_else(|| PipelineState::new(id));
@@ -102,6 +115,10 @@ async fn put(
     if closes_otherwise {
         super::access::apply(world).await?;
     }
+    if leads_otherwise {
+        super::send_routes(world).await?;
+        world.wake.notify_waiters();
+    }
     Ok(())
 }
 
@@ -113,6 +130,7 @@ pub(super) async fn set_on_dashboard(
     by: &str,
 ) -> Result<Result<(), String>, Trouble> {
     let known = world.store.pipeline(repository.id)?;
+    let _of_domains = world.locks.lock(DOMAINS).await;
     let policy = match possible(world, repository, text, &known.file)? {
         Ok(policy) => policy,
         Err(error) => return Ok(Err(error.to_string())),
@@ -160,7 +178,7 @@ fn impossible(world: &World, repository: &Repository, policy: &PipelineSettings)
             return Ok(Some(format!("the name {name} is another repository's")));
         }
     }
-    Ok(None)
+    Ok(domains::refused(world, repository, policy)?)
 }
 
 /// Apps whose formation the file changed are scaled to what it says now, as far as the operator allows it.

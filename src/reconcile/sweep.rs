@@ -139,13 +139,24 @@ fn has_owner(world: &World, status: &ProcessStatus) -> Result<bool, Trouble> {
     }
 }
 
-/// How many of the app's newest webhook deliveries are looked at for ones that did not arrive.
+/// How many of the app's newest webhook deliveries are looked at for ones that did not arrive; four times as many
+/// while the oldest of them did not.
 const DELIVERIES_LOOKED_AT: usize = 200;
+/// Of a server that was away for days.
+const MOST_DELIVERIES_LOOKED_AT: usize = 12_800;
 
 /// Asks GitHub to send again what did not arrive. It never does so by itself, and forgets deliveries after three days.
 async fn ask_for_missed_deliveries(world: &World) -> Result<(), Trouble> {
     let github = |error: crate::github::GitHubError| Trouble::github(&error, world.now());
-    let newest = world.github.hook_deliveries(DELIVERIES_LOOKED_AT).await.map_err(github)?;
+    let mut most = DELIVERIES_LOOKED_AT;
+    let newest = loop {
+        let newest = world.github.hook_deliveries(most).await.map_err(github)?;
+        let reaches_further = newest.len() == most && newest.last().is_some_and(|oldest| oldest.failed());
+        if !reaches_further || most >= MOST_DELIVERIES_LOOKED_AT {
+            break newest;
+        }
+        most *= 4;
+    };
     let arrived: BTreeSet<&str> =
         newest.iter().filter(|delivery| !delivery.failed()).map(|delivery| delivery.guid.as_str()).collect();
     let mut asked = BTreeSet::new();

@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 
 const REPOSITORIES: Table = Table("repository");
 const LABELS: Table = Table("label");
+/// Which repository holds a custom domain that its own file names.
+const DOMAINS: Table = Table("domain");
 const PULLS: Table = Table("pull");
 const APPS: Table = Table("app");
 const RELEASES: Table = Table("release");
@@ -116,6 +118,8 @@ both! {
     fn farewell(&self, repository: RepositoryId, number: PullNumber) -> Option<FarewellReport> { FAREWELLS, pull_key(repository, number) }
     /// Which repository's apps begin with this label.
     fn label_owner(&self, label: &str) -> Option<RepositoryId> { LABELS, label }
+    /// Which repository's file gave this custom domain to one of its apps.
+    fn domain_holder(&self, domain: &str) -> Option<RepositoryId> { DOMAINS, domain }
     /// The build of a repository's tree, once one was begun.
     fn build_of_tree(&self, repository: RepositoryId, tree: &Sha) -> Option<BuildKey> { TREES, tree_key(repository, tree) }
 }
@@ -268,6 +272,14 @@ impl Store {
     }
 }
 
+impl Store {
+    /// Custom domains that repositories hold, in order.
+    pub fn held_domains(&self) -> Result<Vec<(String, RepositoryId)>, StoreError> {
+        let found = self.scan::<RepositoryId>(DOMAINS, b"")?;
+        Ok(found.into_iter().filter_map(|(key, holder)| Some((String::from_utf8(key).ok()?, holder))).collect())
+    }
+}
+
 impl Transaction<'_> {
     pub fn repositories(&self) -> Result<Vec<Repository>, StoreError> {
         values(self.scan(REPOSITORIES, b"")?)
@@ -276,6 +288,21 @@ impl Transaction<'_> {
     /// Nobody else's apps begin with this label from now on, nor are they called so.
     pub fn reserve_label(&mut self, label: &str, repository: RepositoryId) -> Result<(), StoreError> {
         self.put(LABELS, label.as_bytes(), &repository)
+    }
+
+    /// Makes these the custom domains that a repository holds; what another one holds stays there.
+    pub fn hold_domains(&mut self, repository: RepositoryId, domains: &[String]) -> Result<(), StoreError> {
+        for (key, holder) in self.scan::<RepositoryId>(DOMAINS, b"")? {
+            if holder == repository && !domains.iter().any(|domain| domain.as_bytes() == key) {
+                self.delete(DOMAINS, &key)?;
+            }
+        }
+        for domain in domains {
+            if self.domain_holder(domain)?.is_none() {
+                self.put(DOMAINS, domain.as_bytes(), &repository)?;
+            }
+        }
+        Ok(())
     }
 
     pub fn put_repository(&mut self, repository: &Repository) -> Result<(), StoreError> {

@@ -39,29 +39,29 @@ const DAY: u64 = 24 * HOUR;
 /// Commands in a comment, in order. Lines that start with `/` and no word, such as paths, are no commands.
 pub fn mentioned_commands(body: &str) -> Vec<Command> {
     let mut commands = Vec::new();
-    let mut fence: Option<&str> = None;
-    let mut in_html_comment = false;
+    let mut fence: Option<Fence> = None;
+    let mut hidden_until: Option<&str> = None;
     for line in body.lines() {
         let trimmed = line.trim();
-        if in_html_comment {
-            in_html_comment = !trimmed.contains("-->");
+        if let Some(end) = hidden_until {
+            if trimmed.to_ascii_lowercase().contains(end) {
+                hidden_until = None;
+            }
             continue;
         }
-        if let Some(marker) = fence {
-            if trimmed.starts_with(marker) {
+        if let Some(open) = fence {
+            if open.is_closed_by(trimmed) {
                 fence = None;
             }
             continue;
         }
-        if let Some(marker) = ["```", "~~~"].into_iter().find(|marker| trimmed.starts_with(marker)) {
-            fence = Some(marker);
+        fence = Fence::opened_by(trimmed);
+        if fence.is_some() {
             continue;
         }
-        if trimmed.starts_with("<!--") {
-            in_html_comment = !trimmed.contains("-->");
-            continue;
-        }
-        let indented_code = line.starts_with("    ") || line.starts_with('\t');
+        hidden_until = hides_what_follows(trimmed);
+        let blank = line.len() - line.trim_start_matches([' ', '\t']).len();
+        let indented_code = blank >= 4 || line[..blank].contains('\t');
         if indented_code || !trimmed.starts_with('/') {
             continue;
         }
@@ -73,6 +73,39 @@ pub fn mentioned_commands(body: &str) -> Vec<Command> {
         }
     }
     commands
+}
+
+/// A code block's mark, which only the same one ends, at least as long and alone on its line: so that a block may show
+/// another block (CommonMark 0.31, 4.5).
+#[derive(Clone, Copy)]
+struct Fence {
+    mark: char,
+    length: usize,
+}
+
+impl Fence {
+    fn opened_by(line: &str) -> Option<Fence> {
+        let mark = line.chars().next().filter(|mark| matches!(mark, '`' | '~'))?;
+        let rest = line.trim_start_matches(mark);
+        let length = line.len() - rest.len();
+        // Backticks behind it make it code within a line.
+        (length >= 3 && !(mark == '`' && rest.contains('`'))).then_some(Fence { mark, length })
+    }
+
+    fn is_closed_by(self, line: &str) -> bool {
+        line.len() >= self.length && line.chars().all(|character| character == self.mark)
+    }
+}
+
+/// What ends the part that nobody sees, or sees as it is, if the line begins one and does not end it.
+fn hides_what_follows(line: &str) -> Option<&'static str> {
+    let line = line.to_ascii_lowercase();
+    let open = |begin: &str, end: &str| match (line.rfind(begin), line.rfind(end)) {
+        (Some(begin), Some(end)) => begin > end,
+        (begin, _) => begin.is_some(),
+    };
+    let pairs = [("<!--", "-->"), ("<pre>", "</pre>"), ("<pre ", "</pre>"), ("<code>", "</code>")];
+    pairs.into_iter().find(|(begin, end)| open(begin, end)).map(|(_, end)| end)
 }
 
 fn parse(line: &str) -> Option<Command> {
@@ -328,6 +361,16 @@ mod tests {
             ("~~~ sh\n/promote", vec![]),
             ("<!-- /promote -->\n<!--\n/promote\n-->", vec![]),
             ("    /promote", vec![]),
+            (" \t/promote", vec![]),
+            // A block that shows a block, one of the other kind, and one whose end says more than a mark.
+            ("````\n```\n/promote\n```\n````\n/help", vec![Command::Help]),
+            ("```\n~~~\n/promote\n```\n/help", vec![Command::Help]),
+            ("```\n``` sh\n/promote\n```\n/help", vec![Command::Help]),
+            ("```not a block```\n/promote", vec![plain_promote()]),
+            ("Not yet <!-- because\n/promote\n-->\n/help", vec![Command::Help]),
+            ("<!-- one --> two\n/help", vec![Command::Help]),
+            ("<PRE>\n/promote\n</pre>\n/help", vec![Command::Help]),
+            ("Say <code>\n/promote\n</code>", vec![]),
             ("/usr/bin/env", vec![]),
             ("/Promote", vec![]),
             ("/promot", vec![unknown("promot", Some("promote"))]),

@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 
 /// Pages that a comment links to.
 const MOST_PAGES: usize = 10;
+/// Custom domains of one repository: each asks a certificate authority for something.
+const MOST_DOMAINS: usize = 50;
 
 /// `[pipeline.apps.NAME]`: a folder that is built and deployed as an app of its own.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -39,6 +41,8 @@ pub struct StageApp {
     pub teams: Option<Vec<String>>,
     /// Production only.
     pub approvals: Option<u8>,
+    /// Hosts of the world outside that lead to it, as far as the operator allows them.
+    pub domains: Vec<String>,
 }
 
 impl PipelineSettings {
@@ -191,6 +195,47 @@ impl PipelineSettings {
         further.filter_map(|app| app.name.as_ref()).chain(of_stages)
     }
 
+    /// The custom domains that the file gives an app. A stage's own are those of the app that is all of the repository.
+    pub fn domains_of(&self, key: AppKey) -> impl Iterator<Item = &String> {
+        let of_stage: &[String] = match key.stage {
+            Stage::Staging if key.part.is_own() => &self.staging.domains,
+            Stage::Production if key.part.is_own() => &self.production.domains,
+            Stage::Review(_) | Stage::Staging | Stage::Production => &[],
+        };
+        of_stage.iter().chain(self.stage_app(key).into_iter().flat_map(|app| &app.domains))
+    }
+
+    /// All custom domains that the file names.
+    pub fn domains(&self) -> impl Iterator<Item = &String> {
+        let further = self.staging.apps.values().chain(self.production.apps.values());
+        let of_stages = [&self.staging.domains, &self.production.domains].into_iter().flatten();
+        of_stages.chain(further.flat_map(|app| &app.domains))
+    }
+
+    /// # Errors
+    /// The key and what is wrong with it.
+    pub(super) fn check_domains(&self) -> Result<(), String> {
+        for (stage, domains) in [("staging", &self.staging.domains), ("production", &self.production.domains)] {
+            if !domains.is_empty() && !self.folders().contains(&Part::OWN) {
+                return Err(format!(
+                    "pipeline.{stage}.domains: there are several apps; give each its own in pipeline.{stage}.apps.NAME"
+                ));
+            }
+        }
+        let mut domains: Vec<&String> = self.domains().collect();
+        if let Some(odd) = domains.iter().find(|domain| !is_domain(domain)) {
+            return Err(format!("domains: {odd:?} is no host name in lower case such as www.example.com"));
+        }
+        if domains.len() > MOST_DOMAINS {
+            return Err(format!("domains: more than {MOST_DOMAINS} are named"));
+        }
+        domains.sort();
+        if let Some(pair) = domains.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(format!("domains: {} is named twice", pair[0]));
+        }
+        Ok(())
+    }
+
     /// The pages that these files are of, each once, in the files' order.
     pub fn pages_of(&self, files: &[String]) -> Vec<String> {
         let mut pages = Vec::new();
@@ -291,6 +336,19 @@ impl PipelineSettings {
         }
         Ok(())
     }
+}
+
+/// A name that the world knows: labels of letters, digits and hyphens, in lower case (RFC 1123, 2.1), the last one with a
+/// letter, so that it is no address.
+pub fn is_domain(host: &str) -> bool {
+    let is_label = |label: &str| {
+        let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        (1..=63).contains(&label.len()) && label.bytes().all(plain) && !label.starts_with('-') && !label.ends_with('-')
+    };
+    let last = host.rsplit_once('.').map(|(_, last)| last);
+    host.len() <= 253
+        && host.split('.').all(is_label)
+        && last.is_some_and(|last| last.bytes().any(|byte| byte.is_ascii_lowercase()))
 }
 
 /// The path of a file's page, if the pattern is the file's. What stands in the path is percent-encoded.
@@ -445,6 +503,21 @@ formation = ["web=2:standard-1x"]
             ("[pipeline.production]\nname = \"other-production\"\n", "Landfall's to give"),
             ("[pipeline.staging]\nname = \"x\"\n[pipeline.production]\nname = \"x\"\n", "two apps are called x"),
             ("[pipeline]\npaths = [\"a[\"]\n", "pipeline.paths"),
+            ("[pipeline.production]\ndomains = [\"WWW.example.com\"]\n", "no host name in lower case"),
+            ("[pipeline.production]\ndomains = [\"*.example.com\"]\n", "no host name in lower case"),
+            ("[pipeline.production]\ndomains = [\"localhost\"]\n", "no host name in lower case"),
+            ("[pipeline.production]\ndomains = [\"127.0.0.1\"]\n", "no host name in lower case"),
+            ("[pipeline.production]\ndomains = [\"www.example.com.\"]\n", "no host name in lower case"),
+            ("[pipeline.production]\ndomains = [\"-a.example.com\"]\n", "no host name in lower case"),
+            ("[pipeline.production]\ndomains = [\"a.example.com/x\"]\n", "no host name in lower case"),
+            (
+                "[pipeline.staging]\ndomains = [\"a.example.com\"]\n[pipeline.production]\ndomains = [\"a.example.com\"]\n",
+                "a.example.com is named twice",
+            ),
+            (
+                "[pipeline.apps.a]\nroot = \"a\"\n[pipeline.production]\ndomains = [\"a.example.com\"]\n",
+                "give each its own",
+            ),
         ] {
             let error = RepositorySettings::parse(text.as_bytes()).unwrap_err().to_string();
             assert!(error.contains(expected), "{text}: {error}");

@@ -94,6 +94,8 @@ pub struct StagingPolicy {
     /// The app's name, which is its host; chosen when the app is made, and kept.
     pub name: Option<AppName>,
     pub formation: Vec<String>,
+    /// Hosts of the world outside that lead to it, as far as the operator allows them.
+    pub domains: Vec<String>,
     /// Further apps of the stage, or what is special about a folder's.
     pub apps: BTreeMap<Part, StageApp>,
 }
@@ -107,6 +109,7 @@ impl Default for StagingPolicy {
             wait_for: WaitFor::Own,
             name: None,
             formation: Vec::new(),
+            domains: Vec::new(),
             apps: BTreeMap::new(),
         }
     }
@@ -124,6 +127,7 @@ pub struct ProductionPolicy {
     pub wait_for: WaitFor,
     pub name: Option<AppName>,
     pub formation: Vec<String>,
+    pub domains: Vec<String>,
     pub apps: BTreeMap<Part, StageApp>,
 }
 
@@ -148,6 +152,7 @@ impl Default for ProductionPolicy {
             wait_for: WaitFor::Required,
             name: None,
             formation: Vec::new(),
+            domains: Vec::new(),
             apps: BTreeMap::new(),
         }
     }
@@ -320,7 +325,8 @@ impl PipelineSettings {
             return Err("pipeline.freeze.utc_offset_hours is -14 to 14".to_owned());
         }
         self.check_routes()?;
-        self.check_apps()
+        self.check_apps()?;
+        self.check_domains()
     }
 
     /// Every team that any stage names.

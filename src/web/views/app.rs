@@ -4,7 +4,7 @@ use super::{When, safe_url};
 use crate::clock::Timestamp;
 use crate::domain::*;
 use crate::platform::State;
-use crate::reconcile::{World, ended, label};
+use crate::reconcile::{World, domains, ended, label};
 use crate::store::StoreError;
 use crate::web::problem::Problem;
 use serde::Serialize;
@@ -40,6 +40,8 @@ pub struct AppCard {
     pub stage: &'static str,
     pub state: AppState,
     pub url: String,
+    /// Custom domains that lead to it.
+    pub domains: Vec<String>,
     /// Something of it answers requests.
     pub serves: bool,
     /// Visitors are told that it is under maintenance, whatever else is so.
@@ -210,6 +212,7 @@ pub fn card(world: &World, app: &App, repository: Option<&Repository>) -> Result
         stage: app.stage.word(),
         state: state(world, app, crashed)?,
         url: world.app_url(&app.name),
+        domains: domains::of_app(world, app)?,
         serves: serves && !app.maintenance,
         maintenance: app.maintenance,
         live,
