@@ -150,6 +150,8 @@ pub struct Tests {
     pub memory_mb: u64,
     pub minutes: u64,
     pub network: Network,
+    /// What one node's artifacts may take.
+    pub artifacts_mb: u64,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -343,6 +345,9 @@ pub struct Keep {
     pub days: u64,
     /// Test runs kept of each repository.
     pub runs: usize,
+    /// Days that artifacts of a test run are kept, and what those of all runs may take: the oldest run's go first.
+    pub artifact_days: u64,
+    pub artifacts_mb: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -450,13 +455,13 @@ impl Default for Build {
 
 impl Default for Tests {
     fn default() -> Tests {
-        Tests { slots: 4, memory_mb: 1024, minutes: 60, network: Network::Isolated }
+        Tests { slots: 4, memory_mb: 1024, minutes: 60, network: Network::Isolated, artifacts_mb: 256 }
     }
 }
 
 impl Default for Keep {
     fn default() -> Keep {
-        Keep { days: 30, runs: 500 }
+        Keep { days: 30, runs: 500, artifact_days: 14, artifacts_mb: 10_240 }
     }
 }
 
@@ -672,6 +677,9 @@ impl Config {
         }
         if self.keep.runs == 0 {
             return invalid("keep.runs", "must be 1 or more");
+        }
+        if self.keep.artifact_days == 0 {
+            return invalid("keep.artifact_days", "must be 1 or more");
         }
         Ok(())
     }

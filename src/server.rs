@@ -48,7 +48,7 @@ pub fn open_world(config: Config, parts: Parts) -> anyhow::Result<World> {
     install_crypto_provider();
     let folder = &config.data_dir;
     make_data_folder(folder)?;
-    for inner in ["builds", "cache", "ci", "logs", "archives", "addons"] {
+    for inner in ["builds", "cache", "ci", "logs", "archives", "addons", "artifacts"] {
         std::fs::create_dir_all(folder.join(inner))
             .with_context(|| format!("cannot make the data folder {}", folder.join(inner).display()))?;
     }

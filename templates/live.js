@@ -109,6 +109,22 @@
     }
   }
 
+  // A line that begins a phase opens a fold; what follows goes into it.
+  function addLine(lines, line) {
+    if (line.heading) {
+      const phase = document.createElement("details");
+      phase.className = "phase";
+      phase.open = lines.dataset.folded === undefined;
+      const summary = document.createElement("summary");
+      summary.append(...[...lineElement(line).children].filter((part) => part.className !== "from"));
+      phase.append(summary);
+      lines.append(phase);
+      return;
+    }
+    const last = lines.lastElementChild;
+    (last && last.localName === "details" ? last : lines).append(lineElement(line));
+  }
+
   function lineElement(line) {
     const element = document.createElement("div");
     element.className = "line " + line.stream;
@@ -143,6 +159,12 @@
     let next = log.dataset.next;
     let paused = false;
     log.querySelector("[data-log-buttons]").hidden = false;
+    const fold = log.querySelector("[data-log-fold]");
+    fold.addEventListener("click", () => {
+      const folded = lines.toggleAttribute("data-folded");
+      fold.setAttribute("aria-pressed", String(folded));
+      for (const phase of lines.querySelectorAll("details.phase")) phase.open = !folded;
+    });
     wrap.addEventListener("click", () => {
       wrap.setAttribute("aria-pressed", String(lines.classList.toggle("wrapped")));
     });
@@ -173,8 +195,13 @@
       const atEnd = lines.scrollHeight - lines.scrollTop - lines.clientHeight < 40;
       if (page.lines.length) {
         log.querySelector("[data-log-empty]")?.remove();
-        lines.append(...page.lines.map(lineElement));
-        while (lines.childElementCount > MOST_LINES) lines.firstElementChild.remove();
+        for (const line of page.lines) addLine(lines, line);
+        const all = lines.getElementsByClassName("line");
+        while (all.length > MOST_LINES) {
+          const phase = all[0].parentElement;
+          all[0].remove();
+          if (phase !== lines && !phase.querySelector(".line")) phase.remove();
+        }
         if (atEnd) lines.scrollTop = lines.scrollHeight;
       }
       if (page.ended) {

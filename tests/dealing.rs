@@ -81,6 +81,26 @@ async fn files_are_dealt_to_two_nodes_and_each_counts_once() {
     for lane in run["lanes"].as_array().expect("a list") {
         assert!(lane["counts"]["passed"].as_u64() > Some(0), "a node did nothing: {lane:#}");
     }
+    // The check of the commit tells how it went: each node's bar, the gain, how near the best, and what took longest.
+    let main = machine.api("/api/v1/runs/1").await.expect("a run")["commit"].as_str().expect("a commit").to_owned();
+    let told = async || {
+        let path = format!("/repos/{repository}/commits/{main}/check-runs");
+        let checks = machine.github(Method::GET, &path, None).await;
+        let summary = checks["check_runs"][0]["output"]["summary"].as_str().unwrap_or_default().to_owned();
+        ensure!(checks["check_runs"][0]["conclusion"] == "success", "{checks:#}");
+        Ok(summary)
+    };
+    let summary = machine.expect("the check to be told", told).await;
+    for words in ["9 of 9 files passed", "times as fast as one alone", "times the least possible", "### Slowest files"]
+    {
+        assert!(summary.contains(words), "{words}: {summary}");
+    }
+    for node in 0..2 {
+        let row = summary.lines().find(|line| line.starts_with(&format!("| {node} | passed |"))).unwrap_or_default();
+        assert!(row.contains('█'), "no bar of node {node}: {summary}");
+    }
+    assert!(machine.says(&["ci", "show", "1"]).await.contains("times the least possible"));
+
     // It was learned how long each takes: the next run is told, and a failure of one file is found and named.
     let broken = "def test_breaks():\n    value = 41\n    assert value == 42, 'the answer is wrong'\n";
     let files = BTreeMap::from([("suite/test_03.py".to_owned(), broken.to_owned())]);
@@ -421,6 +441,180 @@ async fn a_suite_that_pulls_by_knapsack_pro_s_clients_is_dealt_without_a_change(
     let run = verdict(&machine, 3).await;
     assert_eq!(run["verdict"]["kind"], "failed", "{run:#}");
     assert!(run["lanes"].as_array().expect("a list").iter().all(|lane| lane["state"] == "passed"), "{run:#}");
+    well(&machine).await;
+    machine.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn artifacts_are_kept_secrets_are_hidden_and_a_log_has_its_phases() {
+    let machine = Machine::with("[tests]\nartifacts_mb = 1").await;
+    let keeps = "import os, sys, time\ndef test_keeps():\n    os.makedirs('out/deep')\n    \
+                 open('out/deep/a b.html', 'w').write('<script>alert(1)</script>')\n    open('out/left.tmp', 'w').write('x')\n    \
+                 open('out/zz-large', 'wb').write(bytes(2 << 20))\n    os.symlink('/etc/passwd', 'out/passwd')\n    \
+                 os.mkfifo('out/pipe')\n    token = os.environ.get('TOKEN', 'none')\n    \
+                 os.write(1, ('the token is ' + token[:7]).encode())\n    time.sleep(0.2)\n    \
+                 os.write(1, (token[7:] + '.\\n').encode())\n    assert token == 'none', 'refused ' + token\n";
+    let mut files = suite("nodes = 1\nartifacts = [\"out\", \"!out/*.tmp\"]", &[("test_keeps", keeps)]);
+    let setup =
+        json!({ "environments": { "test": { "scripts": { "test-setup": "echo all is set up", "test": "true" } } } });
+    files.insert("app.json".to_owned(), setup.to_string());
+    let repository = machine.make_repository("hello", &files).await;
+    assert_eq!(verdict(&machine, 1).await["verdict"]["kind"], "passed");
+    let token = "s3cr3t-t0k3n-0f-0urs";
+    let set = format!("TOKEN={token}");
+    machine.says(&["config", "set", "--repository", &repository, "--stage", "test", &set]).await;
+    let change = BTreeMap::from([("notes.txt".to_owned(), "nothing of the tests".to_owned())]);
+    let head = machine.push(&repository, "main", &change, "Note").await;
+    let run = verdict(&machine, 2).await;
+    assert_eq!(run["verdict"]["kind"], "failed", "{run:#}");
+
+    // What was named is there, and nothing that a link or a pattern leads to elsewhere.
+    let kept = machine.api("/api/v1/runs/2/artifacts").await.expect("a list");
+    let kept = kept["artifacts"].as_array().expect("a list").clone();
+    let paths: Vec<&str> = kept.iter().filter_map(|one| one["path"].as_str()).collect();
+    assert_eq!(paths, ["out/deep/a b.html"], "{kept:#?}");
+    let address = format!("/api/v1/runs/2/artifacts/0/{}", kept[0]["id"].as_str().expect("a name"));
+    let answer = machine.client.get(format!("http://{}{address}", machine.server)).send().await.expect("an answer");
+    let header = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or("").to_owned();
+    assert_eq!(header("content-type"), "application/octet-stream");
+    assert_eq!(header("x-content-type-options"), "nosniff");
+    assert_eq!(header("content-disposition"), "attachment; filename=\"a_b.html\"; filename*=UTF-8''a%20b.html");
+    assert_eq!(answer.text().await.expect("a text"), "<script>alert(1)</script>");
+    let page = async |path: &str| -> String {
+        let answer = machine.client.get(format!("http://{}{path}", machine.server)).send().await.expect("an answer");
+        answer.text().await.expect("a page")
+    };
+    assert!(page("/runs/2").await.contains(&address));
+    let missing = machine.client.get(format!("http://{}{}", machine.server, address.replace("/0/", "/1/")));
+    assert_eq!(missing.send().await.expect("an answer").status(), 404);
+    assert!(machine.says(&["ci", "artifacts", "2"]).await.contains("out/deep/a b.html"));
+    let folder = machine.path("saved");
+    machine.says(&["ci", "artifacts", "2", "--save", folder.to_str().expect("a name")]).await;
+    let saved = std::fs::read_to_string(folder.join("node-0/out/deep/a b.html")).expect("it was saved");
+    assert_eq!(saved, "<script>alert(1)</script>");
+
+    // The log has a fold for each phase, and says what was left out.
+    let log = machine.says(&["ci", "logs", "2"]).await;
+    for line in ["-----> test-setup", "all is set up", "-----> test", "-----> suite/test_keeps.py", "-----> artifacts"]
+    {
+        assert!(log.contains(line), "{line}: {log}");
+    }
+    assert!(log.contains("\"out/zz-large\" is not kept: this node's artifacts would be larger"), "{log}");
+    let folded = machine.says(&["ci", "logs", "2", "--folded"]).await;
+    assert!(folded.contains("-----> test-setup") && !folded.contains("all is set up"), "{folded}");
+    let shown = page("/runs/2/nodes/0").await;
+    assert_eq!(shown.matches("<details class=\"phase\" open>").count(), 4, "{shown}");
+
+    // What was set stands nowhere, although it was written in two pieces and in a message.
+    assert!(log.contains("the token is [hidden]."), "{log}");
+    let look = async || {
+        let checks = machine.github(Method::GET, &format!("/repos/{repository}/commits/{head}/check-runs"), None).await;
+        let summary = checks["check_runs"][0]["output"]["summary"].as_str().unwrap_or_default().to_owned();
+        ensure!(summary.contains("refused [hidden]"), "{summary}");
+        Ok(summary)
+    };
+    let summary = machine.expect("the check to tell the failure", look).await;
+    for text in [&summary, &log, &shown, &run.to_string()] {
+        assert!(!text.contains(token), "{text}");
+    }
+
+    // A script that runs as it is keeps its files too, once what it left running is gone.
+    let script =
+        "mkdir out; (setsid sh -c 'while :; do date > out/clock; done' &); sleep 0.2; echo plain > out/plain; exit 3";
+    let plain = json!({ "environments": { "test": { "scripts": { "test": script } } } });
+    let settings = "[tests]\nsplit = false\nartifacts = 'out/plain'\n";
+    let change = BTreeMap::from([
+        ("app.json".to_owned(), plain.to_string()),
+        (".github/landfall.toml".to_owned(), settings.to_owned()),
+    ]);
+    machine.push(&repository, "main", &change, "Plainly").await;
+    let run = verdict(&machine, 3).await;
+    assert_eq!(run["verdict"]["kind"], "failed", "{run:#}");
+    assert_eq!(run["lanes"][0]["ended"]["code"], 3, "{run:#}");
+    assert_eq!(run["artifacts"][0]["path"], "out/plain", "{run:#}");
+    well(&machine).await;
+    machine.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_push_ends_the_older_run_of_its_branch_with_its_processes() {
+    let machine = Machine::start().await;
+    let stubborn = "import os, signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n\
+                    def test_waits():\n    while not os.path.exists('go'):\n        time.sleep(0.1)\n";
+    let repository = machine.make_repository("hello", &suite("nodes = 2", &[("test_fine", SLEEPS)])).await;
+    assert_eq!(verdict(&machine, 1).await["verdict"]["kind"], "passed");
+    let files = BTreeMap::from([("suite/test_stubborn.py".to_owned(), stubborn.to_owned())]);
+    machine.push(&repository, "change", &files, "Wait").await;
+    machine.open_pull(&repository, "change", "Wait").await;
+    let waits = async || {
+        ensure!(machine.processes("test_stubborn.py").len() == 1, "it does not wait yet");
+        Ok(())
+    };
+    machine.expect("a test to wait", waits).await;
+    let files = BTreeMap::from([("go".to_owned(), "on".to_owned())]);
+    let head = machine.push(&repository, "change", &files, "Go on").await;
+    let run = verdict(&machine, 2).await;
+    assert_eq!(run["verdict"]["kind"], "cancelled", "{run:#}");
+    assert_eq!((&run["cancelled"]["kind"], &run["cancelled"]["commit"]), (&"newer".into(), &head.as_str().into()));
+    // What it waits in has no `go`, so whoever still waits is of the older run.
+    let run = verdict(&machine, 3).await;
+    assert_eq!(run["verdict"]["kind"], "passed", "{run:#}");
+    assert!(machine.processes("test_stubborn.py").is_empty(), "something of it still runs");
+    well(&machine).await;
+    machine.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fork_bomb_in_a_test_file_is_ended_and_is_red_alone() {
+    let machine = Machine::with("[tests]\nmemory_mb = 256\nminutes = 5").await;
+    let bomb = "import os\ndef test_bombs():\n    while True:\n        try:\n            os.fork()\n        \
+                except OSError:\n            pass\n";
+    let tests = [("test_bomb", bomb), ("test_fine", SLEEPS), ("test_fine_too", SLEEPS)];
+    machine.make_repository("hello", &suite("nodes = 1\ntimeout = \"3s\"", &tests)).await;
+    let run = verdict(&machine, 1).await;
+    assert_eq!(run["verdict"]["kind"], "failed", "{run:#}");
+    let split = &run["split"];
+    assert_eq!((&split["planned"], &split["passed"], &split["red"]), (&3.into(), &2.into(), &1.into()), "{run:#}");
+    assert_eq!(split["red_files"][0]["path"], "suite/test_bomb.py", "{run:#}");
+    assert!(machine.processes("test_bomb.py").is_empty(), "the bomb still goes on");
+    well(&machine).await;
+    machine.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn results_of_a_script_that_runs_as_it_is_are_read_and_one_that_leaves_none_is_red() {
+    let machine = Machine::start().await;
+    let mut files = suite("", &[("test_fine", SLEEPS)]);
+    let manifest = |script: &str| json!({ "environments": { "test": { "scripts": { "test": script } } } }).to_string();
+    files.insert(".github/landfall.toml".to_owned(), "[tests]\nsplit = false\njunit = 'out/*.xml'\n".to_owned());
+    // What lies there from before speaks for nothing.
+    let stale = "<testsuite tests='1'><testcase name='old'/></testsuite>";
+    files.insert("out/old.xml".to_owned(), stale.to_owned());
+    files.insert("app.json".to_owned(), manifest("python3 runner.py out/a.xml suite/test_fine.py"));
+    let repository = machine.make_repository("hello", &files).await;
+    let run = verdict(&machine, 1).await;
+    assert_eq!((&run["verdict"]["kind"], &run["counts"]["passed"]), (&"passed".into(), &2.into()), "{run:#}");
+    let broken = "def test_breaks():\n    assert False, 'the answer is wrong'\n";
+    let change = BTreeMap::from([
+        ("suite/test_fine.py".to_owned(), broken.to_owned()),
+        ("app.json".to_owned(), manifest("python3 runner.py out/a.xml suite/test_fine.py || true")),
+    ]);
+    machine.push(&repository, "main", &change, "Break it").await;
+    let run = verdict(&machine, 2).await;
+    assert_eq!((&run["verdict"]["kind"], &run["counts"]["failed"]), (&"failed".into(), &1.into()), "{run:#}");
+    let failure = run["lanes"][0]["failures"][0]["message"].as_str().unwrap_or_default();
+    assert!(failure.contains("the answer is wrong"), "{run:#}");
+    let change = BTreeMap::from([("app.json".to_owned(), manifest("true"))]);
+    let head = machine.push(&repository, "main", &change, "Run nothing").await;
+    let run = verdict(&machine, 3).await;
+    assert_eq!(run["verdict"]["kind"], "failed", "{run:#}");
+    let look = async || {
+        let checks = machine.github(Method::GET, &format!("/repos/{repository}/commits/{head}/check-runs"), None).await;
+        let summary = checks["check_runs"][0]["output"]["summary"].as_str().unwrap_or_default().to_owned();
+        ensure!(summary.contains("ended well and left no results that prove it"), "{summary}");
+        Ok(())
+    };
+    machine.expect("the check to say so", look).await;
     well(&machine).await;
     machine.leave().await;
 }

@@ -165,7 +165,13 @@ const RESERVED: &[Reserved] = &[
             ("demo", "what a step took"),
         ],
     },
-    Reserved { names: &["env::var"], places: &[("config.rs", "reads the environment for all")] },
+    Reserved {
+        names: &["env::var"],
+        places: &[
+            ("config.rs", "reads the environment for all"),
+            ("node/mod.rs", "knows by their names the values that no report may show"),
+        ],
+    },
     Reserved {
         names: &["SystemRandom", "getrandom", "thread_rng"],
         places: &[

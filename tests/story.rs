@@ -326,6 +326,7 @@ async fn a_merge_queue_gets_its_check() {
     assert_eq!(checks.len(), 1, "{checks:?}");
     // The group's tree is the pull request's own: what passed there passed here.
     assert_eq!(checks[0].0, "success", "{checks:?}");
+    assert_eq!(checks[0].1, "Passed: the same code passed in run 2");
     assert_eq!(town.served("hello-staging").as_deref(), Some("one"), "a merge group was deployed");
     assert_eq!(town.world().store.runs().unwrap().len(), 3);
     town.leave().await;

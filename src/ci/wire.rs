@@ -9,7 +9,7 @@ use super::judge::BatchEnd;
 use super::knapsack;
 use super::presets::Unit;
 use super::split::{Item, LeaseId, Outcome, Refusal};
-use crate::domain::{Counts, TestFailure};
+use crate::domain::{Counts, FilePatterns, TestFailure};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -33,6 +33,10 @@ const MOST_TESTS: u64 = 10_000_000;
 /// Cases of one batch that are told one by one, and the bytes of all their names.
 pub const MOST_CASES: usize = 3_000;
 pub const MOST_CASE_BYTES: usize = 128 << 10;
+/// Bytes of a kept file in one request, before base64.
+pub const KEPT_PIECE: usize = 1 << 20;
+/// Files that are kept of one node.
+pub const MOST_KEPT_FILES: usize = 1_000;
 /// The longest that one batch is said to have taken, in milliseconds: a day.
 const MOST_WALL_MS: u64 = 24 * 3_600 * 1_000;
 
@@ -64,6 +68,33 @@ pub enum Request {
     Times {
         files: Vec<(String, f64)>,
     },
+    /// What is to be read when the tests have ended?
+    Wanted,
+    /// What a script that ran as it is left as its results.
+    Report {
+        /// They are whole, hold a test and none that failed.
+        green: bool,
+        counts: Counts,
+        failures: Vec<TestFailure>,
+    },
+    /// A piece of a file that is to be kept, in base64. Told twice it is the same.
+    Keep {
+        path: String,
+        offset: u64,
+        bytes: String,
+        last: bool,
+    },
+}
+
+/// Why a file is not kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NotKept {
+    NotAsked,
+    BadName,
+    TooMany,
+    TooLarge,
+    OutOfOrder,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -101,6 +132,14 @@ pub enum Answer {
     },
     /// Nobody has made a queue yet.
     NoQueue,
+    Wanted {
+        artifacts: Option<FilePatterns>,
+        /// Where a script that runs as it is leaves its results.
+        junit: Option<String>,
+    },
+    NotKept {
+        why: NotKept,
+    },
     /// The control plane can't do it now: say it again.
     Later,
 }
@@ -181,19 +220,8 @@ impl Done {
     /// The same within its bounds, and without what contradicts itself: where the command did not end by itself, nothing
     /// passed.
     pub fn bounded(mut self) -> Done {
-        let cut = |text: &mut String, most: usize| {
-            if let Some((at, _)) = text.char_indices().nth(most) {
-                text.truncate(at);
-            }
-        };
         self.failures.truncate(MOST_FAILURES);
-        for Failed { failure, .. } in &mut self.failures {
-            cut(&mut failure.name, NAME);
-            cut(&mut failure.message, MESSAGE);
-            if let Some(file) = &mut failure.file {
-                cut(file, NAME);
-            }
-        }
+        self.failures.iter_mut().for_each(|failed| bound(&mut failed.failure));
         for names in [&mut self.quarantined, &mut self.flaky] {
             names.truncate(MOST_NAMES);
             names.iter_mut().for_each(|name| cut(name, NAME));
@@ -212,10 +240,7 @@ impl Done {
             room = left.unwrap_or(room);
             left.is_some()
         });
-        let Counts { passed, failed, skipped } = &mut self.counts;
-        for count in [passed, failed, skipped] {
-            *count = (*count).min(MOST_TESTS);
-        }
+        self.counts = bounded_counts(self.counts);
         let instead = match self.end {
             BatchEnd::Exited { .. } => None,
             BatchEnd::Killed => Some(Outcome::Crashed),
@@ -226,6 +251,26 @@ impl Done {
         }
         self
     }
+}
+
+fn cut(text: &mut String, most: usize) {
+    if let Some((at, _)) = text.char_indices().nth(most) {
+        text.truncate(at);
+    }
+}
+
+/// A failure within its bounds.
+pub fn bound(failure: &mut TestFailure) {
+    cut(&mut failure.name, NAME);
+    cut(&mut failure.message, MESSAGE);
+    if let Some(file) = &mut failure.file {
+        cut(file, NAME);
+    }
+}
+
+pub fn bounded_counts(counts: Counts) -> Counts {
+    let Counts { passed, failed, skipped } = counts;
+    Counts { passed: passed.min(MOST_TESTS), failed: failed.min(MOST_TESTS), skipped: skipped.min(MOST_TESTS) }
 }
 
 /// A message as a frame; `None` where it is larger than `most`.

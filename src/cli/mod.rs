@@ -10,6 +10,7 @@ mod monitor;
 mod orders;
 mod print;
 mod show;
+mod test_runs;
 
 use crate::config::Config;
 use crate::domain::{AppName, ReleaseNumber};
@@ -185,11 +186,14 @@ enum Command {
     Node {
         #[arg(long, default_value = crate::node::SOCKET)]
         socket: PathBuf,
-        /// Runs this command, whose client pulls files by itself
-        #[arg(long, requires = "token")]
-        script: Option<String>,
+        /// Runs this command; with a token one whose client pulls files by itself
         #[arg(long)]
+        script: Option<String>,
+        #[arg(long, requires = "script")]
         token: Option<String>,
+        /// Variables whose values stand in no report
+        #[arg(long, value_delimiter = ',')]
+        mask: Vec<String>,
     },
 }
 
@@ -280,6 +284,25 @@ enum Ci {
         #[arg(long, value_name = "N")]
         node: Option<u16>,
     },
+    /// Print what a node of a run printed
+    Logs {
+        run: u64,
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        node: u16,
+        /// Go on with what it prints from now on
+        #[arg(short, long)]
+        tail: bool,
+        /// Of each phase only its first line, with how much there is of it
+        #[arg(long, conflicts_with = "tail")]
+        folded: bool,
+    },
+    /// List the files that were kept of a run
+    Artifacts {
+        run: u64,
+        /// Write them below this folder, which must not be there yet
+        #[arg(long, value_name = "FOLDER")]
+        save: Option<PathBuf>,
+    },
     /// Test the commit of a run again
     Rerun {
         run: u64,
@@ -337,10 +360,11 @@ impl From<std::io::Error> for Failed {
 
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    if let Command::Node { socket, script, token } = &cli.command {
+    if let Command::Node { socket, script, token, mask } = &cli.command {
         return match (script, token) {
-            (Some(script), Some(token)) => crate::node::run_with_queue(socket, script, token),
-            _ => crate::node::run(socket),
+            (Some(script), Some(token)) => crate::node::run_with_queue(socket, script, token, mask),
+            (Some(script), None) => crate::node::run_plainly(socket, script, mask),
+            _ => crate::node::run(socket, mask),
         };
     }
     let result = match cli.command {
@@ -457,6 +481,11 @@ fn ask(config_file: &Path, json: bool, command: Command) -> Result<(), Failed> {
             Command::Ci(Ci::List { repository }) => show::runs(&client, repository.as_deref()).await,
             Command::Ci(Ci::Show { run, node: None }) => show::run(&client, run).await,
             Command::Ci(Ci::Show { run, node: Some(node) }) => show::node_log(&client, run, node).await,
+            Command::Ci(Ci::Logs { run, node, tail, folded }) => {
+                test_runs::logs(&client, run, node, tail, folded).await
+            }
+            Command::Ci(Ci::Artifacts { run, save: None }) => test_runs::artifacts(&client, run).await,
+            Command::Ci(Ci::Artifacts { run, save: Some(folder) }) => test_runs::save(&client, run, &folder).await,
             Command::Ci(Ci::Rerun { run, failed }) => show::rerun(&client, run, failed).await,
             Command::Ci(Ci::Repro { run, node }) => show::repro(&client, run, node).await,
             Command::Ci(Ci::Flaky { repository }) => show::flaky(&client, &repository).await,
@@ -536,6 +565,9 @@ mod tests {
             "landfall promote acme/hello",
             "landfall ci list",
             "landfall ci show 3 --node 1",
+            "landfall ci logs 3 --node 1 -t",
+            "landfall ci logs 3 --folded",
+            "landfall ci artifacts 3 --save out",
             "landfall ci rerun 3",
             "landfall ci rerun 3 --failed",
             "landfall ci cancel 3",
@@ -556,7 +588,8 @@ mod tests {
             "landfall doctor",
             "landfall down",
             "landfall dyno --spec f",
-            "landfall node --socket s",
+            "landfall node --socket s --mask A,B",
+            "landfall node --socket s --script true",
         ] {
             let parsed = Cli::try_parse_from(line.split_whitespace());
             assert!(parsed.is_ok(), "{line}: {}", parsed.err().map(|error| error.to_string()).unwrap_or_default());

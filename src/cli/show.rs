@@ -96,7 +96,7 @@ pub async fn node_log(client: &Client, run: u64, node: u16) -> Result<(), Failed
     follow(client, &format!("/api/v1/runs/{run}/nodes/{node}/logs"), false, 2_000).await
 }
 
-async fn follow(client: &Client, path: &str, tail: bool, lines: usize) -> Result<(), Failed> {
+pub(super) async fn follow(client: &Client, path: &str, tail: bool, lines: usize) -> Result<(), Failed> {
     let mut page = client.get(&format!("{path}?lines={lines}")).await?;
     let mut lost = false;
     loop {
@@ -129,7 +129,7 @@ async fn follow(client: &Client, path: &str, tail: bool, lines: usize) -> Result
 }
 
 /// `2026-11-22T23:19:37.250Z app[web.1]: listening`, in Heroku's form.
-fn print_line(client: &Client, entry: &Value) -> Result<(), Failed> {
+pub(super) fn print_line(client: &Client, entry: &Value) -> Result<(), Failed> {
     if client.json {
         return line(&entry.to_string());
     }

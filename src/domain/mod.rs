@@ -24,6 +24,7 @@ mod command;
 mod event;
 mod procfile;
 mod manifest;
+mod mask;
 mod settings;
 
 pub use access::*;
@@ -41,6 +42,7 @@ pub use guard::*;
 pub use ids::*;
 pub use image::*;
 pub use manifest::*;
+pub use mask::*;
 pub use part::*;
 pub use pipeline::*;
 pub use procfile::*;

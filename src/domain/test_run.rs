@@ -5,6 +5,20 @@ use crate::clock::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+/// Begins a line of output that begins a phase, as buildpacks write it.
+pub const PHASE: &str = "-----> ";
+
+/// A file that is kept of a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Artifact {
+    pub node: u16,
+    /// What it is called on disk and in addresses: nothing of its path.
+    pub id: String,
+    /// Below the root of the code.
+    pub path: String,
+    pub bytes: u64,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TestRun {
     pub number: RunNumber,
@@ -128,19 +142,25 @@ pub struct NodeResult {
     pub started_at: Timestamp,
     pub finished_at: Timestamp,
     pub ended: Ended,
-    /// Counted from what it printed in the Test Anything Protocol, where it did.
+    /// Counted from its results, else from what it printed in the Test Anything Protocol, where it did.
     pub counts: Option<Counts>,
     pub failures: Vec<TestFailure>,
     /// The last lines that it printed.
     pub tail: Vec<String>,
     /// Whether `scripts.test-setup` failed: then no test ran.
     pub setup_failed: bool,
+    /// It was said where its results are, and there are none that speak for a pass.
+    #[serde(default)]
+    pub unproven: bool,
 }
 
 impl NodeResult {
-    /// Green needs both: a zero exit, and no failed test in what was reported.
+    /// Green needs all: a zero exit, no failed test in what was reported, and a report where one was promised.
     pub fn passed(&self) -> bool {
-        self.ended.is_success() && self.failures.is_empty() && self.counts.is_none_or(|counts| counts.failed == 0)
+        self.ended.is_success()
+            && !self.unproven
+            && self.failures.is_empty()
+            && self.counts.is_none_or(|counts| counts.failed == 0)
     }
 }
 

@@ -6,7 +6,7 @@ use crate::ci::judge::BatchEnd;
 use crate::ci::presets::Unit;
 use crate::ci::split::Item;
 use crate::ci::wire::{Done, Orders};
-use crate::domain::{FILES, JUNIT};
+use crate::domain::{FILES, JUNIT, Mask};
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -25,13 +25,15 @@ pub struct Place {
     pub folder: PathBuf,
     /// The root of the code.
     pub code: PathBuf,
+    /// What no report may show.
+    pub mask: Option<Mask>,
 }
 
 impl Place {
-    pub fn make() -> io::Result<Place> {
+    pub fn make(mask: Option<Mask>) -> io::Result<Place> {
         let folder = std::env::temp_dir().join(format!("landfall-node-{}", std::process::id()));
         std::fs::create_dir_all(&folder)?;
-        Ok(Place { folder, code: std::env::current_dir()? })
+        Ok(Place { folder, code: std::env::current_dir()?, mask })
     }
 }
 
@@ -69,12 +71,21 @@ pub fn run(
         std::fs::write(&told, cases)?;
     }
     let environment = environment(orders, &selection, &told, &junit);
+    super::phase(&heading(items));
     let began = Instant::now();
     let Some(end) = watch(&script, orders, environment, every, beat)? else { return Ok(None) };
     let wall_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     let report = results::read(place, orders, &junit);
     let said = results::said(&told.with_extension("said"));
-    Ok(Some(results::judge(orders, items, end, (wall_ms, start_up_ms), report.as_ref(), said)))
+    Ok(Some(results::judge(orders, items, end, (wall_ms, start_up_ms), report.as_ref(), said, place.mask.as_ref())))
+}
+
+/// The files of a batch in a few words, for the line above its output.
+fn heading(items: &[(u32, Item)]) -> String {
+    let names: Vec<String> = items.iter().take(3).map(|(_, item)| item.path.escape_debug().to_string()).collect();
+    let more = items.len() - names.len();
+    let part = if items.iter().any(|(_, item)| item.is_part()) { " (a part)" } else { "" };
+    if more > 0 { format!("{} and {more} more", names.join(", ")) } else { format!("{}{part}", names.join(", ")) }
 }
 
 /// What the command gets besides what the node has.

@@ -5,15 +5,20 @@
 //! nothing of the code under test: what a command leaves running is ended before the next batch, what it writes is
 //! read with bounds.
 
+mod artifacts;
 mod batch;
 mod descendants;
+mod files;
 mod link;
+mod plain;
 mod queue;
 mod results;
 
 use crate::ci::split::Refusal;
 use crate::ci::wire::{Answer, BEAT_MS, Orders, Request};
+use crate::domain::{Mask, PHASE};
 use link::Link;
+pub use plain::run as run_plainly;
 pub use queue::run as run_with_queue;
 use std::path::Path;
 use std::process::ExitCode;
@@ -27,9 +32,10 @@ const REPLACED: u8 = 97;
 /// The node could not do its work.
 const BROKEN: u8 = 98;
 
-/// Works until the run is over. Zero where all that this node did counts as passed.
-pub fn run(socket: &Path) -> ExitCode {
-    match work(&mut Link::new(socket)) {
+/// Works until the run is over. Zero where all that this node did counts as passed. The values of the variables `masked`
+/// are shown in no report.
+pub fn run(socket: &Path, masked: &[String]) -> ExitCode {
+    match work(&mut Link::new(socket), mask_of(masked)) {
         Ok(red) => ExitCode::from(u8::from(red)),
         Err(End::Replaced) => ExitCode::from(REPLACED),
         Err(End::Broken(why)) => {
@@ -37,6 +43,11 @@ pub fn run(socket: &Path) -> ExitCode {
             ExitCode::from(BROKEN)
         }
     }
+}
+
+fn mask_of(names: &[String]) -> Option<Mask> {
+    let values: Vec<String> = names.iter().filter_map(|name| std::env::var(name).ok()).collect();
+    Mask::of(values.iter().map(String::as_str))
 }
 
 enum End {
@@ -50,10 +61,15 @@ impl From<std::io::Error> for End {
     }
 }
 
-fn work(link: &mut Link) -> Result<bool, End> {
+/// Begins a phase of the node's log.
+fn phase(name: &str) {
+    println!("{PHASE}{name}");
+}
+
+fn work(link: &mut Link, mask: Option<Mask>) -> Result<bool, End> {
     descendants::adopt_orphans()?;
     let orders = join(link)?;
-    let place = batch::Place::make()?;
+    let place = batch::Place::make(mask)?;
     loop {
         match link.insist(&Request::Pull) {
             Answer::Batch { lease, items, start_up_ms } => {
@@ -71,7 +87,12 @@ fn work(link: &mut Link) -> Result<bool, End> {
                 }
             }
             Answer::Wait { milliseconds } => std::thread::sleep(Duration::from_millis(milliseconds.clamp(10, 5_000))),
-            Answer::Over { red } => return Ok(red),
+            Answer::Over { red } => {
+                if let Answer::Wanted { artifacts: Some(patterns), .. } = link.insist(&Request::Wanted) {
+                    artifacts::keep(link, &place.code, patterns);
+                }
+                return Ok(red);
+            }
             Answer::Refused { why: Refusal::Replaced } => return Err(End::Replaced),
             other => return Err(unexpected(&other)),
         }

@@ -6,12 +6,14 @@
 //! for the next time that it asks: the first version of the wire would else take a batch for done that nobody ran.
 
 use super::link::Link;
+use super::plain;
 use crate::ci::knapsack::{self, Ask, Call, MOST_BYTES, NoCall, Version};
 use crate::ci::wire::{Answer, Request};
+use crate::domain::Mask;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -30,8 +32,8 @@ struct Queue {
 type Batch = Option<(Option<u32>, Vec<(String, u64)>)>;
 
 /// Ends as the script does.
-pub fn run(socket: &Path, script: &str, token: &str) -> ExitCode {
-    match serve_and_run(socket, script, token) {
+pub fn run(socket: &Path, script: &str, token: &str, masked: &[String]) -> ExitCode {
+    match serve_and_run(socket, script, token, super::mask_of(masked).as_ref()) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("landfall: {error}");
@@ -40,7 +42,7 @@ pub fn run(socket: &Path, script: &str, token: &str) -> ExitCode {
     }
 }
 
-fn serve_and_run(socket: &Path, script: &str, token: &str) -> io::Result<ExitCode> {
+fn serve_and_run(socket: &Path, script: &str, token: &str, mask: Option<&Mask>) -> io::Result<ExitCode> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let endpoint = format!("http://{}", listener.local_addr()?);
     let queue = Arc::new(Mutex::new(Queue { link: Link::new(socket), kept: None }));
@@ -53,16 +55,10 @@ fn serve_and_run(socket: &Path, script: &str, token: &str) -> io::Result<ExitCod
             });
         }
     });
-    let shell = if Path::new("/bin/bash").exists() { "/bin/bash" } else { "/bin/sh" };
-    let place = super::batch::Place::make()?;
-    let file = place.folder.join("script.sh");
-    std::fs::write(&file, script)?;
-    let status = Command::new(shell).arg(&file).envs(knapsack::environment(&endpoint, token)).status()?;
-    drop(place);
-    // As a shell tells of a signal.
-    use std::os::unix::process::ExitStatusExt;
-    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(1);
-    Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
+    let environment: Vec<(String, String)> =
+        knapsack::environment(&endpoint, token).into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    let code = plain::run_between(&mut Link::new(socket), script, &environment, mask)?;
+    Ok(ExitCode::from(code))
 }
 
 /// One connection, request by request.

@@ -1,19 +1,18 @@
 //! What a batch's command left as its results, from files that the code under test may have made to do harm.
 
 use super::batch::Place;
+use super::files::{self, is_plain};
 use crate::ci::cases::{self, Part};
 use crate::ci::judge::{self, Batch, BatchEnd, Judged};
 use crate::ci::junit::{self, CaseResult, MOST_BYTES, Report};
 use crate::ci::split::Item;
 use crate::ci::wire::{CaseDone, Done, Failed, ItemDone, MOST_CASES, Orders};
-use crate::domain::matches_name;
+use crate::domain::{Mask, TestFailure, matches_name};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// Result files of one batch that are read.
 const MOST_FILES: usize = 500;
-/// Entries that a search for result files looks at.
-const MOST_ENTRIES: usize = 100_000;
 /// Of shorter files no cases are told, in milliseconds.
 const WORTH_CUTTING_MS: u64 = 500;
 
@@ -31,12 +30,27 @@ pub fn read(place: &Place, orders: &Orders, junit: &Path) -> Option<Report> {
     let name = junit.file_name().unwrap_or_default().to_string_lossy().into_owned();
     if let Some(entries) = junit.parent().and_then(|folder| std::fs::read_dir(folder).ok()) {
         let own = |path: &PathBuf| {
-            path.file_name().is_some_and(|file| file.to_string_lossy().starts_with(&name)) && is_file(path)
+            path.file_name().is_some_and(|file| file.to_string_lossy().starts_with(&name)) && is_plain(path)
         };
         files.extend(entries.flatten().map(|entry| entry.path()).filter(own));
     }
     files.sort();
     files.truncate(MOST_FILES);
+    whole(&files)
+}
+
+/// All results that a script left where the pattern says.
+pub fn read_all(place: &Place, pattern: &str) -> Option<Report> {
+    whole(&files::matching(&place.code, &[pattern.to_owned()], &[], MOST_FILES))
+}
+
+pub fn clear_all(place: &Place, pattern: &str) {
+    for file in files::matching(&place.code, &[pattern.to_owned()], &[], MOST_FILES) {
+        let _ = std::fs::remove_file(file);
+    }
+}
+
+fn whole(files: &[PathBuf]) -> Option<Report> {
     let reports: Vec<Report> = files.iter().filter_map(|file| one(file)).collect();
     match reports.len() {
         0 => None,
@@ -52,49 +66,19 @@ fn one(path: &Path) -> Option<Report> {
     Some(junit::read(&bytes))
 }
 
-/// A pipe would hold up whoever opens it.
-fn is_file(path: &PathBuf) -> bool {
-    std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_file())
-}
-
 /// Files below the root of the code that the pattern of `[tests] junit` names.
 fn found(place: &Place, orders: &Orders) -> Vec<PathBuf> {
-    let Some(pattern) = &orders.junit else { return Vec::new() };
-    let Ok(glob) = globset::GlobBuilder::new(pattern).literal_separator(true).build() else { return Vec::new() };
-    let matcher = glob.compile_matcher();
-    // Where the pattern has no wildcard yet, nothing beside it is looked at.
-    let plain: PathBuf = Path::new(pattern)
-        .components()
-        .take_while(|part| !part.as_os_str().to_string_lossy().contains(['*', '?', '[', '{']))
-        .collect();
-    let start = place.code.join(&plain);
-    if is_file(&start) {
-        return vec![start];
-    }
-    let (mut folders, mut files, mut looked) = (vec![start], Vec::new(), 0);
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-            looked += 1;
-            if looked > MOST_ENTRIES || files.len() >= MOST_FILES {
-                return files;
-            }
-            let path = entry.path();
-            let Ok(kind) = entry.file_type() else { continue };
-            if kind.is_dir() && entry.file_name() != "node_modules" && entry.file_name() != ".git" {
-                folders.push(path);
-            } else if kind.is_file() && path.strip_prefix(&place.code).is_ok_and(|below| matcher.is_match(below)) {
-                files.push(path);
-            }
-        }
-    }
-    files
+    orders
+        .junit
+        .as_ref()
+        .map_or_else(Vec::new, |pattern| files::matching(&place.code, std::slice::from_ref(pattern), &[], MOST_FILES))
 }
 
 /// What the plugin of a part left.
 pub fn said(path: &Path) -> Option<Part> {
     let path = path.to_owned();
     let mut text = String::new();
-    let file = std::fs::File::open(&path).ok().filter(|_| is_file(&path))?;
+    let file = std::fs::File::open(&path).ok().filter(|_| is_plain(&path))?;
     file.take(100).read_to_string(&mut text).ok()?;
     cases::said(&text)
 }
@@ -118,6 +102,12 @@ fn longest_cases(items: &[(u32, Item)], judged: &Judged) -> Vec<CaseDone> {
         .collect()
 }
 
+/// Messages go to GitHub, where more people read than here.
+pub fn masked(mask: Option<&Mask>, failure: &TestFailure) -> TestFailure {
+    let Some(mask) = mask else { return failure.clone() };
+    TestFailure { name: mask.text(&failure.name), message: mask.text(&failure.message), ..failure.clone() }
+}
+
 pub fn judge(
     orders: &Orders,
     items: &[(u32, Item)],
@@ -125,6 +115,7 @@ pub fn judge(
     (wall_ms, start_up_ms): (u64, u64),
     report: Option<&Report>,
     said: Option<Part>,
+    mask: Option<&Mask>,
 ) -> Done {
     let borrowed: Vec<(u32, &Item)> = items.iter().map(|(number, item)| (*number, item)).collect();
     let (empty_status, cases) = (orders.empty_status, orders.cases);
@@ -149,7 +140,7 @@ pub fn judge(
             .collect(),
         counts: report.map(|report| report.counts).unwrap_or_default(),
         failures: failures
-            .map(|failure| Failed { item: judged.failed.get(&failure.name).copied(), failure: failure.clone() })
+            .map(|failure| Failed { item: judged.failed.get(&failure.name).copied(), failure: masked(mask, failure) })
             .collect(),
         cases: longest_cases(items, &judged),
         quarantined: judged.quarantined,

@@ -37,6 +37,9 @@ pub struct Spec {
     pub services: Vec<Service>,
     #[serde(default)]
     pub walls: Walls,
+    /// Names of variables whose values its log does not show.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub masked: Vec<String>,
 }
 
 /// What a process sees of the machine.
@@ -81,6 +84,7 @@ impl fmt::Debug for Spec {
             binds,
             services,
             walls,
+            masked,
         } = self;
         formatter
             .debug_struct("Spec")
@@ -98,6 +102,7 @@ impl fmt::Debug for Spec {
             .field("binds", binds)
             .field("services", services)
             .field("walls", walls)
+            .field("masked", masked)
             .finish()
     }
 }

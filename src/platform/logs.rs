@@ -6,6 +6,7 @@
 
 use super::contract::{LogCursor, LogLine, LogPage, LogStream, MAX_LINE_BYTES};
 use crate::clock::Timestamp;
+use crate::domain::{Mask, MaskedStream};
 use std::collections::VecDeque;
 use std::fs;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -108,18 +109,29 @@ impl LogWriter {
     }
 }
 
-/// Splits what comes out of a pipe into lines.
+/// Splits what comes out of a pipe into lines, without the values that no log may show.
 pub struct LineSplitter {
     stream: LogStream,
     partial: Vec<u8>,
+    masked: Option<MaskedStream>,
 }
 
 impl LineSplitter {
-    pub fn new(stream: LogStream) -> LineSplitter {
-        LineSplitter { stream, partial: Vec::new() }
+    pub fn new(stream: LogStream, mask: Option<Mask>) -> LineSplitter {
+        LineSplitter { stream, partial: Vec::new(), masked: mask.map(MaskedStream::new) }
     }
 
-    pub fn feed(&mut self, at: Timestamp, mut bytes: &[u8], log: &mut LogWriter) {
+    pub fn feed(&mut self, at: Timestamp, bytes: &[u8], log: &mut LogWriter) {
+        match &mut self.masked {
+            None => self.split(at, bytes, log),
+            Some(masked) => {
+                let bytes = masked.feed(bytes);
+                self.split(at, &bytes, log);
+            }
+        }
+    }
+
+    fn split(&mut self, at: Timestamp, mut bytes: &[u8], log: &mut LogWriter) {
         while let Some(end) = bytes.iter().position(|&byte| byte == b'\n') {
             self.partial.extend_from_slice(&bytes[..end]);
             bytes = &bytes[end + 1..];
@@ -136,6 +148,10 @@ impl LineSplitter {
 
     /// The rest, when the stream ended without a newline.
     pub fn finish(&mut self, at: Timestamp, log: &mut LogWriter) {
+        if let Some(masked) = &mut self.masked {
+            let bytes = masked.finish();
+            self.split(at, &bytes, log);
+        }
         if !self.partial.is_empty() {
             self.emit(at, log, true);
         }
@@ -325,7 +341,7 @@ mod tests {
     fn lines_are_split_at_newlines_and_at_their_greatest_length() {
         let folder = tempfile::tempdir().expect("a folder");
         let mut log = LogWriter::new(folder.path(), 1 << 20);
-        let mut splitter = LineSplitter::new(LogStream::Out);
+        let mut splitter = LineSplitter::new(LogStream::Out, None);
         let long = "é".repeat(MAX_LINE_BYTES);
         for piece in ["one\ntw", "o\r\n\nbad \u{fffd}", "\n", &long, "\nrest"] {
             splitter.feed(Timestamp(5), piece.as_bytes(), &mut log);
@@ -337,5 +353,24 @@ mod tests {
         assert_eq!(lines.last().map(String::as_str), Some("rest"));
         assert_eq!(lines[4..lines.len() - 1].concat(), long);
         assert!(lines.iter().all(|line| line.len() <= MAX_LINE_BYTES));
+    }
+
+    #[test]
+    fn a_secret_is_hidden_wherever_a_line_or_a_piece_of_it_ends() {
+        let secret = "s3cr3t-v4lu3";
+        let text = format!("{}{secret}\nplain {secret}\r\n{secret}", "x".repeat(MAX_LINE_BYTES - 5));
+        for size in [1, 2, 3, 5, 7, 11, 4096, text.len()] {
+            let folder = tempfile::tempdir().expect("a folder");
+            let mut log = LogWriter::new(folder.path(), 1 << 20);
+            let mut splitter = LineSplitter::new(LogStream::Out, Mask::of([secret]));
+            for piece in text.as_bytes().chunks(size) {
+                splitter.feed(Timestamp(5), piece, &mut log);
+            }
+            splitter.finish(Timestamp(5), &mut log);
+            log.flush();
+            let (lines, _) = all(folder.path(), 1000);
+            assert_eq!(lines[..2].concat(), format!("{}[hidden]", "x".repeat(MAX_LINE_BYTES - 5)), "{size}");
+            assert_eq!(lines[2..], ["plain [hidden]", "[hidden]"], "{size}");
+        }
     }
 }

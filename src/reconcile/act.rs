@@ -405,15 +405,24 @@ async fn collect_node(world: &World, run: &TestRun, node: u16, process: &Process
     let ended = observe::ended(*code, *signal, why);
     let report = crate::ci::tap::read(lines.iter().map(String::as_str));
     let setup_failed = ended == Ended::Exited { code: SETUP_FAILED };
-    let failures = within(report.as_ref().map(|report| report.failures.clone()).unwrap_or_default());
+    let attempt = split::who_is(process).map_or(1, |who| who.attempt);
+    let results = split::plain_report(world, run, node, attempt)?;
+    let (unproven, read) = match results {
+        None => (false, None),
+        Some(read) => (read.as_ref().is_none_or(|read| !read.green), read),
+    };
+    let printed = report.map(|report| (report.counts, report.failures));
+    let (counts, failures) = read.map(|read| (read.counts, read.failures)).or(printed).unzip();
+    let failures = within(failures.unwrap_or_default());
     let result = NodeResult {
         process: process.clone(),
         started_at: status.started_at,
         finished_at: *at,
         setup_failed,
-        counts: report.as_ref().map(|report| report.counts),
+        counts,
         failures,
-        tail: if ended.is_success() { Vec::new() } else { last_lines(&lines) },
+        unproven,
+        tail: if ended.is_success() && !unproven { Vec::new() } else { last_lines(&lines) },
         ended,
     };
     change_run(world, run.number, move |run, _| {

@@ -164,6 +164,7 @@ async fn begin(
         binds: binds.collect(),
         services,
         walls: crate::platform::Walls::Sandbox,
+        masked: Vec::new(),
     };
     outside::point("platform start").await;
     world.platform.start(&spec).await?;

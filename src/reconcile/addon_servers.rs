@@ -162,6 +162,7 @@ async fn keep(world: &World, server: &Server) -> Result<Result<(), AddonError>, 
         binds: vec![Bind { host: server.folder.clone(), inside: "/data".into(), writable: true }],
         services: Vec::new(),
         walls: crate::platform::Walls::Sandbox,
+        masked: Vec::new(),
     };
     outside::point("platform start").await;
     world.platform.start(&spec).await?;

@@ -295,6 +295,7 @@ async fn begin(world: &World, repository: &Repository, build: &Build) -> Result<
         ],
         services: Vec::new(),
         walls: crate::platform::Walls::Sandbox,
+        masked: Vec::new(),
     };
     outside::point("platform start").await;
     world.platform.start(&absolute_code(spec)?).await?;

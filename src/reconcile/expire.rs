@@ -1,7 +1,7 @@
 //! What is old is let go: deliveries with their payloads, test runs with their logs, logs of processes that ended
 //! long ago. Whatever is not dealt with yet stays, however old it is.
 
-use super::{Trouble, World, act};
+use super::{Trouble, World, act, build, split};
 use crate::clock::Timestamp;
 use crate::domain::*;
 use crate::store::StoreError;
@@ -92,6 +92,7 @@ async fn runs(world: &World) -> Result<usize, Trouble> {
         for result in run.results.values() {
             act::remove_file(&super::log_file(world, &result.process)).await?;
         }
+        build::remove_folder(&split::artifact_folder(world, run.number)).await?;
     }
     for some in old.chunks(AT_A_TIME) {
         let some: Vec<(RepositoryId, RunNumber)> = some.iter().map(|run| (run.repository, run.number)).collect();

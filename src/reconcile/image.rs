@@ -122,6 +122,7 @@ fn make(world: &World, build: &Build, engine: Engine, dockerfile: String) -> Res
         binds: Vec::new(),
         services: Vec::new(),
         walls: Walls::None,
+        masked: Vec::new(),
     })
 }
 
@@ -154,6 +155,7 @@ fn unpack(world: &World, build: &Build) -> Result<Spec, Trouble> {
         ],
         services: Vec::new(),
         walls: Walls::Sandbox,
+        masked: Vec::new(),
     })
 }
 

@@ -4,9 +4,10 @@
 //! build lock, and one that was made or found useful within the last hour stays whatever the records say, since the
 //! record that needs it may be on its way. Cut off anywhere, the next round finds the rest.
 
-use super::build::{archive, cache_limits, system_time};
+use super::build::{self, archive, cache_limits, system_time};
 use super::observe::{self, label};
-use super::{Trouble, World};
+use super::{Trouble, World, split};
+use crate::clock::Timestamp;
 use crate::domain::*;
 use crate::outside;
 use crate::slug;
@@ -44,7 +45,65 @@ pub async fn tidy(world: &World) -> Result<(), Trouble> {
     for name in tokio::task::spawn_blocking(move || slug::prune_caches(&all, limits, now)).await? {
         info!("removed the build cache {name}");
     }
+    artifacts(world).await?;
     mirrors(world).await
+}
+
+/// Artifacts of runs that are gone, that are old, or that are too many, the oldest first.
+async fn artifacts(world: &World) -> Result<(), Trouble> {
+    let mut found = Vec::new();
+    let mut folder = tokio::fs::read_dir(world.folder("artifacts")).await?;
+    while let Some(entry) = folder.next_entry().await? {
+        let Some(number) = entry.file_name().to_str().and_then(|name| name.parse().ok().map(RunNumber)) else {
+            continue;
+        };
+        let run = world.store.run(number)?;
+        let path = entry.path();
+        let bytes = tokio::task::spawn_blocking(move || bytes_below(&path)).await?;
+        let ended = run.map(|run| (run.verdict.is_none(), run.finished_at.unwrap_or(run.created_at)));
+        found.push(Kept { run: number, ended, bytes });
+    }
+    let keep = &world.config.keep;
+    let kept_for = Duration::from_secs(keep.artifact_days * 24 * 3600);
+    for run in too_much(found, world.now(), kept_for, keep.artifacts_mb << 20) {
+        outside::point("prune artifacts").await;
+        build::remove_folder(&split::artifact_folder(world, run)).await?;
+        info!(%run, "removed the artifacts of test run {run}");
+    }
+    Ok(())
+}
+
+struct Kept {
+    run: RunNumber,
+    /// Whether it still goes on, and since when it does not; `None` where there is no such run any more.
+    ended: Option<(bool, Timestamp)>,
+    bytes: u64,
+}
+
+/// Which runs' artifacts go. Those of a run that goes on stay.
+fn too_much(mut all: Vec<Kept>, now: Timestamp, kept_for: Duration, most: u64) -> Vec<RunNumber> {
+    all.sort_by_key(|kept| std::cmp::Reverse(kept.run));
+    let mut total = 0;
+    let mut goes = |kept: &Kept| {
+        let Some((goes_on, at)) = kept.ended else { return true };
+        let old = now.since(at) >= kept_for;
+        if !old {
+            total += kept.bytes;
+        }
+        !goes_on && (old || total > most)
+    };
+    all.iter().filter(|kept| goes(kept)).map(|kept| kept.run).collect()
+}
+
+fn bytes_below(folder: &Path) -> u64 {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .map(|entry| match entry.metadata() {
+            Ok(metadata) if metadata.is_dir() => bytes_below(&entry.path()),
+            Ok(metadata) => metadata.len(),
+            Err(_) => 0,
+        })
+        .sum()
 }
 
 async fn archives(world: &World) -> Result<(), Trouble> {
@@ -174,4 +233,31 @@ async fn mirrors(world: &World) -> Result<(), Trouble> {
         warn!(repository = %repository.full_name(), "the mirror could not be packed anew: {error}");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn artifacts_go_by_age_and_by_size_and_those_of_a_run_that_goes_on_stay() {
+        let hour = Duration::from_secs(3600);
+        let now = Timestamp(0) + hour * 100;
+        let kept = |run, ended, bytes| Kept { run: RunNumber(run), ended, bytes };
+        let all = |bytes| {
+            vec![
+                kept(1, None, bytes),
+                kept(2, Some((true, Timestamp(0))), bytes),
+                kept(3, Some((false, Timestamp(0))), bytes),
+                kept(4, Some((false, Timestamp(0) + hour * 91)), bytes),
+                kept(5, Some((false, Timestamp(0) + hour * 99)), bytes),
+            ]
+        };
+        let gone =
+            |bytes| -> Vec<u64> { too_much(all(bytes), now, hour * 10, 100).into_iter().map(|run| run.0).collect() };
+        assert_eq!(gone(10), [3, 1], "one is old, one has no record");
+        assert_eq!(gone(60), [4, 3, 1], "the newest has room");
+        assert_eq!(gone(101), [5, 4, 3, 1], "not even the newest has");
+        assert_eq!(too_much(Vec::new(), now, hour, 0), []);
+    }
 }

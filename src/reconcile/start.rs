@@ -9,7 +9,7 @@ use crate::domain::*;
 use crate::outside;
 use crate::platform::{Code, Limits, Root, Spec, Walls};
 use crate::workflow::{SETUP_FAILED, environment_of, first_formation, test_script};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tracing::info;
 
@@ -252,6 +252,7 @@ pub(super) async fn process(
         binds: addons::binds(world, &AddonOwner::of(app), release.created_at)?,
         services: addons::services(world, &AddonOwner::of(app), release.created_at)?,
         walls: walls(image.as_ref()),
+        masked: Vec::new(),
     };
     start(world, &spec).await?;
     info!(app = %app.name, release = %number, process = %id, "started {id}");
@@ -355,7 +356,13 @@ pub(super) async fn node(world: &World, run: &TestRun, node: u16, attempt: u32) 
     let mut variables = environment_of_image(slug.image.as_ref());
     variables.extend(slug.config_vars.clone());
     let owner = AddonOwner::Node { run: run.number, node };
-    variables.extend(addons::config_vars(world, &owner)?);
+    let of_addons = addons::config_vars(world, &owner)?;
+    let set = config::of_tests(world, run)?;
+    // What stands in the repository is no secret; what was set, made or given for this run may be one.
+    let generated = environment.env.iter().filter(|(_, declared)| declared.generator.is_some()).map(|(name, _)| name);
+    let masked: BTreeSet<String> = of_addons.keys().chain(set.keys()).chain(generated).cloned().collect();
+    let masked: Vec<String> = masked.into_iter().collect();
+    variables.extend(of_addons);
     for (name, declared) in &environment.env {
         if declared.generator.is_some() {
             variables.insert(name.clone(), world.vault.random_hex(32)?);
@@ -363,7 +370,7 @@ pub(super) async fn node(world: &World, run: &TestRun, node: u16, attempt: u32) 
             variables.insert(name.clone(), value.clone());
         }
     }
-    variables.extend(config::of_tests(world, run)?);
+    variables.extend(set);
     let (index, total) = run.repeats.map_or((node, run.nodes), |repeated| (repeated.node, repeated.nodes));
     variables.extend(
         [
@@ -385,13 +392,17 @@ pub(super) async fn node(world: &World, run: &TestRun, node: u16, attempt: u32) 
     let (test, mut binds) = if run.split.is_some() {
         let who = split::Who { run: run.number, node, attempt };
         split::open(world, who).await?;
-        (split::command(), split::binds(world, who)?)
+        (split::command(&masked), split::binds(world, who)?)
     } else if split::queue_is_asked(&slug, &variables) {
         let who = split::Who { run: run.number, node, attempt };
         split::open(world, who).await?;
         // On a machine's own network others could speak to the node's server.
         let token = world.vault.random_hex(16)?;
-        (split::queue_script(&script.test, &token), split::binds(world, who)?)
+        (split::queue_script(&script.test, &token, &masked), split::binds(world, who)?)
+    } else if leaves_something(&slug) {
+        let who = split::Who { run: run.number, node, attempt };
+        split::open(world, who).await?;
+        (split::plain_script(&script.test, &masked), split::binds(world, who)?)
     } else {
         (script.test.clone(), Vec::new())
     };
@@ -423,6 +434,7 @@ pub(super) async fn node(world: &World, run: &TestRun, node: u16, attempt: u32) 
         binds,
         services: addons::services(world, &owner, Timestamp(i64::MAX))?,
         walls: walls(slug.image.as_ref()),
+        masked,
     };
     start(world, &spec).await?;
     info!(run = %run.number, node, "started node {node} of test run {}", run.number);
@@ -433,8 +445,18 @@ pub(super) async fn node(world: &World, run: &TestRun, node: u16, attempt: u32) 
 fn node_command(setup: Option<&str>, test: &str) -> String {
     match setup {
         None => test.to_owned(),
-        Some(setup) => format!("(\n{setup}\n) || exit {SETUP_FAILED}\n{test}"),
+        Some(setup) => {
+            let phase = |name: &str| format!("printf '%s\\n' '{PHASE}{name}'");
+            let (begin, end) = (phase("test-setup"), phase("test"));
+            format!("{begin}\n(\n{setup}\n) || exit {SETUP_FAILED}\n{end}\n{test}")
+        }
     }
+}
+
+/// Whether something of a script that runs as it is is read when it has ended.
+fn leaves_something(slug: &Slug) -> bool {
+    let settings = slug.settings().tests;
+    settings.artifacts.is_some() || settings.junit.is_some()
 }
 
 /// What each node of a run is given.

@@ -40,6 +40,8 @@ pub fn configure(config: &mut web::ServiceConfig) {
         .route("/api/v1/runs", web::get().to(runs))
         .route("/api/v1/runs/{number}", web::get().to(run))
         .route("/api/v1/runs/{number}/nodes/{node}/logs", web::get().to(node_logs))
+        .route("/api/v1/runs/{number}/artifacts", web::get().to(artifacts))
+        .route("/api/v1/runs/{number}/artifacts/{node}/{id}", web::get().to(artifact))
         .route("/api/v1/runs/{number}/nodes/{node}/repro", web::post().to(repeat))
         .route("/api/v1/runs/{number}/rerun", web::post().to(rerun))
         .route("/api/v1/runs/{number}/cancel", web::post().to(cancel))
@@ -140,6 +142,42 @@ async fn node_logs(shared: Data<Shared>, path: Path<(String, String)>, query: Qu
         query.answer(page)
     };
     shared.json(read.await)
+}
+
+async fn artifacts(shared: Data<Shared>, path: Path<String>) -> HttpResponse {
+    let view = views::find_run(&shared.world, &path).and_then(|run| views::artifacts(&shared.world, &run));
+    shared.json(view.map(|artifacts| json!({ "artifacts": artifacts })))
+}
+
+/// The bytes of a kept file. They are the code under test's, so no browser shows them: they are saved, as nothing in
+/// particular.
+async fn artifact(shared: Data<Shared>, path: Path<(String, String, String)>) -> HttpResponse {
+    let (number, node, id) = path.into_inner();
+    let opened = async {
+        let (artifact, path) = views::find_artifact(&shared.world, &number, &node, &id)?;
+        let gone = |_| Problem::not_found("artifact", &artifact.path);
+        let file = tokio::fs::File::open(&path).await.map_err(gone)?;
+        Ok::<_, Problem>((file, views::download_name(&artifact.path)))
+    };
+    match opened.await {
+        Ok((file, name)) => HttpResponse::Ok()
+            .content_type("application/octet-stream")
+            .insert_header((header::CONTENT_DISPOSITION, name))
+            .streaming(in_pieces(file)),
+        Err(problem) => shared.problem_json(&problem),
+    }
+}
+
+fn in_pieces(file: tokio::fs::File) -> impl futures_util::Stream<Item = std::io::Result<Bytes>> {
+    futures_util::stream::unfold(file, |mut file| async move {
+        use tokio::io::AsyncReadExt;
+        let mut piece = Vec::with_capacity(64 * 1024);
+        match (&mut file).take(64 * 1024).read_to_end(&mut piece).await {
+            Ok(0) => None,
+            Ok(_) => Some((Ok(Bytes::from(piece)), file)),
+            Err(error) => Some((Err(error), file)),
+        }
+    })
 }
 
 async fn build(shared: Data<Shared>, path: Path<String>) -> HttpResponse {
@@ -436,18 +474,7 @@ async fn replay_all(request: HttpRequest, shared: Data<Shared>) -> HttpResponse 
 /// The whole store as JSON lines. It is written to a file first, so that a slow reader holds up nothing.
 async fn export(shared: Data<Shared>) -> HttpResponse {
     match export_file(&shared).await {
-        Ok(file) => {
-            let body = futures_util::stream::unfold(file, |mut file| async move {
-                use tokio::io::AsyncReadExt;
-                let mut piece = Vec::with_capacity(64 * 1024);
-                match (&mut file).take(64 * 1024).read_to_end(&mut piece).await {
-                    Ok(0) => None,
-                    Ok(_) => Some((Ok(Bytes::from(piece)), file)),
-                    Err(error) => Some((Err(error), file)),
-                }
-            });
-            HttpResponse::Ok().content_type("application/x-ndjson").streaming(body)
-        }
+        Ok(file) => HttpResponse::Ok().content_type("application/x-ndjson").streaming(in_pieces(file)),
         Err(problem) => shared.problem_json(&problem),
     }
 }

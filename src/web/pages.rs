@@ -4,6 +4,7 @@ use super::monitor_api::MetricsQuery;
 use super::problem::Problem;
 use super::views;
 use super::{Shared, ansi, asset, logs};
+use crate::domain::PHASE;
 use actix_web::HttpResponse;
 use actix_web::web::{self, Data, Path, Query};
 use serde::{Deserialize, Serialize};
@@ -80,6 +81,9 @@ async fn flaky(shared: Data<Shared>, path: Path<(String, String)>) -> HttpRespon
 #[derive(Debug, Serialize)]
 pub struct LogView {
     pub lines: Vec<LogLineView>,
+    /// The same by phases, for a page.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub phases: Vec<Phase>,
     pub next: String,
     pub ended: bool,
     pub dropped: u64,
@@ -93,6 +97,15 @@ pub struct LogLineView {
     pub process: String,
     pub stream: crate::platform::LogStream,
     pub spans: Vec<ansi::Span>,
+    /// It begins a phase.
+    pub heading: bool,
+}
+
+/// Lines from one heading to the next; the first ones may have none.
+#[derive(Debug, Serialize)]
+pub struct Phase {
+    pub heading: Option<LogLineView>,
+    pub lines: Vec<LogLineView>,
 }
 
 impl LogView {
@@ -101,9 +114,29 @@ impl LogView {
             at: line.at,
             process: line.process,
             stream: line.stream,
-            spans: ansi::spans(&line.text),
+            heading: line.text.starts_with(PHASE),
+            spans: ansi::spans(line.text.strip_prefix(PHASE).unwrap_or(&line.text)),
         });
-        LogView { lines: lines.collect(), next: page.next, ended: page.ended, dropped: page.dropped, source }
+        LogView {
+            lines: lines.collect(),
+            phases: Vec::new(),
+            next: page.next,
+            ended: page.ended,
+            dropped: page.dropped,
+            source,
+        }
+    }
+
+    /// With its lines by phases, which a page folds.
+    fn folded(mut self) -> LogView {
+        for line in std::mem::take(&mut self.lines) {
+            match self.phases.last_mut() {
+                _ if line.heading => self.phases.push(Phase { heading: Some(line), lines: Vec::new() }),
+                Some(phase) => phase.lines.push(line),
+                None => self.phases.push(Phase { heading: None, lines: vec![line] }),
+            }
+        }
+        self
     }
 }
 
@@ -122,7 +155,7 @@ async fn app_view(shared: &Shared, name: &str) -> Result<impl Serialize + use<>,
     let world = &shared.world;
     let app = views::find_app(world, name)?;
     let log = logs::of_app(world, &app.name, None, OPENED_WITH).await?;
-    let log = LogView::new(log, format!("/api/v1/apps/{}/logs", app.name));
+    let log = LogView::new(log, format!("/api/v1/apps/{}/logs", app.name)).folded();
     Ok(WithLog { view: views::app_detail(world, &app).await?, log })
 }
 
@@ -153,7 +186,7 @@ async fn node_view(shared: &Shared, number: &str, node: &str) -> Result<impl Ser
     let run = views::find_run(world, number)?;
     let (index, process) = views::node_process(world, &run, node).await?;
     let log = logs::of_process(world, &process, None, OPENED_WITH_WHOLE).await?;
-    let log = LogView::new(log, format!("/api/v1/runs/{}/nodes/{index}/logs", run.number));
+    let log = LogView::new(log, format!("/api/v1/runs/{}/nodes/{index}/logs", run.number)).folded();
     let run = views::run_detail(world, &run).await?;
     Ok(LogPage { kind: "node", about: serde_json::json!({ "run": run, "node": index }), log })
 }
@@ -166,7 +199,7 @@ async fn build_view(shared: &Shared, key: &str) -> Result<impl Serialize + use<>
     let world = &shared.world;
     let build = views::find_build(world, key)?;
     let log = logs::of_process(world, &build.log_process(), None, OPENED_WITH_WHOLE).await?;
-    let log = LogView::new(log, format!("/api/v1/builds/{}/logs", build.key.0));
+    let log = LogView::new(log, format!("/api/v1/builds/{}/logs", build.key.0)).folded();
     Ok(LogPage { kind: "build", about: views::build_detail(world, &build)?, log })
 }
 

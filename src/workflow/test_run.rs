@@ -100,6 +100,8 @@ pub fn plan_run(run: &TestRun, view: &RunView) -> Plan {
 const WATCH: Duration = Duration::from_millis(1_000);
 /// How long a node may take to notice that nothing is left.
 const LEAVE: Duration = Duration::from_secs(15);
+/// And how long where it hands over artifacts first.
+const LEAVE_WITH_ARTIFACTS: Duration = Duration::from_secs(120);
 
 /// Nodes come as slots free up, take what is there, and go when all is settled; one that dies comes again while there is
 /// work, and what it held goes to others at once.
@@ -112,6 +114,8 @@ fn drive_dealing(run: &TestRun, view: &RunView, split: &SplitView, plan: &mut Pl
         plan.act(Action::ExpireLeases { leases: split.silent.clone() });
     }
     drop_of_nodes(&view.addons, &view.processes, |node| run.results.contains_key(&node), plan);
+    let keeps = view.slug.as_ref().is_some_and(|slug| slug.settings().tests.artifacts.is_some());
+    let leave = if keeps { LEAVE_WITH_ARTIFACTS } else { LEAVE };
     let mut free = view.free_slots;
     let (mut going, mut coming) = (0, 0);
     for node in 0..run.nodes {
@@ -135,7 +139,7 @@ fn drive_dealing(run: &TestRun, view: &RunView, split: &SplitView, plan: &mut Pl
         };
         let ProcessState::Exited { ended, .. } = &process.state else {
             going += 1;
-            let late = split.last_settled.is_some_and(|at| view.now.since(at) >= LEAVE);
+            let late = split.last_settled.is_some_and(|at| view.now.since(at) >= leave);
             if split.over && late && process.state != ProcessState::Stopping {
                 plan.act(Action::Stop { process: process.id.clone() });
             }

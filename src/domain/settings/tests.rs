@@ -4,7 +4,7 @@
 //! an error that names it, since a test run that silently does something else is worse than none.
 
 use serde::de::Error as _;
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 use std::time::Duration;
 
 /// Stands in `command` for the files of a batch.
@@ -52,6 +52,9 @@ pub struct TestSettings {
     /// Tests whose failure is reported and does not count: names, where `*` stands for anything.
     #[serde(deserialize_with = "quarantine")]
     pub quarantine: Vec<String>,
+    /// Files that are kept when a node has run its tests: patterns as in `files`; a folder stands for all that is in it.
+    #[serde(deserialize_with = "patterns")]
+    pub artifacts: Option<FilePatterns>,
 }
 
 impl Default for TestSettings {
@@ -68,6 +71,7 @@ impl Default for TestSettings {
             race: 1,
             cases: true,
             quarantine: Vec::new(),
+            artifacts: None,
         }
     }
 }
@@ -79,7 +83,7 @@ impl TestSettings {
 }
 
 /// At least one pattern that adds.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FilePatterns {
     pub of: Vec<String>,
     pub except: Vec<String>,
@@ -259,6 +263,7 @@ mod examples {
             race = 2
             cases = false
             quarantine = ["test_a.TestX test_bad", "* sometimes *"]
+            artifacts = ["tmp/screenshots", "!**/*.tmp"]
             "#,
         )
         .unwrap();
@@ -269,6 +274,8 @@ mod examples {
         assert!(settings.split && !settings.reuse && !settings.cases);
         assert!(settings.is_quarantined("it sometimes fails") && settings.is_quarantined("test_a.TestX test_bad"));
         assert!(!settings.is_quarantined("test_a.TestX test_bad2"));
+        let artifacts = settings.artifacts.unwrap();
+        assert_eq!((artifacts.of, artifacts.except), (vec!["tmp/screenshots".to_owned()], vec!["**/*.tmp".to_owned()]));
         assert_eq!(parse("files = 'spec/**/*_spec.rb'").unwrap().files.unwrap().of, ["spec/**/*_spec.rb"]);
         assert_eq!(parse("").unwrap(), TestSettings::default());
         assert_eq!(parse("timeout = 90").unwrap().timeout, Some(Duration::from_secs(90)));
@@ -295,6 +302,9 @@ mod examples {
             ("timeout = '0s'", "between one second and 24 hours"),
             ("timeout = '25h'", "between one second and 24 hours"),
             ("quarantine = '*'", "would hold every test"),
+            ("artifacts = '../x'", "leaves the repository"),
+            ("artifacts = '/etc/passwd'", "is absolute"),
+            ("artifacts = []", "at least one without"),
             ("retry = 1", "unknown field `retry`"),
         ] {
             let error = parse(text).unwrap_err();

@@ -18,7 +18,7 @@ use super::files::{self, Launch, Record};
 use super::identity::{self, Identity};
 use super::logs::{LineSplitter, LogWriter};
 use crate::clock::{Clock, Timestamp};
-use crate::domain::RuntimeCode;
+use crate::domain::{Mask, RuntimeCode};
 use dial::{Dialler, Factory};
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -187,13 +187,15 @@ impl Supervisor {
         let log = LogWriter::new(&launch.folder, launch.spec.limits.output_bytes);
         let dialler = Dialler::new(launch.spec.port.unwrap_or(0), factory);
         let disk = watch::Disk::of(&launch.spec);
+        let masked = launch.spec.masked.iter().filter_map(|name| launch.spec.environment.get(name));
+        let mask = Mask::of(masked.map(String::as_str));
         let began = Instant::now();
         Ok(Supervisor {
             launch,
             record,
             log,
-            output: LineSplitter::new(LogStream::Out),
-            errors: LineSplitter::new(LogStream::Err),
+            output: LineSplitter::new(LogStream::Out, mask.clone()),
+            errors: LineSplitter::new(LogStream::Err, mask),
             signals,
             control,
             controls: Vec::new(),

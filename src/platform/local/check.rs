@@ -122,6 +122,7 @@ async fn probe(local: &Local) -> Result<String, (String, String)> {
         binds: Vec::new(),
         services: Vec::new(),
         walls: crate::platform::Walls::Sandbox,
+        masked: Vec::new(),
     };
     local.start(&spec).await.map_err(failed)?;
     let began = Instant::now();

@@ -289,6 +289,7 @@ pub fn spec(name: &str, command: &str) -> Spec {
         binds: Vec::new(),
         services: Vec::new(),
         walls: crate::platform::Walls::Sandbox,
+        masked: Vec::new(),
     }
 }
 

@@ -1,5 +1,7 @@
 //! One request of a node, answered. Who asks is told by the socket that it came through, never by the request.
 
+use super::artifacts::{self, Piece};
+use super::plain::{self, PlainReport};
 use super::{Live, change, look, queue};
 use crate::ci::split::{self, Event, LeaseState, Refusal};
 use crate::ci::wire::{Answer, Done, Request};
@@ -29,6 +31,13 @@ pub async fn answer(world: &World, who: Who, request: Request) -> Result<Answer,
         Request::Times { files } => {
             queue::times(world, who, files).await?;
             Some(Answer::Taken)
+        }
+        Request::Wanted => Some(artifacts::wanted(world, &run)?),
+        Request::Report { green, counts, failures } => {
+            Some(plain::put(world, &run, who, PlainReport { attempt, green, counts, failures }).await?)
+        }
+        Request::Keep { path, offset, bytes, last } => {
+            Some(artifacts::keep(world, &run, who, Piece { path, offset, bytes, last }).await?)
         }
         Request::Join => {
             change(world, number, |live| {

@@ -4,7 +4,9 @@
 //! it is played again from these, and nodes that went on meanwhile find the same leases.
 
 mod answer;
+mod artifacts;
 mod ending;
+mod plain;
 mod planning;
 mod queue;
 mod sockets;
@@ -12,11 +14,14 @@ mod sockets;
 mod tests;
 
 pub use answer::{Who, answer};
+pub(super) use artifacts::folder as artifact_folder;
+pub use artifacts::{file as artifact_file, kept as artifacts};
 pub(super) use ending::conclude;
+pub(super) use plain::report as plain_report;
 pub(super) use planning::plan;
 pub(super) use queue::{conclude as conclude_queue, is_asked as queue_is_asked, script as queue_script};
 pub use sockets::listen;
-pub(super) use sockets::{binds, close, command, leftover_folders, open, who_is};
+pub(super) use sockets::{binds, close, command, leftover_folders, open, plain_script, who_is};
 
 use super::{Trouble, World};
 use crate::ci::split::{Board, Event, Item, LeaseState, Recorded, Rules};

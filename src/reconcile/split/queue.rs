@@ -29,9 +29,9 @@ pub(in crate::reconcile) fn is_asked(slug: &Slug, variables: &BTreeMap<String, S
 }
 
 /// What a node runs instead of the script itself.
-pub(in crate::reconcile) fn script(script: &str, token: &str) -> String {
+pub(in crate::reconcile) fn script(script: &str, token: &str, masked: &[String]) -> String {
     let quoted = script.replace('\'', "'\\''");
-    format!("{} --token {token} --script '{quoted}'", super::command())
+    format!("{} --token {token} --script '{quoted}'", super::command(masked))
 }
 
 pub(super) async fn answer(world: &World, run: &TestRun, who: Who, ask: Ask) -> Result<Answer, Trouble> {

@@ -57,8 +57,16 @@ pub(in crate::reconcile) fn binds(world: &World, who: Who) -> Result<Vec<Bind>, 
 }
 
 /// What a node's process runs instead of the tests themselves.
-pub(in crate::reconcile) fn command() -> String {
-    format!("exec {INSIDE_PROGRAM} node --socket {INSIDE_FOLDER}/s")
+pub(in crate::reconcile) fn command(masked: &[String]) -> String {
+    let plain = |name: &&String| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    let names: Vec<&str> = masked.iter().filter(plain).map(String::as_str).collect();
+    let mask = if names.is_empty() { String::new() } else { format!(" --mask {}", names.join(",")) };
+    format!("exec {INSIDE_PROGRAM} node --socket {INSIDE_FOLDER}/s{mask}")
+}
+
+/// What it runs instead of a script that leaves results or artifacts.
+pub(in crate::reconcile) fn plain_script(script: &str, masked: &[String]) -> String {
+    format!("{} --script '{}'", command(masked), script.replace('\'', "'\\''"))
 }
 
 /// Which node a process is: the other way round than `TestRun::process_id`.

@@ -202,6 +202,7 @@ impl House {
             binds: Vec::new(),
             services: Vec::new(),
             walls: crate::platform::Walls::Sandbox,
+            masked: Vec::new(),
         };
         let platform = Platform::Memory(memory.clone());
         futures_util::FutureExt::now_or_never(platform.start(&spec))
@@ -453,6 +454,7 @@ fn run_states() -> Vec<TestRun> {
         failures,
         tail: vec![HOSTILE.to_owned()],
         setup_failed: false,
+        unproven: false,
     };
     let failure_of_test =
         || TestFailure { name: HOSTILE.to_owned(), message: format!("{HOSTILE}\n{HOSTILE}"), ..TestFailure::default() };

@@ -7,6 +7,7 @@ use crate::platform::{ProcessStatus, State};
 use crate::reconcile::{World, label, split};
 use crate::web::problem::Problem;
 use serde::Serialize;
+use std::path::PathBuf;
 
 #[derive(Debug, Clone, Serialize)]
 pub struct RunCard {
@@ -43,6 +44,9 @@ pub struct RunDetail {
     pub files: Vec<FileBar>,
     /// The length of the time axis.
     pub axis_ms: u64,
+    /// Files that are kept of it, the first ones.
+    pub artifacts: Vec<Artifact>,
+    pub artifacts_total: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -69,6 +73,8 @@ pub struct Node {
     pub counts: Option<Counts>,
     pub failures: Vec<TestFailure>,
     pub ended: Option<Ended>,
+    /// It ended well and left no results that prove it.
+    pub unproven: bool,
     pub tail: Vec<String>,
     /// Thousandths of the time axis, for the bar.
     pub bar_from: u64,
@@ -121,6 +127,9 @@ pub async fn run_detail(world: &World, run: &TestRun) -> Result<RunDetail, Probl
     let begin = run.started_at.unwrap_or(run.created_at);
     let end = run.finished_at.unwrap_or(now);
     let axis_ms = milliseconds(end.since(begin)).max(1);
+    let mut artifacts = artifacts(world, run)?;
+    let artifacts_total = artifacts.len();
+    artifacts.truncate(MOST_ARTIFACTS);
     let lanes = (0..run.nodes).map(|index| node(run, index, &processes, begin, end, now)).collect();
     Ok(RunDetail {
         card: run_card(world, run, repository.as_ref()),
@@ -133,7 +142,41 @@ pub async fn run_detail(world: &World, run: &TestRun) -> Result<RunDetail, Probl
         split: run.split.clone(),
         files: timeline(world, run)?,
         axis_ms,
+        artifacts,
+        artifacts_total,
     })
+}
+
+/// Artifacts that a run's page names; the API names all.
+const MOST_ARTIFACTS: usize = 200;
+
+pub fn artifacts(world: &World, run: &TestRun) -> Result<Vec<Artifact>, Problem> {
+    Ok(split::artifacts(world, run.number)?)
+}
+
+/// A kept file and where its bytes are. What is in the address is only compared, never made a path.
+pub fn find_artifact(world: &World, number: &str, node: &str, id: &str) -> Result<(Artifact, PathBuf), Problem> {
+    let run = find_run(world, number)?;
+    let wanted = |artifact: &Artifact| artifact.id == id && artifact.node.to_string() == node;
+    let found = artifacts(world, &run)?.into_iter().find(wanted);
+    let found = found.ok_or_else(|| Problem::not_found("artifact", format!("{number} / {node} / {id}")))?;
+    let path = split::artifact_file(world, run.number, &found);
+    Ok((found, path))
+}
+
+/// The header that has a browser save a file under the last part of its path (RFC 6266, RFC 8187).
+pub fn download_name(path: &str) -> String {
+    let name = path.rsplit('/').next().unwrap_or_default();
+    let safe = |one: char| one.is_ascii_alphanumeric() || "._-".contains(one);
+    let plain: String = name.chars().map(|one| if safe(one) { one } else { '_' }).collect();
+    let mut exact = String::new();
+    for byte in crate::text::plain(name, 200).bytes() {
+        match byte {
+            byte if safe(char::from(byte)) => exact.push(char::from(byte)),
+            byte => exact.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    format!("attachment; filename=\"{plain}\"; filename*=UTF-8''{exact}")
 }
 
 /// One file on the picture of a run.
@@ -207,6 +250,7 @@ fn node(
             counts: result.counts,
             failures: result.failures.clone(),
             ended: (!result.ended.is_success()).then(|| result.ended.clone()),
+            unproven: result.unproven,
             tail: result.tail.clone(),
             bar_from,
             bar_length,
@@ -228,6 +272,7 @@ fn node(
         counts: None,
         failures: Vec::new(),
         ended: None,
+        unproven: false,
         tail: Vec::new(),
         bar_from,
         bar_length,
@@ -319,4 +364,18 @@ pub fn build_detail(world: &World, build: &Build) -> Result<BuildDetail, Problem
             warnings: slug.warnings,
         }),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kept_file_is_saved_under_a_name_that_says_nothing_else() {
+        assert_eq!(download_name("out/a b.png"), "attachment; filename=\"a_b.png\"; filename*=UTF-8''a%20b.png");
+        assert_eq!(
+            download_name("x/\"é;\u{202e}.html"),
+            format!("attachment; filename=\"____.html\"; filename*=UTF-8''{}", "%22%C3%A9%3B.html")
+        );
+    }
 }
