@@ -41,11 +41,14 @@ const BUSY: &[u8] =
 const SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
 const LARGE: &[u8] = b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
 
+/// What every client of HTTP/2 has to say first (RFC 9113, 3.4).
+const PREFACE_BYTES: usize = 24;
+
 /// How far a client is with the head of a request.
 #[derive(Debug, Default)]
 struct Progress {
     /// When the head's first byte came, in milliseconds since the start plus one; 0 outside of heads. While TLS is
-    /// agreed on, since when.
+    /// agreed on, and over HTTP/2 until the client has said that it speaks it, since when.
     head_since: AtomicU64,
     /// Nothing can be said but through TLS.
     secure: bool,
@@ -160,6 +163,8 @@ pub(super) struct ClientStream {
     stream: BufWriter<Wire>,
     digest: Arc<SocketDigest>,
     framing: Mutex<Framing>,
+    /// Bytes of HTTP/2's preface that are still to come: the proxy library would wait for them for ever.
+    preface: usize,
     closing: Closing,
 }
 
@@ -183,13 +188,17 @@ impl ClientStream {
         if let Some(client) = client {
             let _ = digest.peer_addr.set(Some(PeerAddress::Inet(client)));
         }
-        place.progress.head_since.store(0, Ordering::Release);
-        let framing = if wire.is_http2() { Framing::opaque() } else { Framing::default() };
+        let (framing, preface) =
+            if wire.is_http2() { (Framing::opaque(), PREFACE_BYTES) } else { (Framing::default(), 0) };
+        if preface == 0 {
+            place.progress.head_since.store(0, Ordering::Release);
+        }
         ClientStream {
             place,
             stream: BufWriter::with_capacity(WRITE_BUFFER, wire),
             digest: Arc::new(digest),
             framing: Mutex::new(framing),
+            preface,
             closing: Closing::No,
         }
     }
@@ -259,6 +268,10 @@ impl AsyncRead for ClientStream {
         if !bytes.is_empty() {
             let passed = framing.take(bytes);
             buffer.set_filled(before + passed);
+            this.preface = this.preface.saturating_sub(passed);
+            if this.preface > 0 {
+                return result;
+            }
             let since = &this.place.progress.head_since;
             let began = since.load(Ordering::Acquire);
             if !framing.in_head() {

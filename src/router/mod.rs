@@ -27,6 +27,7 @@ mod pages;
 mod proxy;
 mod request;
 mod server;
+mod siblings;
 mod table;
 mod tail;
 #[cfg(test)]

@@ -14,6 +14,7 @@ use super::log::{Entry, Log};
 use super::metrics::{AppInFlight, Sample};
 use super::pages::Pages;
 use super::request;
+use super::siblings;
 use super::table::{Notice, normalise_host};
 use super::trust::{self, Origin};
 use crate::clock::{Clock, Timestamp};
@@ -343,6 +344,7 @@ impl ProxyHttp for Proxy {
         if !chunked || codings.iter().count() > 1 {
             return Err(Error::explain(ErrorType::InvalidHTTPHeader, "a transfer coding other than chunked").into_up());
         }
+        siblings::keep_cookies_apart(upstream, &context.host, &self.routes.options.domain)?;
         if let Some(cookie) = &context.let_in {
             upstream.append_header("Set-Cookie", cookie.as_str())?;
         }

@@ -2,6 +2,7 @@
 
 use super::world::*;
 use crate::router::TargetState::*;
+use std::io::Write;
 
 #[test]
 fn the_app_sees_where_a_request_came_from() {
@@ -57,6 +58,25 @@ fn review_apps_are_never_indexed() {
     indexed.apps.values_mut().for_each(|route| route.noindex = true);
     router.set(indexed);
     assert_eq!(router.get("hello.localhost", "/").header("x-robots-tag"), Some("noindex"));
+}
+
+#[test]
+fn a_sibling_s_cookie_does_not_leave_its_host() {
+    let folder = tempfile::tempdir().unwrap();
+    let app = App::behaving(folder.path(), "one", |_, stream| {
+        let cookies = "Set-Cookie: a=b; Domain=localhost; Path=/\r\nSet-Cookie: c=d; Domain=hello.localhost\r\n";
+        let _ = stream.write_all(format!("HTTP/1.1 200 X\r\n{cookies}Content-Length: 0\r\n\r\n").as_bytes());
+        Next::KeepAlive
+    });
+    let router = RunningRouter::start(folder.path());
+    router.set(table(1, vec![app.target(Active)]));
+    let cookies = |answer: Answer| {
+        let all = answer.headers.into_iter().filter(|(name, _)| name.eq_ignore_ascii_case("set-cookie"));
+        all.map(|(_, value)| value).collect::<Vec<_>>()
+    };
+    for host in ["hello.localhost", "HELLO.localhost.:80"] {
+        assert_eq!(cookies(router.get(host, "/")), ["a=b; Path=/", "c=d; Domain=hello.localhost"], "{host}");
+    }
 }
 
 #[test]

@@ -204,3 +204,24 @@ fn who_never_agrees_on_tls_is_cut() {
     assert_eq!(silent.read(&mut [0; 10]).unwrap_or(0), 0);
     eventually("its end", || (router.status().connections == 0).then_some(()));
 }
+
+#[test]
+fn who_agrees_on_http2_and_says_nothing_is_cut() {
+    let folder = tempfile::tempdir().unwrap();
+    let app = App::start(folder.path(), "one");
+    let (router, address) = secured(folder.path(), |options| options.head_timeout = Duration::from_millis(300));
+    router.set(table(1, vec![app.target(Active)]));
+    for said in [b"".as_slice(), b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r"] {
+        let tcp = TcpStream::connect(address).unwrap();
+        tcp.set_read_timeout(Some(PATIENCE)).unwrap();
+        let name = ServerName::try_from("hello.localhost").unwrap();
+        let connection = rustls::ClientConnection::new(configuration(&[b"h2"]), name).unwrap();
+        let mut silent = rustls::StreamOwned::new(connection, tcp);
+        silent.conn.complete_io(&mut silent.sock).unwrap();
+        silent.write_all(said).unwrap();
+        // What the router says of its settings may come first; then the end.
+        let mut bytes = [0; 1000];
+        while let Ok(1..) = silent.read(&mut bytes) {}
+        eventually("its end", || (router.status().connections == 0).then_some(()));
+    }
+}
