@@ -39,6 +39,8 @@ work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT
 cp -R "$here/." "$work/" && chmod -R u+w "$work" || exit 1
 mkdir -p "$cache_dir" "$out_dir" || exit 1
+# What a repository has in the place of our own results is none of them.
+[ -L "$build_dir/.landfall" ] || rm -rf "$build_dir/.landfall/test-layer"
 rm -f "$out_dir"/{buildpacks,dockerfile,refused,test_command,Procfile} "$out_dir"/release.*.yml
 # Where no config var is given there may be no folder for them.
 [ -d "$env_dir" ] || { env_dir=$work/env && mkdir -p "$env_dir"; }

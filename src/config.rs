@@ -264,7 +264,7 @@ pub struct PostgresAddons {
 pub struct RedisAddons {
     /// `server` where `url` is given, else `own`: a Redis for each app.
     pub mode: Option<AddonMode>,
-    /// A user who may keep users: `redis://user:password@host:port`.
+    /// A user who may keep users: `redis://user:password@host:port`, or `rediss://` for TLS.
     pub url: Option<Secret>,
 }
 

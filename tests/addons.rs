@@ -776,3 +776,44 @@ async fn a_killed_server_of_our_own_is_started_at_once_and_ends_with_its_last_da
     machine.expect("the server to end", ended).await;
     machine.leave().await;
 }
+
+#[tokio::test]
+async fn tls_to_an_operator_s_redis_compares_what_its_address_says() {
+    let (plain, redis) = (Redis::start().await, Redis::with_tls().await);
+    let authority = format!("sslrootcert={}", redis.authority().display());
+    let answers = async |server: &Redis, scheme: &str, host: &str, query: &str| {
+        let server = landfall::addons::RedisServer::from_url(&Secret::new(server.url_as(scheme, host, query)));
+        server.expect("read").answers().await.map_err(|error| error.to_string())
+    };
+    for (host, query, good) in [
+        ("127.0.0.1", "sslmode=require".to_owned(), true),
+        ("127.0.0.1", format!("sslmode=verify-ca&{authority}"), true),
+        ("hello.localhost", authority.clone(), true),
+        ("127.0.0.1", authority.clone(), false),
+        ("other.localhost", authority.clone(), false),
+        ("hello.localhost", String::new(), false),
+        ("hello.localhost", "sslrootcert=/nowhere.pem".to_owned(), false),
+    ] {
+        let said = answers(&redis, "rediss", host, &query).await;
+        assert_eq!(said.is_ok(), good, "{host} {query}: {said:?}");
+    }
+    assert!(answers(&redis, "redis", "127.0.0.1", "").await.is_err(), "it has nothing but TLS");
+    assert!(answers(&plain, "rediss", "127.0.0.1", "sslmode=require").await.is_err(), "nothing is said in the clear");
+    assert!(answers(&plain, "redis", "127.0.0.1", "").await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_app_speaks_tls_to_the_operator_s_redis_from_inside_its_walls() {
+    let redis = Redis::with_tls().await;
+    let query = format!("sslrootcert={}", redis.authority().display());
+    let url = redis.url_as("rediss", "hello.localhost", &query);
+    let machine = Machine::with(&format!("[addons.redis]\nurl = \"{url}\"\n")).await;
+    machine.make_repository("visits", &visits(r#"["heroku-postgresql:mini", "heroku-redis:mini"]"#)).await;
+    machine.serves("visits-staging", "hits: 1").await;
+    let environment: serde_json::Value =
+        serde_json::from_str(&asked(&machine, "visits-staging", "/env").await).expect("JSON");
+    let url = environment["REDIS_URL"].as_str().expect("a Redis");
+    assert!(url.starts_with("rediss://") && url.ends_with("@hello.localhost:6379"), "{url}");
+    assert_eq!(environment["REDIS_CA"], "/etc/landfall/redis.pem");
+    machine.leave().await;
+}

@@ -6,6 +6,7 @@ use landfall::domain::{BuildState, SlugDigest};
 use landfall::reconcile;
 use reqwest::Method;
 use serde_json::json;
+use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 fn entries(folder: &std::path::Path) -> Vec<String> {
@@ -110,6 +111,84 @@ async fn a_buildpack_from_git_is_pinned_and_one_that_moved_is_built_anew() {
     found.sort();
     assert_eq!(found, both, "one build for each commit of the buildpack");
     town.leave().await;
+}
+
+#[actix_web::test]
+async fn an_environment_with_buildpacks_of_its_own_has_a_slug_of_its_own() {
+    let town = Town::start().await;
+    let repository = town.make_repository("hello", "one").await;
+    let manifest = json!({
+        "buildpacks": [{ "url": "python" }],
+        "environments": { "test": { "buildpacks": [{ "url": "python" }, { "url": "procfile" }] } },
+    });
+    town.push_files(&repository, "main", json!({ "app.json": manifest.to_string(), "page.txt": "two" })).await;
+    town.settle().await;
+    let all = || -> Vec<Vec<String>> {
+        let mut all: Vec<_> = town.world().store.builds().unwrap().into_iter().map(|build| build.buildpacks).collect();
+        all.sort();
+        all
+    };
+    let both = [vec!["python".to_owned()], vec!["python".to_owned(), "procfile".to_owned()]];
+    assert_eq!(all()[all().len() - 2..], both, "one for staging, one for its tests");
+    assert_eq!(town.served("hello-staging").as_deref(), Some("two"));
+
+    // A review app with the same ones as the tests has their slug; one with none of its own has staging's.
+    let builds = all().len();
+    let own = json!({
+        "buildpacks": [{ "url": "python" }],
+        "environments": {
+            "test": { "buildpacks": [{ "url": "procfile" }] },
+            "review": { "buildpacks": [{ "url": "procfile" }] },
+        },
+    });
+    town.push_files(&repository, "change", json!({ "app.json": own.to_string(), "page.txt": "three" })).await;
+    let pull = town.open_pull(&repository, "change", "Say three").await;
+    town.settle().await;
+    assert_eq!(all().len(), builds + 1, "{:?}", all());
+    assert_eq!(town.served("hello-pr-1").as_deref(), Some("three"));
+    town.close(&pull).await;
+    town.settle().await;
+    town.leave().await;
+}
+
+/// A Node app that says whether it sees its development dependency, and whose tests need it.
+fn with_development_dependency() -> BTreeMap<String, String> {
+    let package = json!({
+        "name": "shop", "version": "1.0.0", "devDependencies": { "ruler": "file:ruler" },
+        "scripts": { "start": "node server.js", "test": "node -e \"require('ruler'); console.log('measured')\"" },
+    });
+    let lock = json!({
+        "name": "shop", "version": "1.0.0", "lockfileVersion": 3, "requires": true,
+        "packages": {
+            "": { "name": "shop", "version": "1.0.0", "devDependencies": { "ruler": "file:ruler" } },
+            "ruler": { "version": "1.0.0", "dev": true },
+            "node_modules/ruler": { "resolved": "ruler", "link": true },
+        },
+    });
+    let server = "let has = 'without'\ntry { require('ruler'); has = 'with' } catch {}\n\
+                  require('http').createServer((q, s) => s.end(has + ' a ruler')).listen(process.env.PORT)\n";
+    [
+        ("package.json", package.to_string()),
+        ("package-lock.json", lock.to_string()),
+        ("server.js", server.to_owned()),
+        ("ruler/package.json", json!({ "name": "ruler", "version": "1.0.0" }).to_string()),
+        ("ruler/index.js", "module.exports = 1\n".to_owned()),
+    ]
+    .map(|(path, text)| (path.to_owned(), text))
+    .into()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tests_see_development_dependencies_that_production_does_not_have() {
+    let machine = Machine::start().await;
+    machine.make_repository("shop", &with_development_dependency()).await;
+    // Staging waits for green tests, and those need what staging does not have.
+    machine.serves("shop-staging", "without a ruler").await;
+    let shown = machine.says(&["ci", "show", "1"]).await;
+    assert!(shown.contains("passed"), "{shown}");
+    let archives = entries(&machine.path("data/archives"));
+    assert_eq!(archives.len(), 2, "a slug and its tests' layer: {archives:?}");
+    machine.leave().await;
 }
 
 #[actix_web::test]

@@ -1,4 +1,4 @@
-//! The address of an operator's PostgreSQL, as libpq reads one: what of it says how the connection is encrypted is read
+//! The address of an operator's PostgreSQL, as libpq reads one (its words for TLS serve for Redis too): what of it says how the connection is encrypted is read
 //! here, because the client library knows fewer words for it than libpq does.
 
 use super::AddonError;
@@ -30,6 +30,10 @@ impl Encryption {
         ("verify-full", Encryption::VerifyFull),
     ];
 
+    pub fn of_word(word: &str) -> Option<Encryption> {
+        Encryption::ALL.iter().find(|(known, _)| *known == word).map(|(_, encryption)| *encryption)
+    }
+
     pub fn word(self) -> &'static str {
         Encryption::ALL.iter().rev().find(|(_, one)| *one == self).map_or("prefer", |(word, _)| word)
     }
@@ -60,8 +64,8 @@ impl Address {
         for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
             match parameter.split_once('=') {
                 Some(("sslmode", word)) => {
-                    let known = Encryption::ALL.iter().find(|(known, _)| *known == word);
-                    encryption = Some(known.ok_or_else(|| wrong("has an sslmode that nobody knows"))?.1);
+                    let known = Encryption::of_word(word);
+                    encryption = Some(known.ok_or_else(|| wrong("has an sslmode that nobody knows"))?);
                 }
                 Some(("sslrootcert", "system")) => {}
                 Some(("sslrootcert", path)) => authority = Some(PathBuf::from(decoded(path))),
@@ -126,7 +130,7 @@ impl Address {
     }
 }
 
-fn decoded(text: &str) -> String {
+pub(super) fn decoded(text: &str) -> String {
     let mut bytes = Vec::new();
     let mut rest = text.as_bytes();
     while let [first, tail @ ..] = rest {

@@ -18,7 +18,7 @@ pub use copy::{TARGET_PORT, TEMPLATE_PORT, copy_program, find_postgres_client, l
 pub use own::{Program, find_postgres, find_redis, postgres_program, redis_program};
 pub use partner::Partner;
 pub use postgres::{Database, PostgresServer};
-pub use redis::{RedisServer, memory_of, own_is_ready, policy_of};
+pub use redis::{RedisSeen, RedisServer, memory_of, own_is_ready, policy_of};
 
 use crate::domain::{AddonNote, AddonProblem};
 use std::collections::BTreeMap;

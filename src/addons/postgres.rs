@@ -115,7 +115,7 @@ impl PostgresServer {
             config.dbname(database);
         }
         let address = self.address.clone();
-        let tls = tokio::task::spawn_blocking(move || Tls::new(&address));
+        let tls = tokio::task::spawn_blocking(move || Tls::new(address.encryption, address.authority.as_deref()));
         let tls = tls.await.map_err(|error| AddonError::Unreachable(error.to_string()))??;
         let (client, connection) = config.connect(tls).await.map_err(|error| unreachable(&error))?;
         // It ends with the client.

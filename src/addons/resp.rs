@@ -1,6 +1,7 @@
 //! As much of Redis' protocol (RESP2) as keeping users and looking after a server takes.
 
 use super::AddonError;
+use super::tls::Tls;
 use crate::domain::Endpoint;
 use std::time::Duration;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufStream};
@@ -46,10 +47,18 @@ pub struct Connection {
 
 impl Connection {
     pub async fn open(endpoint: &Endpoint) -> Result<Connection, AddonError> {
+        Connection::open_with(endpoint, None).await
+    }
+
+    /// As `open`; with TLS to a server that is reached by TCP and has this name, where that is given.
+    pub async fn open_with(endpoint: &Endpoint, tls: Option<(&Tls, &str)>) -> Result<Connection, AddonError> {
         let connect = async {
-            let stream: Box<dyn Stream> = match endpoint {
-                Endpoint::Unix(path) => Box::new(UnixStream::connect(path).await?),
-                Endpoint::Tcp { host, port } => Box::new(TcpStream::connect((host.as_str(), *port)).await?),
+            let stream: Box<dyn Stream> = match (endpoint, tls) {
+                (Endpoint::Unix(path), _) => Box::new(UnixStream::connect(path).await?),
+                (Endpoint::Tcp { host, port }, None) => Box::new(TcpStream::connect((host.as_str(), *port)).await?),
+                (Endpoint::Tcp { host, port }, Some((tls, name))) => {
+                    Box::new(tls.over(name, TcpStream::connect((host.as_str(), *port)).await?).await?)
+                }
             };
             Ok::<_, std::io::Error>(stream)
         };

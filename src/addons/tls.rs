@@ -1,7 +1,7 @@
-//! TLS to an operator's PostgreSQL, on the rustls that everything else uses: what `sslmode` asks for, and no more.
+//! TLS to an operator's PostgreSQL or Redis, on the rustls that everything else uses: what `sslmode` asks for, and no more.
 
 use super::AddonError;
-use super::address::{Address, Encryption};
+use super::address::Encryption;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
@@ -22,18 +22,16 @@ use tokio_rustls::TlsConnector;
 pub struct Tls(TlsConnector);
 
 impl Tls {
-    /// Blocks: reads the files of authorities.
-    pub fn new(address: &Address) -> Result<Tls, AddonError> {
+    /// `authority` is a file of authorities that are trusted instead of the machine's. Blocks: reads it.
+    pub fn new(encryption: Encryption, authority: Option<&Path>) -> Result<Tls, AddonError> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ClientConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
             .map_err(AddonError::refused)?;
-        let config = match address.encryption {
-            Encryption::VerifyFull => {
-                builder.with_root_certificates(roots(address.authority.as_deref())?).with_no_client_auth()
-            }
+        let config = match encryption {
+            Encryption::VerifyFull => builder.with_root_certificates(roots(authority)?).with_no_client_auth(),
             Encryption::VerifyAuthority => {
-                let roots = Arc::new(roots(address.authority.as_deref())?);
+                let roots = Arc::new(roots(authority)?);
                 let inner = WebPkiServerVerifier::builder_with_provider(roots, provider.clone())
                     .build()
                     .map_err(AddonError::refused)?;
@@ -46,6 +44,16 @@ impl Tls {
             }
         };
         Ok(Tls(TlsConnector::from(Arc::new(config))))
+    }
+
+    /// Speaks TLS over a stream to the server of this name.
+    pub async fn over<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        host: &str,
+        stream: S,
+    ) -> io::Result<tokio_rustls::client::TlsStream<S>> {
+        let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
+        self.0.connect(name, stream).await
     }
 }
 

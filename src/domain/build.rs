@@ -101,6 +101,16 @@ pub struct Slug {
     /// How it is run, where it is a container image's root.
     #[serde(default)]
     pub image: Option<super::Image>,
+    /// What only tests need and the pruning took out of the slug: a slug of its own, seen below this one on test nodes.
+    #[serde(default)]
+    pub test_layer: Option<SlugDigest>,
+}
+
+impl Slug {
+    /// All that is on disk of it.
+    pub fn digests(&self) -> impl Iterator<Item = &SlugDigest> {
+        std::iter::once(&self.digest).chain(&self.test_layer)
+    }
 }
 
 impl Slug {

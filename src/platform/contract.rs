@@ -114,8 +114,21 @@ pub enum Code {
     None,
     /// A published slug: a private writable view of it, bounded by `Limits::disk_bytes`, that vanishes with the process.
     Slug(SlugDigest),
+    /// As `Slug`, with another published slug below it, of which those files are seen that the slug itself does not have.
+    Layered { slug: SlugDigest, below: SlugDigest },
     /// This very folder, writable: a build. As root its files are given to the sandbox's user.
     Folder { path: PathBuf },
+}
+
+impl Code {
+    /// The published slugs that it is made of, the uppermost first.
+    pub fn slugs(&self) -> Vec<&SlugDigest> {
+        match self {
+            Code::None | Code::Folder { .. } => Vec::new(),
+            Code::Slug(slug) => vec![slug],
+            Code::Layered { slug, below } => vec![slug, below],
+        }
+    }
 }
 
 /// What one process may use.

@@ -49,8 +49,11 @@ pub struct Launch {
     pub folder: PathBuf,
     pub control_socket: PathBuf,
     pub dial_socket: PathBuf,
-    /// The unpacked slug, for `Code::Slug`.
+    /// The unpacked slug, for `Code::Slug` and `Code::Layered`.
     pub slug: Option<PathBuf>,
+    /// The unpacked slug below it, for `Code::Layered`.
+    #[serde(default)]
+    pub below: Option<PathBuf>,
     pub groups: Groups,
     pub sandbox: Sandbox,
 }

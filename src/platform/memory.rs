@@ -151,7 +151,7 @@ impl Memory {
         let user = inner
             .processes
             .values()
-            .find(|process| !process.state.is_over() && process.spec.code == Code::Slug(digest.clone()))
+            .find(|process| !process.state.is_over() && process.spec.code.slugs().contains(&digest))
             .map(|process| process.spec.id.clone());
         assert!(user.is_none(), "slug {digest} was unpublished while {user:?} runs it");
         inner.published.remove(digest);
@@ -169,9 +169,7 @@ impl Memory {
             assert!(process.spec == *spec, "{} was started twice with different specifications", spec.id);
             return Ok(());
         }
-        if let Code::Slug(digest) = &spec.code
-            && !inner.published.contains(digest)
-        {
+        if let Some(digest) = spec.code.slugs().into_iter().find(|digest| !inner.published.contains(*digest)) {
             return Err(PlatformError::NotPublished(digest.clone()));
         }
         assert!(

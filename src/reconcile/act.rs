@@ -9,7 +9,7 @@ use crate::outside;
 use crate::platform::{PlatformError, State};
 use crate::router;
 use crate::store::{StoreError, StoredRoute, Transaction, queue};
-use crate::workflow::{Action, SETUP_FAILED};
+use crate::workflow::{Action, SETUP_FAILED, environment_of};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use tracing::{info, warn};
@@ -28,7 +28,8 @@ pub(super) async fn app(world: &World, app: &App, actions: &[Action]) -> Result<
                 let asked_at = newest_asked_at(app);
                 let policy = world.store.pipeline(app.repository)?.policy;
                 let root = policy.root_of(policy.folder_of(app.key())).to_owned();
-                let wish = build::Wish { repository: app.repository, commit, asked_at, cache_of, root };
+                let environment = environment_of(app.stage);
+                let wish = build::Wish { repository: app.repository, commit, asked_at, cache_of, root, environment };
                 match build::ensure(world, &wish).await? {
                     Ok(tree) => {
                         change_deploy(world, app, newest_number(app), move |_, deploy| deploy.tree = Some(tree))
@@ -111,7 +112,8 @@ pub(super) async fn run(world: &World, run: &TestRun, actions: &[Action]) -> Res
                 let cache_of = if own { build::cache_of(world, run.repository, run.pull, &run.branch)? } else { None };
                 let root = world.store.pipeline(run.repository)?.policy.root_of(run.part).to_owned();
                 let (repository, asked_at) = (run.repository, run.created_at);
-                let wish = build::Wish { repository, commit, asked_at, cache_of, root };
+                let environment = Environment::Test;
+                let wish = build::Wish { repository, commit, asked_at, cache_of, root, environment };
                 match build::ensure(world, &wish).await? {
                     Ok(tree) => change_run(world, run.number, move |run, _| run.tree = Some(tree)).await?,
                     Err(failure) => conclude(world, run.number, Verdict::Errored { failure }).await?,

@@ -9,13 +9,14 @@ use super::addon_servers::{
 };
 use super::observe::label;
 use super::{Trouble, World, act, addon_copy, observe};
-use crate::addons::{self, AddonError, Database, Partner, PostgresServer, Provided};
+use crate::addons::{self, AddonError, Database, Partner, PostgresServer, Provided, RedisSeen};
 use crate::config::{AddonMode, Network};
 use crate::domain::*;
 use crate::outside;
 use crate::platform::{Bind, ProcessStatus};
 use crate::store::Transaction;
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::time::Duration;
 use tracing::{info, warn};
 
@@ -27,6 +28,7 @@ const PARTNER_PATIENCE: Duration = Duration::from_secs(20 * 60);
 const FEWEST_CONNECTIONS: u32 = 20;
 /// Where clients see the authorities of the operator's PostgreSQL.
 const AUTHORITY: &str = "/etc/landfall/postgres.pem";
+const REDIS_AUTHORITY: &str = "/etc/landfall/redis.pem";
 const REDIS_PORT: u16 = 6379;
 const LOOPBACK: &str = "127.0.0.1";
 
@@ -186,9 +188,16 @@ async fn provision(world: &World, addon: &Addon, waited: Duration) -> Result<Res
                 Ok(server) => server,
                 Err(error) => return Ok(Err(error)),
             };
-            let seen = seen_at(world, addon, Some(server.endpoint()));
+            let (host, port) = seen_at(world, addon, Some(server.endpoint()));
+            let named = inside_port(world, addon).and_then(|_| server.name_inside());
+            // On the machine's own network the file is seen where it lies.
+            let authority = match (inside_port(world, addon), server.authority()) {
+                (None, Some(own)) => own,
+                _ => REDIS_AUTHORITY.as_ref(),
+            };
+            let seen = RedisSeen { host: named.unwrap_or(&host), port, authority };
             let password = password_of(world, addon)?;
-            Ok(server.provision(&tag(world).await?, addon, &password, (&seen.0, seen.1)).await)
+            Ok(server.provision(&tag(world).await?, addon, &password, &seen).await)
         }
         AddonKind::Partner => {
             let Some(partner) = partner(world, addon.service()) else {
@@ -342,7 +351,11 @@ pub(super) fn services(
                 server.and_then(|server| server.endpoint())
             }
             (AddonKind::Redis, true) => Some(Endpoint::Unix(redis_folder(world, addon)?.join("s"))),
-            (AddonKind::Redis, false) => redis_server(world).ok().map(|server| server.endpoint()),
+            (AddonKind::Redis, false) => {
+                let server = redis_server(world).ok();
+                name = server.as_ref().and_then(|server| server.name_inside()).map(str::to_owned);
+                server.map(|server| server.endpoint())
+            }
             (AddonKind::Partner, _) => None,
         };
         if let Some(to) = to
@@ -356,12 +369,21 @@ pub(super) fn services(
 
 /// Files that the owner's processes need to trust its servers. As with services, only what was there at `until` counts.
 pub(super) fn binds(world: &World, owner: &AddonOwner, until: crate::clock::Timestamp) -> Result<Vec<Bind>, Trouble> {
-    let needs = |addon: &Addon| addon.kind == AddonKind::Postgres && !addon.own && addon.created_at <= until;
-    if !world.store.addons_of(owner)?.iter().any(needs) {
-        return Ok(Vec::new());
+    let addons = world.store.addons_of(owner)?;
+    let needs = |kind| addons.iter().any(|addon| addon.kind == kind && !addon.own && addon.created_at <= until);
+    let mut binds = Vec::new();
+    let mut bind = |host, inside: &str| binds.push(Bind { host, inside: inside.into(), writable: false });
+    if needs(AddonKind::Postgres)
+        && let Some(authority) = operator_s_postgres(world).and_then(|server| server.address().authority.clone())
+    {
+        bind(authority, AUTHORITY);
     }
-    let authority = operator_s_postgres(world).and_then(|server| server.address().authority.clone());
-    Ok(authority.into_iter().map(|host| Bind { host, inside: AUTHORITY.into(), writable: false }).collect())
+    if needs(AddonKind::Redis)
+        && let Some(authority) = redis_server(world).ok().and_then(|server| server.authority().map(Path::to_owned))
+    {
+        bind(authority, REDIS_AUTHORITY);
+    }
+    Ok(binds)
 }
 
 /// The config vars of all add-ons of an owner.

@@ -18,7 +18,8 @@ use crate::github::GitHubError;
 use crate::outside;
 use crate::platform::{Bind, Code, Limits, Network, Spec, State};
 use crate::slug::{
-    self, ArchiveError, ArchiveLimits, Blame, BuildPlan, BuildResultError, CacheLimits, Pack, Remote, SourceError,
+    self, ArchiveError, ArchiveLimits, Blame, BuildPlan, BuildResultError, CacheLimits, Pack, Pruning, Remote,
+    SourceError,
 };
 use crate::store::{StoreError, Transaction};
 use std::path::{Path, PathBuf};
@@ -42,6 +43,8 @@ pub(super) struct Wish<'a> {
     pub cache_of: Option<String>,
     /// The folder of the repository that is built; empty for all of it.
     pub root: String,
+    /// Whose buildpacks of `app.json` hold.
+    pub environment: Environment,
 }
 
 /// Whose cache a build may write: the branch's own, and nobody's where the code comes from a fork, whose branch may
@@ -77,7 +80,8 @@ pub(super) async fn ensure(world: &World, wish: &Wish<'_>) -> Result<Result<Sha,
         Err(Fetch::Failure(failure)) => return Ok(Err(failure)),
         Err(Fetch::Trouble(trouble)) => return Err(trouble),
     };
-    let Inputs { key, buildpacks } = match inputs(world, &repository, wish.commit, &tree, &wish.root).await? {
+    let inputs = inputs(world, &repository, wish.commit, tree, &wish.root, wish.environment).await?;
+    let Inputs { key, tree, buildpacks } = match inputs {
         Ok(inputs) => inputs,
         Err(failure) => return Ok(Err(failure)),
     };
@@ -85,7 +89,7 @@ pub(super) async fn ensure(world: &World, wish: &Wish<'_>) -> Result<Result<Sha,
     let attempt = match &known {
         None => 1,
         Some(build) => match &build.state {
-            BuildState::Succeeded { slug, .. } if still_there(world, slug) => {
+            BuildState::Succeeded { slug, .. } if still_there(world, slug)? => {
                 return known_again(world, build, tree).await;
             }
             BuildState::Running if is_known(world, &build.process).await? => {
@@ -166,9 +170,11 @@ async fn known_again(world: &World, build: &Build, tree: Sha) -> Result<Result<S
 
 /// Whether a slug's bytes are on disk. They are marked as just used, so that the sweep leaves them alone until a record
 /// says that they are needed.
-fn still_there(world: &World, slug: &SlugDigest) -> bool {
+fn still_there(world: &World, slug: &SlugDigest) -> Result<bool, StoreError> {
+    let Some(slug) = world.store.slug(slug)? else { return Ok(false) };
     let now = system_time(world.now());
-    std::fs::File::open(archive(world, slug)).and_then(|file| file.set_modified(now)).is_ok()
+    let touched = |digest| std::fs::File::open(archive(world, digest)).and_then(|file| file.set_modified(now)).is_ok();
+    Ok(slug.digests().all(touched))
 }
 
 /// A time of ours as the file system writes it.
@@ -259,10 +265,14 @@ async fn begin(world: &World, repository: &Repository, build: &Build) -> Result<
         tokio::task::spawn_blocking(move || slug::take_cache(&root, branch.as_deref(), &default, &into, limits));
     let taken = taken.await?;
     let settings = &world.config.build;
-    let prune = settings_of(world, build.repository, &build.commit, &build.root).await?.0.build.prune;
+    let pruning = match settings_of(world, build.repository, &build.commit, &build.root).await?.0.build.prune {
+        None => Pruning::Apart,
+        Some(true) => Pruning::Away,
+        Some(false) => Pruning::Nothing,
+    };
     let plan = BuildPlan {
         buildpacks,
-        prune,
+        pruning,
         engine: image::engine(world),
         dockerfile: image::asked_for(world, build).await?,
         stack: STACK.to_owned(),
@@ -405,9 +415,15 @@ async fn outcome(world: &World, build: &Build, folder: &Path, ended: Ended) -> R
     outside::point("pack").await;
     let toolchains = world.config.sandbox.toolchains.clone();
     let limits = ArchiveLimits { archive_bytes: world.config.build.slug_mb * 1_000_000, ..ArchiveLimits::default() };
-    let packing =
-        tokio::task::spawn_blocking(move || slug::pack_with_toolchains(&code, &archives, &toolchains, limits));
-    let packed = match packing.await? {
+    let layer = folder.join("test-layer");
+    let is_image = build.phase != BuildPhase::Pack;
+    let packing = tokio::task::spawn_blocking(move || {
+        let io = |source| ArchiveError::Io { path: code.clone(), source };
+        let is_apart = !is_image && slug::set_test_layer_apart(&code, &layer).map_err(io)?;
+        let pack = |folder: &Path| slug::pack_with_toolchains(folder, &archives, &toolchains, limits);
+        Ok((pack(&code)?, if is_apart { Some(pack(&layer)?) } else { None }))
+    });
+    let (packed, layer) = match packing.await? {
         Ok(packed) => packed,
         Err(error) => match packing_failure(&error) {
             Some(failure) => return Ok(Err(failure)),
@@ -440,6 +456,7 @@ async fn outcome(world: &World, build: &Build, folder: &Path, ended: Ended) -> R
         process_types,
         config_vars: result.config_vars.into_iter().collect(),
         test_command: result.test_command,
+        test_layer: layer.map(|layer| layer.digest),
         manifest,
         settings,
         warnings,

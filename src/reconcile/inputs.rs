@@ -12,6 +12,8 @@ use std::collections::BTreeMap;
 /// Pinned inputs of a build.
 pub(super) struct Inputs {
     pub key: BuildKey,
+    /// What the build is found by: the tree, or one of its own where an environment has buildpacks of its own.
+    pub tree: Sha,
     /// As they read back, see [`slug::Pack`].
     pub buildpacks: Vec<String>,
 }
@@ -20,8 +22,9 @@ pub(super) async fn inputs(
     world: &World,
     repository: &Repository,
     commit: &Sha,
-    tree: &Sha,
+    mut tree: Sha,
     root: &str,
+    environment: Environment,
 ) -> Result<Result<Inputs, Failure>, Trouble> {
     if let Err(failure) = declarations(world, repository.id, commit, root).await? {
         return Ok(Err(failure));
@@ -31,7 +34,11 @@ pub(super) async fn inputs(
         Some(asked) => (SETTINGS_FILE, asked),
         None => {
             let manifest = manifest_of(world, repository.id, commit, root).await?.0;
-            ("app.json", manifest.for_environment(Environment::Plain).buildpacks)
+            let asked = manifest.for_environment(environment).buildpacks;
+            if asked != manifest.for_environment(Environment::Plain).buildpacks {
+                tree = tree_with_buildpacks(&tree, &asked)?;
+            }
+            ("app.json", asked)
         }
     };
     let packs = match slug::read_packs(&asked) {
@@ -69,7 +76,7 @@ pub(super) async fn inputs(
         part(name.as_bytes());
         part(value.as_bytes());
     }
-    Ok(Ok(Inputs { key: BuildKey(hex::encode(&digest.finalize()[..8])), buildpacks }))
+    Ok(Ok(Inputs { key: BuildKey(hex::encode(&digest.finalize()[..8])), tree, buildpacks }))
 }
 
 /// What the build sees as files in `ENV_DIR`: build-time config, and nothing that belongs to one app alone, since the
@@ -212,6 +219,20 @@ pub(super) async fn tree_of_folder(
         digest.update(part);
     }
     hex::encode(digest.finalize()).parse().map(Some).map_err(Trouble::bug)
+}
+
+/// What a tree is called where it is built with other buildpacks than staging and production have: by two environments
+/// with the same ones, once.
+fn tree_with_buildpacks(tree: &Sha, buildpacks: &[String]) -> Result<Sha, Trouble> {
+    let mut digest = Sha256::new();
+    for part in [b"buildpacks".as_slice(), tree.as_str().as_bytes()]
+        .into_iter()
+        .chain(buildpacks.iter().map(|pack| pack.as_bytes()))
+    {
+        digest.update((part.len() as u64).to_be_bytes());
+        digest.update(part);
+    }
+    hex::encode(digest.finalize()).parse().map_err(Trouble::bug)
 }
 
 /// `app.json` as it is read, its text, and what in it was not understood.

@@ -197,6 +197,9 @@ async fn needed(world: &World) -> Result<BTreeSet<SlugDigest>, Trouble> {
             needed.extend(of_tree(run.repository, tree)?);
         }
     }
+    for digest in needed.clone() {
+        needed.extend(store.slug(&digest)?.and_then(|slug| slug.test_layer));
+    }
     Ok(needed)
 }
 

@@ -351,7 +351,9 @@ fn standard_environment(world: &World, app: &App, release: &Release, process: &s
 pub(super) async fn node(world: &World, run: &TestRun, node: u16, attempt: u32) -> Result<(), Trouble> {
     let Some(slug) = slug_of(world, run)? else { return Ok(()) };
     let Some(script) = test_script(&slug) else { return Ok(()) };
-    publish(world, &slug.digest).await?;
+    for digest in slug.digests() {
+        publish(world, digest).await?;
+    }
     let environment = slug.manifest().for_environment(Environment::Test);
     let mut variables = environment_of_image(slug.image.as_ref());
     variables.extend(slug.config_vars.clone());
@@ -418,7 +420,10 @@ pub(super) async fn node(world: &World, run: &TestRun, node: u16, attempt: u32) 
         .map(|(name, value)| (name.to_owned(), value))
         .into(),
         name: format!("test.{node}"),
-        code: Code::Slug(slug.digest.clone()),
+        code: match slug.test_layer.clone() {
+            None => Code::Slug(slug.digest.clone()),
+            Some(below) => Code::Layered { slug: slug.digest.clone(), below },
+        },
         command: node_command(script.setup.as_deref(), &test),
         environment: variables,
         limits: Limits {

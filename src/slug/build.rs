@@ -28,6 +28,9 @@ pub const BUILD_OUT: &str = "/out";
 /// Buildpacks from git, one folder for each place in the list.
 pub const BUILD_PACKS: &str = "/packs";
 
+/// Where a build leaves what the pruning took out of the code, below the code's root.
+const TEST_LAYER: [&str; 2] = [".landfall", "test-layer"];
+
 /// The exit status of a build whose code no buildpack takes; `refused` then says what was looked for.
 pub const NOTHING_DETECTED: i32 = 2;
 
@@ -39,8 +42,7 @@ pub const NOTHING_DETECTED: i32 = 2;
 pub struct BuildPlan {
     /// In order; empty to let the built-in ones detect.
     pub buildpacks: Vec<Pack>,
-    /// Whether what only the tests need is taken away after the build.
-    pub prune: bool,
+    pub pruning: Pruning,
     /// The container engine that is configured.
     pub engine: Option<Engine>,
     /// The `Dockerfile` that the repository asks to be built, where it says so itself.
@@ -48,6 +50,17 @@ pub struct BuildPlan {
     /// Such as `heroku-24`.
     pub stack: String,
     pub source_version: Sha,
+}
+
+/// What becomes of that which only the tests need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pruning {
+    /// It is taken out of the slug and kept in [`TEST_LAYER`], where a buildpack can tell what it is.
+    Apart,
+    /// It is taken away.
+    Away,
+    /// It stays in the slug.
+    Nothing,
 }
 
 impl BuildPlan {
@@ -61,7 +74,14 @@ impl BuildPlan {
         [
             ("HOME", BUILD_APP),
             ("BUILDPACKS", &words.join(" ")),
-            ("LANDFALL_PRUNE", if self.prune { "1" } else { "" }),
+            (
+                "LANDFALL_PRUNE",
+                match self.pruning {
+                    Pruning::Apart => "apart",
+                    Pruning::Away => "1",
+                    Pruning::Nothing => "",
+                },
+            ),
             ("LANDFALL_ENGINE", self.engine.map_or("", Engine::program)),
             ("LANDFALL_DOCKERFILE", self.dockerfile.as_deref().unwrap_or_default()),
             ("STACK", &self.stack),
@@ -118,6 +138,7 @@ const FILES: &[Embedded] = embedded![
     program "nodejs/bin/release",
     program "nodejs/bin/test",
     program "nodejs/bin/test-command",
+    file "nodejs/lib/layer.cjs",
     file "nodejs/lib/package.cjs",
     file "nodejs/looks-for",
     program "php/bin/compile",
@@ -237,6 +258,24 @@ pub fn write_env_folder(folder: &Path, variables: &[(String, String)]) -> io::Re
         file.write_all(value.as_bytes())?;
     }
     Ok(())
+}
+
+/// Moves what only test nodes shall see out of the code of an ended build, and says whether there is any. May be repeated.
+pub fn set_test_layer_apart(code: &Path, into: &Path) -> io::Result<bool> {
+    let is_folder = |path: &Path| fs::symlink_metadata(path).is_ok_and(|found| found.is_dir());
+    if is_folder(into) {
+        return Ok(true);
+    }
+    // A link in one of these places would lead somewhere else.
+    let mut layer = code.to_owned();
+    for name in TEST_LAYER {
+        layer.push(name);
+        if !is_folder(&layer) {
+            return Ok(false);
+        }
+    }
+    fs::rename(layer, into)?;
+    Ok(true)
 }
 
 /// What a build left in its result folder.

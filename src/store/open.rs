@@ -17,7 +17,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, mpsc};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
 
 pub(super) fn open(directory: &Path, disk: &Disk) -> Result<Store, StoreError> {
@@ -108,9 +108,10 @@ impl Drop for FolderLock {
     }
 }
 
-/// How long a lock is waited for. A process that was killed while it started a program leaves its lock with the copy of
+/// How often a lock is asked for again, with a pause of 10 ms each. A process that was killed while it started a program leaves its lock with the copy of
 /// that program-to-be, for some milliseconds; who really runs holds it longer than that.
-const PATIENCE: Duration = Duration::from_millis(500);
+const PATIENCE: u32 = 50;
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// Takes the folder for this process. The kernel gives the lock back however the process ends.
 pub(super) fn lock(directory: &Path) -> Result<FolderLock, StoreError> {
@@ -118,11 +119,14 @@ pub(super) fn lock(directory: &Path) -> Result<FolderLock, StoreError> {
     let failed = |error| StoreError::io("lock", &path, error);
     let mut file =
         OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
-    let deadline = Instant::now() + PATIENCE;
+    let mut asked = 0;
     loop {
         match file.try_lock() {
             Ok(()) => break,
-            Err(TryLockError::WouldBlock) if Instant::now() < deadline => thread::sleep(Duration::from_millis(10)),
+            Err(TryLockError::WouldBlock) if asked < PATIENCE => {
+                asked += 1;
+                thread::sleep(PAUSE);
+            }
             Err(TryLockError::WouldBlock) => {
                 let mut holder = String::new();
                 let _ = file.read_to_string(&mut holder);

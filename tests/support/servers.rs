@@ -65,7 +65,7 @@ impl Postgres {
         let log = std::fs::File::create(folder.path().join("log")).expect("a log");
         let mut server = Command::new(programs.join("postgres"));
         if tls {
-            let certificates = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/router/tests/tls");
+            let certificates = certificates();
             for (name, from) in [("server.crt", "first.pem"), ("server.key", "first.key"), ("ca.pem", "ca.pem")] {
                 let path = folder.path().join(name);
                 std::fs::copy(certificates.join(from), &path).expect("copy a certificate");
@@ -161,13 +161,47 @@ pub struct Redis {
     port: u16,
 }
 
+/// Where the certificates of tests lie: `first.pem` is of `hello.localhost`, signed by the authority `ca.pem`.
+fn certificates() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("src/router/tests/tls")
+}
+
 impl Redis {
     pub async fn start() -> Redis {
+        Redis::with(false).await
+    }
+
+    /// As `start`; it speaks TLS only, with a certificate of `hello.localhost`.
+    pub async fn with_tls() -> Redis {
+        Redis::with(true).await
+    }
+
+    /// The file with the authority that signed its certificate.
+    pub fn authority(&self) -> PathBuf {
+        certificates().join("ca.pem")
+    }
+
+    /// Its address under this name, which need not be known to anybody, and with this query.
+    pub fn url_as(&self, scheme: &str, host: &str, query: &str) -> String {
+        format!("{scheme}://default:pw@{host}:{}?hostaddr=127.0.0.1&{query}", self.port)
+    }
+
+    async fn with(tls: bool) -> Redis {
         let program: PathBuf = landfall::addons::find_redis(&[]).expect("Redis is installed (script/test does it)");
         let folder = tempfile::tempdir().expect("a folder");
         let port = free_port();
         let mut server = Command::new(program);
-        server.args(["--port", &port.to_string(), "--requirepass", "pw", "--save", "", "--bind", "127.0.0.1"]);
+        if tls {
+            server.args(["--port", "0", "--tls-port", &port.to_string(), "--tls-auth-clients", "no"]);
+            for (setting, name) in
+                [("--tls-cert-file", "first.pem"), ("--tls-key-file", "first.key"), ("--tls-ca-cert-file", "ca.pem")]
+            {
+                server.arg(setting).arg(certificates().join(name));
+            }
+        } else {
+            server.args(["--port", &port.to_string()]);
+        }
+        server.args(["--requirepass", "pw", "--save", "", "--bind", "127.0.0.1"]);
         server.current_dir(folder.path()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let redis = Redis { _folder: folder, server: server.spawn().expect("redis-server starts"), port };
         let deadline = Instant::now() + PATIENCE;

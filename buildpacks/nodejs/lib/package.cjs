@@ -19,6 +19,8 @@ const answers = {
   valid: () => true,
   'has-dependencies': () =>
     ['dependencies', 'devDependencies', 'optionalDependencies', 'workspaces'].some(has) || existsSync(join(folder, 'pnpm-workspace.yaml')),
+  'has-dev-dependencies': () =>
+    ['devDependencies', 'workspaces'].some(has) || existsSync(join(folder, 'pnpm-workspace.yaml')),
   script: (name) => typeof scripts[name] === 'string' && scripts[name].trim() !== '',
   // What `npm init` writes is not a test.
   test: () => typeof scripts.test === 'string' && scripts.test.trim() !== '' && !scripts.test.includes('no test specified'),
@@ -28,7 +30,7 @@ const answers = {
   major: () => /^[\^~v=]*(\d+)(\.|$)/.exec(String(Object(json.engines).node ?? '').trim())?.[1],
 }
 if (question === 'all') {
-  const asked = [['has-dependencies'], ['engine', 'node'], ['manager'], ['major'], ...Object.keys(scripts).map((key) => ['script', key])]
+  const asked = [['has-dependencies'], ['has-dev-dependencies'], ['engine', 'node'], ['manager'], ['major'], ...Object.keys(scripts).map((key) => ['script', key])]
   for (const [one, about] of asked) {
     const answer = answers[one](about)
     const words = [one, about].filter((word) => word !== undefined).join(' ')

@@ -7,9 +7,9 @@ use serde::Deserialize;
 pub struct BuildSettings {
     /// Names, addresses or paths, in order; they stand in the place of those of `app.json`.
     pub buildpacks: Option<Vec<String>>,
-    /// Takes away what only the tests need once the build is done. The tests run from the same slug, so this is for
-    /// repositories whose tests do without.
-    pub prune: bool,
+    /// What becomes of that which only the tests need, once the build is done: `true` takes it away, for repositories
+    /// whose tests do without; `false` leaves it in the slug. Where nothing is said it is kept apart, for test nodes.
+    pub prune: Option<bool>,
 }
 
 #[cfg(test)]
@@ -20,7 +20,8 @@ mod build_settings_tests {
     fn buildpacks_are_listed_in_order_and_a_wrong_shape_names_its_line() {
         let settings = RepositorySettings::parse(b"[build]\nbuildpacks = [\"nodejs\", \"./own\"]\nprune = true\n");
         let build = settings.unwrap().build;
-        assert_eq!((build.buildpacks.unwrap(), build.prune), (vec!["nodejs".to_owned(), "./own".to_owned()], true));
+        assert_eq!(build.buildpacks.unwrap(), ["nodejs", "./own"]);
+        assert_eq!(build.prune, Some(true));
         let error = RepositorySettings::parse(b"[build]\nbuildpacks = 3\n").unwrap_err().to_string();
         assert!(error.contains("line 2"), "{error}");
     }

@@ -248,9 +248,12 @@ fn stage(launch: &Launch, root: bool) -> Result<Staged, Failure> {
 
     let code = match &spec.code {
         Code::None => None,
-        Code::Slug(_) => Some(open_source(launch.slug.as_deref().ok_or("the slug's folder is not named")?)?),
+        Code::Slug(_) | Code::Layered { .. } => {
+            Some(open_source(launch.slug.as_deref().ok_or("the slug's folder is not named")?)?)
+        }
         Code::Folder { path } => Some(open_source(path)?),
     };
+    let below = launch.below.as_deref().map(open_source).transpose()?;
     let binds = spec.binds.iter().map(|bind| open_source(&bind.host)).collect::<Result<Vec<_>, _>>()?;
     let toolchains = launch
         .sandbox
@@ -279,10 +282,17 @@ fn stage(launch: &Launch, root: bool) -> Result<Staged, Failure> {
     let lower = place.join("lower");
     make_folder(&app, owner)?;
     match (&spec.code, &code) {
-        (Code::Slug(_), Some(slug)) => {
+        (Code::Slug(_) | Code::Layered { .. }, Some(slug)) => {
             make_folder(&lower, None)?;
             bind(slug, &lower)?;
-            overlay_or_copy(place, &lower, &app, root, owner)?;
+            let mut lowers = vec![lower];
+            if let Some(below) = &below {
+                let lowest = place.join("below");
+                make_folder(&lowest, None)?;
+                bind(below, &lowest)?;
+                lowers.push(lowest);
+            }
+            overlay_or_copy(place, &lowers, &app, root, owner)?;
         }
         (Code::Folder { .. }, Some(folder)) => bind(folder, &app)?,
         (_, _) => {}
@@ -315,10 +325,11 @@ fn stage(launch: &Launch, root: bool) -> Result<Staged, Failure> {
     Ok(Staged { app, temporary, etc, binds: staged_binds, toolchains: staged_toolchains, has_bash, roots })
 }
 
-/// The published slug below a private layer. Where the kernel doesn't allow that, a copy of it in that layer.
+/// Published slugs, the uppermost first, below a private layer. Where the kernel doesn't allow that, a copy of them in
+/// that layer.
 fn overlay_or_copy(
     place: &Path,
-    lower: &Path,
+    lowers: &[PathBuf],
     app: &Path,
     root: bool,
     owner: Option<(Uid, Gid)>,
@@ -326,7 +337,8 @@ fn overlay_or_copy(
     let (upper, work) = (place.join("upper"), place.join("work"));
     make_folder(&upper, owner)?;
     make_folder(&work, owner)?;
-    let mut options = format!("lowerdir={},upperdir={},workdir={}", lower.display(), upper.display(), work.display());
+    let lower = lowers.iter().map(|lower| lower.display().to_string()).collect::<Vec<_>>().join(":");
+    let mut options = format!("lowerdir={lower},upperdir={},workdir={}", upper.display(), work.display());
     if !root {
         options.push_str(",userxattr");
     }
@@ -334,7 +346,10 @@ fn overlay_or_copy(
     if mount(Some("overlay"), app, Some("overlay"), flags, Some(options.as_str())).is_ok() {
         return Ok(());
     }
-    tree::copy(lower, app, owner).map_err(saying("copying the slug"))
+    for lower in lowers {
+        tree::copy(lower, app, owner).map_err(saying("copying the slug"))?;
+    }
+    Ok(())
 }
 
 fn stage_sources(place: &Path, name: &str, sources: &[OwnedFd]) -> Result<Vec<PathBuf>, Failure> {

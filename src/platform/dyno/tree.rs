@@ -48,6 +48,16 @@ pub fn copy(from: &Path, to: &Path, owner: Option<(Uid, Gid)>) -> io::Result<()>
         let entry = entry?;
         let (source, target) = (entry.path(), to.join(entry.file_name()));
         let metadata = entry.metadata()?;
+        // What was copied before lies above; only folders are of both.
+        match fs::symlink_metadata(&target) {
+            Ok(there) if there.is_dir() && metadata.is_dir() => {
+                copy(&source, &target, owner)?;
+                continue;
+            }
+            Ok(_) => continue,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
         if metadata.is_symlink() {
             symlink(fs::read_link(&source)?, &target)?;
         } else if metadata.is_dir() {

@@ -251,20 +251,15 @@ impl Inner {
             Err(error) if error.kind() == io::ErrorKind::NotFound && !folder.exists() => {}
             Err(error) => return Err(PlatformError::Damaged(format!("{}: {error}", folder.display()))),
         }
-        let slug = match &spec.code {
-            Code::Slug(digest) => {
-                let slug = self.slug(digest);
-                if !slug.is_dir() {
-                    return Err(PlatformError::NotPublished(digest.clone()));
-                }
-                Some(slug)
-            }
-            Code::Folder { path } => {
-                fs::read_dir(path).map_err(PlatformError::io(format!("opening {}", path.display())))?;
-                None
-            }
-            Code::None => None,
-        };
+        if let Code::Folder { path } = &spec.code {
+            fs::read_dir(path).map_err(PlatformError::io(format!("opening {}", path.display())))?;
+        }
+        let slugs = spec.code.slugs();
+        if let Some(digest) = slugs.iter().find(|digest| !self.slug(digest).is_dir()) {
+            return Err(PlatformError::NotPublished((*digest).clone()));
+        }
+        let mut slugs = slugs.into_iter().map(|digest| self.slug(digest));
+        let (slug, below) = (slugs.next(), slugs.next());
         let groups = self.groups.child(id.as_str());
         let about = About {
             id: id.clone(),
@@ -280,6 +275,7 @@ impl Inner {
             control_socket: self.socket(&id, "control"),
             dial_socket: self.socket(&id, "dial"),
             slug,
+            below,
             groups,
             sandbox: self.sandbox.clone(),
         };

@@ -177,6 +177,28 @@ async fn an_honest_archive_keeps_its_links_and_modes_but_no_setuid_bit() {
     world.end().await;
 }
 
+#[tokio::test]
+async fn a_layer_below_a_slug_adds_what_the_slug_does_not_have_and_changes_nothing_of_it() {
+    let world = World::new();
+    let slug = world.publish(&[("modules/kept/file", "of the slug"), ("own", "of the slug")]).await;
+    let layer = [("modules/kept/file", "of the layer"), ("modules/extra/file", "of the layer"), ("own/x", "hidden")];
+    let below = world.publish(&layer).await;
+    let code = Code::Layered { slug: slug.clone(), below: below.clone() };
+    let mut process =
+        spec("layered.test.0.a1", "cat own modules/*/file; echo; echo changed > modules/extra/file; ls modules");
+    process.code = code.clone();
+    assert_eq!(world.output(&process).await, ["of the slugof the layerof the slug", "extra", "kept"]);
+    let mut production = spec("layered.web.1.a1", "ls modules");
+    production.code = Code::Slug(slug.clone());
+    assert_eq!(world.output(&production).await, ["kept"]);
+    world.platform.unpublish(&below).await.expect("it is forgotten");
+    let mut late = spec("layered.test.0.a2", "true");
+    late.code = code;
+    let refused = world.platform.start(&late).await;
+    assert!(matches!(&refused, Err(PlatformError::NotPublished(digest)) if *digest == below), "{refused:?}");
+    world.end().await;
+}
+
 /// Bytes that a folder takes on the disk.
 fn disk_of(folder: &std::path::Path) -> u64 {
     use std::os::unix::fs::MetadataExt;

@@ -518,6 +518,7 @@ fn slug() -> Slug {
         process_types: [("web".to_owned(), HOSTILE.to_owned())].into(),
         config_vars: BTreeMap::new(),
         test_command: None,
+        test_layer: None,
         image: None,
         manifest: None,
         settings: None,

@@ -4,6 +4,7 @@ import glob
 import json
 import os
 import socket
+import ssl
 import subprocess
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
@@ -20,6 +21,9 @@ def sql(statement, url=None):
 def redis(*words):
     place = urlsplit(os.environ["REDIS_URL"])
     with socket.create_connection((place.hostname, place.port), timeout=10) as stream:
+        if place.scheme == "rediss":
+            trusted = ssl.create_default_context(cafile=os.environ["REDIS_CA"])
+            stream = trusted.wrap_socket(stream, server_hostname=place.hostname)
         answers = stream.makefile("rb")
 
         def ask(*words):

@@ -268,6 +268,73 @@ fn a_locked_local_dependency_is_installed_without_a_network() {
     assert!(place.output("npm start", &[]).contains("b is here"));
 }
 
+/// An app with a dependency and a development dependency in folders of its own, so that no network is needed.
+fn with_development_dependency() -> Place {
+    Place::new(&[
+        (
+            "package.json",
+            r#"{"name": "a", "version": "1.0.0", "dependencies": {"b": "file:b"}, "devDependencies": {"d": "file:d"},
+                "scripts": {"start": "node -e \"require('b')\"", "test": "node -e \"require('b'); require('d')\""}}"#,
+        ),
+        ("b/package.json", r#"{"name": "b", "version": "1.0.0"}"#),
+        ("b/index.js", "console.log('b is here')"),
+        ("d/package.json", r#"{"name": "d", "version": "1.0.0"}"#),
+        ("d/index.js", "console.log('d is here')"),
+        (
+            "package-lock.json",
+            r#"{"name": "a", "version": "1.0.0", "lockfileVersion": 3, "requires": true, "packages": {
+                "": {"name": "a", "version": "1.0.0", "dependencies": {"b": "file:b"}, "devDependencies": {"d": "file:d"}},
+                "b": {"version": "1.0.0"}, "d": {"version": "1.0.0", "dev": true},
+                "node_modules/b": {"resolved": "b", "link": true}, "node_modules/d": {"resolved": "d", "link": true}}}"#,
+        ),
+    ])
+}
+
+#[test]
+fn development_dependencies_are_kept_apart_for_the_tests() {
+    let place = with_development_dependency();
+    let built = place.build_somehow("", &[], "/usr/bin:/bin", "apart");
+    assert_eq!(built.status, 0, "{}", built.log);
+    let there = |path: &str| fs::symlink_metadata(place.app().join(path)).is_ok();
+    assert!(there("node_modules/b") && !there("node_modules/d"), "{}", built.log);
+    assert!(there(".landfall/test-layer/node_modules/d") && !there(".landfall/test-layer/node_modules/b"));
+    let layer = place.folder.path().join("layer");
+    assert!(set_test_layer_apart(&place.app(), &layer).unwrap());
+    assert!(set_test_layer_apart(&place.app(), &layer).unwrap(), "it may be repeated");
+    assert!(layer.join("node_modules/d").exists() && !there(".landfall/test-layer"));
+
+    for (prune, config) in
+        [("", ("X", "1")), ("apart", ("NPM_CONFIG_PRODUCTION", "false")), ("apart", ("NODE_ENV", "test"))]
+    {
+        let place = with_development_dependency();
+        let built = place.build_somehow("", &[config], "/usr/bin:/bin", prune);
+        assert_eq!(built.status, 0, "{}", built.log);
+        assert!(place.app().join("node_modules/d").exists(), "{config:?}: {}", built.log);
+        assert!(!place.app().join(".landfall").exists());
+    }
+}
+
+#[test]
+fn a_layer_of_the_repository_s_own_is_none() {
+    let place = Place::new(&[("Procfile", "web: x\n"), (".landfall/test-layer/own", "x")]);
+    let built = place.build("");
+    assert_eq!(built.status, 0, "{}", built.log);
+    assert!(!place.app().join(".landfall/test-layer").exists());
+    fs::create_dir_all(place.app().join("elsewhere/test-layer")).unwrap();
+    let _ = fs::remove_dir_all(place.app().join(".landfall"));
+    std::os::unix::fs::symlink("elsewhere", place.app().join(".landfall")).unwrap();
+    assert!(!set_test_layer_apart(&place.app(), &place.folder.path().join("layer")).unwrap(), "a link is not followed");
+}
+
+#[test]
+fn the_version_of_python_is_read_over_comments() {
+    for text in ["# Heroku's guide\n\n3.99\n", "python-3.99.1\n", "3.99\n"] {
+        let place = Place::new(&[("app.py", "x"), (".python-version", text)]);
+        let built = place.build("python");
+        assert!(built.log.contains(".python-version asks for Python 3.99; "), "{text}: {}", built.log);
+    }
+}
+
 #[test]
 fn a_python_app_without_requirements_needs_no_network() {
     let place = Place::new(&[

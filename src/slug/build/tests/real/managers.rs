@@ -51,6 +51,51 @@ fn node_s_package_managers_keep_to_their_lock_files() {
     }
 }
 
+/// A manager whose pruning runs this, below `node_modules`.
+fn pruned_by(act: &str) -> (Place, Built) {
+    let package = r#"{"dependencies": {"a": "1"}, "devDependencies": {"d": "1"}}"#;
+    let place = Place::new(&[
+        ("package.json", package),
+        ("pnpm-lock.yaml", ""),
+        ("node_modules/a/index.js", "a"),
+        ("node_modules/d/index.js", "d"),
+        ("node_modules/.modules.yaml", "all"),
+        ("packages/one/node_modules/d/index.js", "d"),
+    ]);
+    let path = machine_with(&place, "pnpm", "10.1.0", "NOTHING");
+    let program = place.folder.path().join("tools/pnpm");
+    let script = fs::read_to_string(&program).unwrap();
+    let act = format!("if [ \"$1\" = prune ]; then cd node_modules; {act}; fi\n");
+    fs::write(&program, script + &act).unwrap();
+    let built = place.build_somehow("nodejs", &[], &path, "apart");
+    (place, built)
+}
+
+#[test]
+fn a_pruning_that_does_more_than_to_take_away_is_undone() {
+    let (place, built) = pruned_by("rm -r d ../packages/one/node_modules; echo few >.new; mv .new .modules.yaml");
+    assert_eq!(built.status, 0, "{}", built.log);
+    let read = |path: &str| fs::read_to_string(place.app().join(path)).ok();
+    assert_eq!(read("node_modules/d/index.js"), None, "{}", built.log);
+    assert_eq!(read(".landfall/test-layer/node_modules/d/index.js").as_deref(), Some("d"));
+    assert_eq!(read(".landfall/test-layer/packages/one/node_modules/d/index.js").as_deref(), Some("d"));
+    assert_eq!(read(".landfall/test-layer/node_modules/.modules.yaml"), None, "a manager's own note");
+    for (act, said) in [
+        ("rm -r d; echo other >a/new; mv a/new a/index.js", "the pruning changed node_modules/a/index.js"),
+        ("rm -r d; mkdir c; echo c >c/index.js", "the pruning added node_modules/c"),
+        ("rm -r d; false", "left in the slug"),
+    ] {
+        let (place, built) = pruned_by(act);
+        assert_eq!(built.status, 0, "{}", built.log);
+        assert!(built.log.contains(said), "{act}: {}", built.log);
+        let read = |path: &str| fs::read_to_string(place.app().join(path)).ok();
+        assert_eq!(read("node_modules/a/index.js").as_deref(), Some("a"), "{act}");
+        assert_eq!(read("node_modules/d/index.js").as_deref(), Some("d"), "{act}");
+        assert_eq!(read("node_modules/c/index.js"), None, "{act}");
+        assert!(!place.app().join(".landfall").exists(), "{act}");
+    }
+}
+
 #[test]
 fn python_s_package_managers_keep_to_their_lock_files() {
     for (manager, lock, installs, pruned) in [
