@@ -326,7 +326,7 @@ impl ProxyHttp for Proxy {
 
     async fn upstream_response_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         upstream: &mut ResponseHeader,
         context: &mut Context,
     ) -> Result<()> {
@@ -339,6 +339,12 @@ impl ProxyHttp for Proxy {
         context.answered = true;
         // Whatever went wrong before at another process was made up for.
         context.refusal = None;
+        if upstream.status.as_u16() == 101 && !session.is_upgrade_req() {
+            // Else whatever the app says next would be passed on as if the client had asked for another protocol.
+            return Err(
+                Error::explain(ErrorType::InvalidHTTPHeader, "a change of protocol that nobody asked for").into_up()
+            );
+        }
         let codings = upstream.headers.get_all("transfer-encoding");
         let chunked = codings.iter().all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
         if !chunked || codings.iter().count() > 1 {

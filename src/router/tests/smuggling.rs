@@ -324,3 +324,198 @@ fn too_much_of_anything_is_refused() {
     assert!(!answer.contains("HTTP/1.1 200"));
     assert_eq!(stage.app.count(), 0);
 }
+
+/// Spellings of a host that name no app. The app `hello.localhost` is there, and `two.localhost`.
+const NO_HOSTS: [&str; 66] = [
+    "",
+    ".",
+    "..",
+    "-",
+    "_",
+    "*",
+    "*.localhost",
+    "localhost",
+    ".localhost",
+    "hello",
+    "hello.",
+    ".hello.localhost",
+    "hello..localhost",
+    "hello.localhost..",
+    "hello.localhost.evil",
+    "hello.localhost.evil.example",
+    "evilhello.localhost",
+    "x.hello.localhost",
+    "hello_localhost",
+    "hello-localhost",
+    "xn--hello.localhost",
+    "hello.localhost/",
+    "hello.localhost/x",
+    "hello.localhost?x",
+    "hello.localhost#x",
+    "hello.localhost\\",
+    "\\hello.localhost",
+    "hello.localhost@evil",
+    "u@hello.localhost",
+    "u:p@hello.localhost",
+    "@hello.localhost",
+    "hello.localhost:80@evil",
+    "hello.localhost:80:80",
+    "hello.localhost:80a",
+    "hello.localhost:-1",
+    "hello.localhost:+80",
+    "hello.localhost:0x50",
+    "hello.localhost:123456",
+    "hello.localhost: 80",
+    "hello.localhost :80",
+    "hello .localhost",
+    "hello.localhost two.localhost",
+    "hello.localhost,two.localhost",
+    "hello.localhost, two.localhost",
+    "hello.localhost;two.localhost",
+    "hello%2elocalhost",
+    "hello.localhost%00",
+    "hello.localhost%20",
+    "%68ello.localhost",
+    "[hello.localhost]",
+    "[::1]",
+    "[::1]:80",
+    "::1",
+    "127.0.0.1",
+    "127.0.0.1:80",
+    "2130706433",
+    "0x7f000001",
+    "h\u{e9}llo.localhost",
+    "hello\u{3002}localhost",
+    "\u{ff48}ello.localhost",
+    "hello.localho\u{17f}t",
+    "hello\u{ad}.localhost",
+    "\"hello.localhost\"",
+    "<hello.localhost>",
+    "http://hello.localhost",
+    "//hello.localhost",
+];
+
+#[test]
+fn a_host_that_names_no_app_reaches_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let (one, two) = (App::start(folder.path(), "one"), App::start(folder.path(), "two"));
+    let router = RunningRouter::start(folder.path());
+    let mut both = table(1, vec![one.target(Active)]);
+    let mut other = both.apps.values().next().unwrap().clone();
+    (other.hosts, other.targets) = (vec!["two.localhost".into()], vec![two.target(Active)]);
+    both.apps.insert("two".parse().unwrap(), other);
+    router.set(both);
+    let ask = |target: &str, host: &str| {
+        let request = format!("GET {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        exchange(&router, request.as_bytes())
+    };
+    let long = format!("{}hello.localhost", "a.".repeat(150));
+    let mut wrong = Vec::new();
+    for host in NO_HOSTS.into_iter().chain([long.as_str()]) {
+        let answer = ask("/", host);
+        if !(answer.starts_with("HTTP/1.1 400 ") || answer.starts_with("HTTP/1.1 404 ")) {
+            wrong.push(format!("{host:?} got {:?}", answer.lines().next()));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert_eq!((one.count(), two.count()), (0, 0));
+    let spellings = [
+        "hello.localhost",
+        "HELLO.LocalHost",
+        "hello.localhost.",
+        "hello.localhost:80",
+        "hello.localhost:65535",
+        "Hello.localhost.:8000",
+        "  hello.localhost  ",
+    ];
+    for host in spellings {
+        let answer = ask("/", host);
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("one"), "{host:?} got {answer}");
+    }
+    assert_eq!((one.count(), two.count()), (spellings.len(), 0));
+}
+
+/// What an app may send in place of an answer, whether it closes the connection then, and nothing of which may be taken
+/// for the answer to somebody else. "evil" stands where nobody may read it.
+const BAD_ANSWERS: [(&str, bool); 40] = [
+    ("", true),
+    ("\r\n", true),
+    ("\r\n\r\n", true),
+    ("evil", true),
+    ("evil\r\n\r\n", true),
+    ("HTTP", true),
+    ("HTTP/1.1", true),
+    ("HTTP/1.1 200", true),
+    ("HTTP/1.1 200 OK\r\n", true),
+    ("HTTP/1.1 200 OK\r\nContent-Length: 4", true),
+    ("HTTP/1.1 20 OK\r\nContent-Length: 4\r\n\r\nevil", true),
+    ("HTTP/1.1 2000 OK\r\nContent-Length: 4\r\n\r\nevil", true),
+    ("HTTP/1.1 abc OK\r\nContent-Length: 4\r\n\r\nevil", true),
+    ("HTTP/1.1 -20 OK\r\nContent-Length: 4\r\n\r\nevil", true),
+    ("HTTP/9.9 200 OK\r\nContent-Length: 4\r\n\r\nevil", true),
+    ("HTTX/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil", true),
+    ("ICY 200 OK\r\nContent-Length: 4\r\n\r\nevil", true),
+    ("HTTP/1.1 200 OK\r\nno colon\r\nContent-Length: 4\r\n\r\nevil", true),
+    ("HTTP/1.1 200 OK\r\n: x\r\nContent-Length: 4\r\n\r\nevil", true),
+    ("HTTP/1.1 200 OK\r\nX\0: a\r\nContent-Length: 4\r\n\r\nevil", true),
+    ("HTTP/1.1 200 OK\r\nX: a\0b\r\nContent-Length: 4\r\n\r\nevil", true),
+    ("HTTP/1.1 200 OK\r\nContent-Length: -4\r\n\r\nevil", true),
+    ("HTTP/1.1 200 OK\r\nContent-Length: +4\r\n\r\nevil", true),
+    ("HTTP/1.1 200 OK\r\nContent-Length: 4x\r\n\r\nevil", true),
+    ("HTTP/1.1 200 OK\r\nContent-Length: 0x4\r\n\r\nevil", true),
+    ("HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\nevil", true),
+    ("HTTP/1.1 200 OK\r\nContent-Length: 4\r\nContent-Length: 5\r\n\r\nevil!", true),
+    ("HTTP/1.1 200 OK\r\nContent-Length: 4, 5\r\n\r\nevil!", true),
+    ("HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\nevil", true),
+    ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, gzip\r\n\r\n4\r\nevil\r\n0\r\n\r\n", true),
+    ("HTTP/1.1 200 OK\r\nTransfer-Encoding: xchunked\r\n\r\n4\r\nevil\r\n0\r\n\r\n", true),
+    ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nevil\r\n0\r\n\r\n", true),
+    ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-4\r\nevil\r\n0\r\n\r\n", true),
+    ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nFFFFFFFFFFFFFFFFF\r\nevil", true),
+    ("HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\nevil", true),
+    ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil", false),
+    ("HTTP/1.1 204 No Content\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil", false),
+    ("HTTP/1.1 304 Not Modified\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil", false),
+    (
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil",
+        false,
+    ),
+    ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\nevil", false),
+];
+
+#[test]
+fn nothing_that_an_app_answers_reaches_another_visitor() {
+    let folder = tempfile::tempdir().unwrap();
+    let app = App::behaving(folder.path(), "one", |seen, stream| {
+        let case = seen.line.split(' ').nth(1).and_then(|path| path.strip_prefix("/bad/")?.parse::<usize>().ok());
+        let Some((bytes, closes)) = case.map(|case| BAD_ANSWERS[case]) else {
+            respond(stream, 200, b"good");
+            return Next::KeepAlive;
+        };
+        let _ = stream.write_all(bytes.as_bytes());
+        if closes { Next::Close } else { Next::KeepAlive }
+    });
+    let router = RunningRouter::with(folder.path(), |options| {
+        options.first_byte_timeout = Duration::from_millis(700);
+        options.idle_timeout = Duration::from_millis(1000);
+    });
+    router.set(table(1, vec![app.target(Active)]));
+    let ask = |path: &str| {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: hello.localhost\r\nConnection: close\r\n\r\n");
+        exchange(&router, request.as_bytes())
+    };
+    let mut wrong = Vec::new();
+    for (case, (bytes, _)) in BAD_ANSWERS.iter().enumerate() {
+        let bad = ask(&format!("/bad/{case}"));
+        if bad.contains("evil") {
+            wrong.push(format!("{bytes:?} was passed on as {bad:?}"));
+        }
+        for _ in 0..2 {
+            let good = ask("/good");
+            if !(good.starts_with("HTTP/1.1 200 ") && good.ends_with("good")) {
+                wrong.push(format!("after {bytes:?} another visitor got {good:?}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), BAD_ANSWERS.len(), wrong.join("\n"));
+}
