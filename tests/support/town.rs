@@ -488,7 +488,7 @@ fn script(spec: &Spec) -> Outcome {
             }
             exits(0, &["-----> Building", "       done"])
         }
-        Code::Slug(_) | Code::None => match spec.name.split('.').next() {
+        Code::Slug(_) | Code::Layered { .. } | Code::None => match spec.name.split('.').next() {
             Some("test") => {
                 let node = &spec.environment["CI_NODE_INDEX"];
                 if node == "1" && spec.environment.get("FAILING").is_some_and(|failing| failing == "tests") {
