@@ -98,10 +98,11 @@ pub async fn keep(
     changed(&mut settings);
     loop {
         let pause = step(&settings, &clock).await;
-        let deadline = tokio::time::Instant::now() + pause;
+        let timer = tokio::time::sleep(pause);
+        tokio::pin!(timer);
         while !changed(&mut settings) {
             tokio::select! {
-                () = tokio::time::sleep_until(deadline) => break,
+                () = &mut timer => break,
                 () = wake.notified() => {}
             }
         }
