@@ -5,6 +5,7 @@
 
 use super::errors::Refusal;
 use super::framing::{Fault, Framing};
+use super::trailers::{self, Answer, Trailers};
 use super::wire::Wire;
 use async_trait::async_trait;
 use nix::errno::Errno;
@@ -163,9 +164,19 @@ pub(super) struct ClientStream {
     stream: BufWriter<Wire>,
     digest: Arc<SocketDigest>,
     framing: Mutex<Framing>,
+    trailing: Mutex<Option<Trailing>>,
     /// Bytes of HTTP/2's preface that are still to come: the proxy library would wait for them for ever.
     preface: usize,
     closing: Closing,
+}
+
+/// An answer that trailers may have to be put into.
+#[derive(Debug)]
+struct Trailing {
+    answer: Answer,
+    trailers: Trailers,
+    /// Their lines that are still to be written.
+    lines: Vec<u8>,
 }
 
 /// How far the end of a connection is. It is reached once for a connection, never between two of its requests.
@@ -198,6 +209,7 @@ impl ClientStream {
             stream: BufWriter::with_capacity(WRITE_BUFFER, wire),
             digest: Arc::new(digest),
             framing: Mutex::new(framing),
+            trailing: Mutex::new(None),
             preface,
             closing: Closing::No,
         }
@@ -209,6 +221,13 @@ impl ClientStream {
 
     pub fn is_http2(&self) -> bool {
         self.stream.get_ref().is_http2()
+    }
+
+    /// Puts what will have come after the body into the answer that is about to be written in HTTP/1, if that has a place
+    /// for it.
+    pub fn trail(&self, trailers: Trailers) {
+        let trailing = Trailing { answer: Answer::default(), trailers, lines: Vec::new() };
+        *self.trailing.lock().unwrap_or_else(PoisonError::into_inner) = Some(trailing);
     }
 
     fn tcp(&self) -> &TcpStream {
@@ -292,7 +311,31 @@ impl AsyncRead for ClientStream {
 
 impl AsyncWrite for ClientStream {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        let this = &mut *self;
+        let place = this.trailing.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let Some(trailing) = place else { return Pin::new(&mut this.stream).poll_write(context, bytes) };
+        if trailing.answer.is_at_trailers() {
+            if trailing.lines.is_empty() {
+                trailing.lines = trailers::lines(&trailing.trailers.take());
+            }
+            while !trailing.lines.is_empty() {
+                let written = std::task::ready!(Pin::new(&mut this.stream).poll_write(context, &trailing.lines))?;
+                if written == 0 {
+                    return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+                }
+                trailing.lines.drain(..written);
+            }
+            *place = None;
+            return Pin::new(&mut this.stream).poll_write(context, bytes);
+        }
+        // At first only looked at: what is not written comes again.
+        let end = trailing.answer.clone().take(bytes);
+        let written = std::task::ready!(Pin::new(&mut this.stream).poll_write(context, &bytes[..end]))?;
+        trailing.answer.take(&bytes[..written]);
+        if trailing.answer.is_other() {
+            *place = None;
+        }
+        Poll::Ready(Ok(written))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -341,6 +384,10 @@ impl AsyncWrite for ClientStream {
         context: &mut Context<'_>,
         buffers: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if self.trailing.get_mut().unwrap_or_else(PoisonError::into_inner).is_some() {
+            let first = buffers.iter().find(|buffer| !buffer.is_empty());
+            return self.poll_write(context, first.map_or(&[], |buffer| buffer));
+        }
         Pin::new(&mut self.stream).poll_write_vectored(context, buffers)
     }
 

@@ -5,6 +5,7 @@
 //! Every connection is kept in its target's register from the moment it exists until just before its descriptor is
 //! closed: that is how idle ones of a target that left are closed, and silent ones are cut.
 
+use super::trailers;
 use async_trait::async_trait;
 use nix::errno::Errno;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, Shutdown, recvmsg, shutdown};
@@ -113,8 +114,11 @@ pub(super) struct Dialler {
     pub socket: PathBuf,
     pub timeout: Duration,
     pub connections: Arc<Connections>,
-    /// Set for the one connection of a request that asks for another protocol; the connection is put here.
-    pub upgrade: Option<Arc<OnceLock<Arc<Connection>>>>,
+    /// Set for the one connection of a request that asks for another protocol or takes trailers; the connection is put
+    /// here, since its descriptor is not to be had of the library.
+    pub own: Option<Arc<OnceLock<Arc<Connection>>>>,
+    /// Set with it for a request whose client takes trailers; they are put here.
+    pub trailers: Option<trailers::Trailers>,
 }
 
 #[async_trait]
@@ -131,11 +135,14 @@ impl L4Connect for Dialler {
         let descriptor = stream.as_raw_fd();
         let connection = Arc::<Connection>::default();
         self.connections.lock().insert(descriptor, connection.clone());
-        let mut stream = match &self.upgrade {
-            None => Stream::from(stream),
-            Some(place) => {
+        let mut stream = match (&self.own, &self.trailers) {
+            (None, _) => Stream::from(stream),
+            (Some(place), trailers) => {
                 let _ = place.set(connection);
-                Stream::from(VirtualSocketStream::new(Box::new(Patient { stream, flushes: 0, reader: None })))
+                Stream::from(VirtualSocketStream::new(match trailers {
+                    None => Box::new(Patient { stream, flushes: 0, reader: None }) as Box<_>,
+                    Some(found) => Box::new(Attentive { stream, reader: trailers::Reader::new(found.clone()) }),
+                }))
             }
         };
         let registered = Registered { connections: self.connections.clone(), descriptor };
@@ -194,11 +201,55 @@ impl AsyncWrite for Patient {
 
 impl VirtualSocket for Patient {
     fn set_socket_option(&self, option: VirtualSockOpt) -> io::Result<()> {
-        match option {
-            VirtualSockOpt::NoDelay => self.stream.set_nodelay(true),
-            // The library sets none on its own, and neither do we.
-            _ => Ok(()),
-        }
+        set_option(&self.stream, option)
+    }
+}
+
+/// A connection whose answer is looked through for trailers.
+#[derive(Debug)]
+struct Attentive {
+    stream: TcpStream,
+    reader: trailers::Reader,
+}
+
+impl AsyncRead for Attentive {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let result = Pin::new(&mut self.stream).poll_read(context, buffer);
+        self.reader.read(&buffer.filled()[before..]);
+        result
+    }
+}
+
+impl AsyncWrite for Attentive {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+impl VirtualSocket for Attentive {
+    fn set_socket_option(&self, option: VirtualSockOpt) -> io::Result<()> {
+        set_option(&self.stream, option)
+    }
+}
+
+fn set_option(stream: &TcpStream, option: VirtualSockOpt) -> io::Result<()> {
+    match option {
+        VirtualSockOpt::NoDelay => stream.set_nodelay(true),
+        // The library sets none on its own, and neither do we.
+        _ => Ok(()),
     }
 }
 

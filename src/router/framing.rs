@@ -213,6 +213,40 @@ fn after(state: State, byte: u8) -> State {
     }
 }
 
+/// Where in one chunked body we are.
+#[derive(Debug, Clone)]
+pub(super) struct Chunks(State);
+
+impl Default for Chunks {
+    fn default() -> Self {
+        Chunks(SIZE)
+    }
+}
+
+impl Chunks {
+    /// Takes at least one of the next bytes, of which there must be some, and says how many; nothing if they break the
+    /// rules.
+    pub fn step(&mut self, bytes: &[u8]) -> Option<usize> {
+        if let State::Data(left) = self.0 {
+            let step = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
+            let left = left - step as u64;
+            self.0 = if left == 0 { State::DataEnd { seen_cr: false } } else { State::Data(left) };
+            return Some(step);
+        }
+        self.0 = after(self.0, bytes[0]);
+        (!matches!(self.0, State::Broken(_))).then_some(1)
+    }
+
+    /// Right after the line of the last chunk.
+    pub fn is_at_trailers(&self) -> bool {
+        self.0 == State::Trailer { total: 0, line: 0 }
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.0 == State::Head
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

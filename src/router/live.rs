@@ -11,6 +11,7 @@ use super::keep;
 use super::knocks::Knocks;
 use super::metrics::AppMetrics;
 use super::table::{self, Canary, Notice, Route, Table, TableError, Target, TargetState};
+use super::trailers::Trailers;
 use crate::domain::{AppName, ProcessId};
 use arc_swap::ArcSwap;
 use pingora_core::upstreams::peer::HttpPeer;
@@ -81,7 +82,8 @@ impl LiveTarget {
             socket: target.socket.clone(),
             timeout: options.connect_timeout,
             connections: connections.clone(),
-            upgrade: None,
+            own: None,
+            trailers: None,
         };
         // The address says nothing (0.0.0.0 also tells the pool not to compare it with the socket's own): the group
         // key is what tells targets apart.
@@ -129,11 +131,20 @@ impl LiveTarget {
     /// that comes with it.
     pub fn upgrade_peer(&self, unique: u64) -> (Box<HttpPeer>, Arc<OnceLock<Arc<Connection>>>) {
         let place = Arc::new(OnceLock::new());
-        let dialler = Dialler { upgrade: Some(place.clone()), ..self.dialler.clone() };
+        let dialler = Dialler { own: Some(place.clone()), ..self.dialler.clone() };
         let mut peer = self.peer.clone();
         peer.group_key = unique | UPGRADES;
         peer.options.custom_l4 = Some(Arc::new(dialler));
         (Box::new(peer), place)
+    }
+
+    /// As `upgrade_peer`, for one request whose client takes trailers; they are found in the place that comes last.
+    pub fn trailed_peer(&self, unique: u64) -> (Box<HttpPeer>, Arc<OnceLock<Arc<Connection>>>, Trailers) {
+        let (own, found) = (Arc::new(OnceLock::new()), Trailers::default());
+        let dialler = Dialler { own: Some(own.clone()), trailers: Some(found.clone()), ..self.dialler.clone() };
+        let mut peer = self.fresh_peer(unique);
+        peer.options.custom_l4 = Some(Arc::new(dialler));
+        (peer, own, found)
     }
 
     pub fn in_flight(&self) -> u64 {

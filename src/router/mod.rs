@@ -32,6 +32,7 @@ mod table;
 mod tail;
 #[cfg(test)]
 mod tests;
+mod trailers;
 mod trust;
 mod wire;
 

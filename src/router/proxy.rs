@@ -16,6 +16,7 @@ use super::pages::Pages;
 use super::request;
 use super::siblings;
 use super::table::{Notice, normalise_host};
+use super::trailers::{self, Trailers};
 use super::trust::{self, Origin};
 use crate::clock::{Clock, Timestamp};
 use crate::domain::AppName;
@@ -70,8 +71,10 @@ pub(super) struct Context {
     /// Connections that broke before an answer began.
     broken: u32,
     connection: Option<Arc<Connection>>,
-    /// Where the connection is found that was made for a change of protocol.
-    upgrade: Option<Arc<OnceLock<Arc<Connection>>>>,
+    /// Where the connection is found that was made for a change of protocol, or for trailers.
+    own: Option<Arc<OnceLock<Arc<Connection>>>>,
+    /// Where what comes after the answer's body is found, if the client takes it.
+    trailers: Option<Trailers>,
     chosen_at: Option<Instant>,
     connect: Option<Duration>,
     refusal: Option<Refusal>,
@@ -108,7 +111,8 @@ impl ProxyHttp for Proxy {
             held_since: None,
             broken: 0,
             connection: None,
-            upgrade: None,
+            own: None,
+            trailers: None,
             chosen_at: None,
             connect: None,
             refusal: None,
@@ -216,7 +220,11 @@ impl ProxyHttp for Proxy {
                 Choice::Target(inside) => {
                     let peer = if session.is_upgrade_req() {
                         let (peer, place) = inside.0.upgrade_peer(self.routes.unique());
-                        context.upgrade = Some(place);
+                        context.own = Some(place);
+                        peer
+                    } else if !session.is_http2() && trailers::wanted(&session.req_header().headers) {
+                        let (peer, own, found) = inside.0.trailed_peer(self.routes.unique());
+                        (context.own, context.trailers) = (Some(own), Some(found));
                         peer
                     } else if !is_repeatable(session) {
                         inside.0.fresh_peer(self.routes.unique())
@@ -254,7 +262,7 @@ impl ProxyHttp for Proxy {
     ) -> Result<()> {
         let took = context.chosen_at.map_or(Duration::ZERO, |chosen| chosen.elapsed());
         context.connect = Some(if reused { Duration::ZERO } else { took });
-        let connection = match &context.upgrade {
+        let connection = match &context.own {
             Some(place) => place.get().cloned(),
             None => context.inside.as_ref().and_then(|inside| inside.0.connections.get(descriptor)),
         };
@@ -280,6 +288,10 @@ impl ProxyHttp for Proxy {
             upstream.set_raw_path(&target)?;
         }
         access::conceal(upstream, context.let_in.is_some())?;
+        if context.trailers.is_some() {
+            // The library drops it as a field of one connection; ours takes them too.
+            upstream.insert_header("TE", "trailers")?;
+        }
         let foreign: Vec<_> =
             upstream.headers.keys().filter(|name| request::is_forwarding(name.as_str())).cloned().collect();
         for name in foreign {
@@ -356,6 +368,12 @@ impl ProxyHttp for Proxy {
         }
         if context.app.as_ref().is_some_and(|app| app.noindex) {
             upstream.insert_header("X-Robots-Tag", "noindex")?;
+        }
+        if let Some(trailers) = &context.trailers
+            && session.req_header().method != http::Method::HEAD
+            && let Some(client) = client_of(session)
+        {
+            client.trail(trailers.clone());
         }
         Ok(())
     }

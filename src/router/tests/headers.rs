@@ -13,7 +13,7 @@ fn the_app_sees_where_a_request_came_from() {
     let answer = router.client().request(
         "GET /a%20b?c=d HTTP/1.1\r\nHost: HELLO.localhost.:8000\r\nX-Forwarded-For: 6.6.6.6\r\nx_forwarded_proto: https\r\n\
          X-Forwarded-Host: evil\r\nForwarded: for=6.6.6.6\r\nX-Request-Id: too-short\r\nX-Request-Start: 1\r\n\
-         Connection: close, X-Hop\r\nX-Hop: by hop\r\nKeep-Alive: 5\r\nTE: trailers\r\nProxy-Authorization: x\r\n\
+         Connection: close, X-Hop\r\nX-Hop: by hop\r\nKeep-Alive: 5\r\nTE: gzip\r\nProxy-Authorization: x\r\n\
          Via: 1.1 first\r\nCookie: a=b\r\n\r\n",
     );
     assert_eq!((answer.status, answer.body.as_str()), (200, "one"));

@@ -5,7 +5,7 @@ use super::secure::{configuration, secured};
 use super::world::*;
 use crate::router::TargetState::Active;
 use rustls::pki_types::ServerName;
-use std::io::{Read, Write};
+use std::io::{BufRead, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
 type Stream = rustls::StreamOwned<rustls::ClientConnection, TcpStream>;
@@ -295,4 +295,83 @@ fn trailers_end_a_body_and_do_no_harm() {
     assert!(seen.iter().all(|seen| seen.header("content-length").is_none()), "a trailer became a header: {seen:?}");
     // The same answer over HTTP/2.
     assert_eq!(Raw::connect(address).ask(&fields("GET", &[("te", "trailers")]), &[]), Came::Answer(0x88));
+}
+
+/// An app whose answers end with trailers if it was told that they are taken.
+fn trailing(folder: &std::path::Path) -> App {
+    App::behaving(folder, "one", |seen, stream| {
+        // The data says twice what ends a body.
+        let body = "Transfer-Encoding: chunked\r\n\r\n7\r\n\r\n0\r\n\r\n\r\n5\r\n0\r\n\r\n\r\n0\r\n";
+        let late =
+            if seen.header("te") == Some("trailers") { "X-Sum: 1\r\nSet-Cookie: a=b\r\nX-End: 2\r\n" } else { "" };
+        let early = if seen.line.contains("/hinted") { "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" } else { "" };
+        // However it is cut, and with a pause in between.
+        for piece in format!("{early}HTTP/1.1 200 OK\r\n{body}{late}\r\n").as_bytes().chunks(11) {
+            let _ = stream.write_all(piece);
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        Next::KeepAlive
+    })
+}
+
+/// Reads one answer: its head, its body, and the lines after that.
+fn read_chunked(reader: &mut impl BufRead) -> (String, Vec<u8>, Vec<String>) {
+    fn next(reader: &mut impl BufRead) -> String {
+        let mut line = String::new();
+        assert!(reader.read_line(&mut line).unwrap() > 0, "the connection ended");
+        line.trim_end().to_owned()
+    }
+    let mut head = String::new();
+    loop {
+        let line = next(reader);
+        // The end of a head; one that is only a hint is followed by another.
+        if line.is_empty() && !head.ends_with("</a>\n") {
+            break;
+        }
+        head += &line;
+        head.push('\n');
+    }
+    let mut body = Vec::new();
+    loop {
+        let size = usize::from_str_radix(&next(reader), 16).unwrap();
+        if size == 0 {
+            break;
+        }
+        let mut data = vec![0; size + 2];
+        reader.read_exact(&mut data).unwrap();
+        body.extend_from_slice(&data[..size]);
+    }
+    let mut late = Vec::new();
+    loop {
+        match next(reader) {
+            line if line.is_empty() => return (head, body, late),
+            line => late.push(line),
+        }
+    }
+}
+
+#[test]
+fn trailers_reach_who_takes_them_over_http1() {
+    let folder = tempfile::tempdir().unwrap();
+    let app = trailing(folder.path());
+    let router = RunningRouter::start(folder.path());
+    router.set(table(1, vec![app.target(Active)]));
+    let mut client = router.client();
+    for (path, more, expected) in [
+        ("/plain", "", vec![]),
+        ("/trailed", "Connection: TE\r\nTE: trailers\r\n", vec!["x-sum: 1", "x-end: 2"]),
+        ("/hinted", "TE: gzip, trailers\r\n", vec!["x-sum: 1", "x-end: 2"]),
+        ("/plain", "", vec![]),
+    ] {
+        client.send(format!("GET {path} HTTP/1.1\r\nHost: hello.localhost\r\n{more}\r\n"));
+        let (head, body, late) = read_chunked(&mut client.reader);
+        assert!(head.contains("HTTP/1.1 200 OK"), "{path}: {head}");
+        assert_eq!(body, b"\r\n0\r\n\r\n0\r\n\r\n", "{path}: {head}");
+        assert_eq!(late, expected, "{path}: {head}");
+    }
+    // What has no body has no trailers either, and the connection is good for the next.
+    client.send("HEAD /head HTTP/1.1\r\nHost: hello.localhost\r\nTE: trailers\r\nConnection: close\r\n\r\n");
+    let mut text = String::new();
+    client.reader.read_to_string(&mut text).unwrap();
+    assert!(text.starts_with("HTTP/1.1 200 OK") && !text.contains("x-sum"), "{text:?}");
 }
