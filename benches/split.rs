@@ -84,27 +84,46 @@ fn print(scenario: &Scenario, histories: &[History], nodes: &[u16], runs: u64, r
     print!("{:<34}", "makespan / bound: mean (p95)");
     nodes.iter().for_each(|count| print!("{:>16}", format!("N = {count}")));
     println!();
+    let mut least = vec![0.0; nodes.len()];
     for way in Way::ALL {
-        if scenario.dies && !way.survives() {
+        if scenario.dies.is_some() && !way.survives() {
             continue;
         }
         print!("{:<34}", way.name());
-        for count in nodes {
-            let mut ratios = Vec::new();
+        for (place, count) in nodes.iter().enumerate() {
+            let (mut ratios, mut bests) = (Vec::new(), 0.0);
             for history in histories {
                 for (pair, snapshots) in history.snapshots.windows(2).enumerate() {
                     for run in 0..runs {
                         let seed = (pair as u64) << 32 | run << 16 | u64::from(*count);
                         let seed =
                             history.name.bytes().fold(seed, |seed, byte| seed.wrapping_mul(31) + u64::from(byte));
-                        ratios.push(simulate(scenario, way, &snapshots[0], &snapshots[1], *count, rules, seed));
+                        let (ratio, best) = simulate(scenario, way, &snapshots[0], &snapshots[1], *count, rules, seed);
+                        ratios.push(ratio);
+                        bests += best;
                     }
                 }
+            }
+            if way == Way::Ours {
+                least[place] = bests / ratios.len() as f64;
             }
             ratios.sort_by(f64::total_cmp);
             let mean = ratios.iter().sum::<f64>() / ratios.len() as f64;
             let late = ratios[(ratios.len() * 95 / 100).min(ratios.len() - 1)];
             print!("{:>16}", format!("{mean:.3} ({late:.3})"));
+        }
+        println!();
+    }
+    if scenario.dies.is_some() {
+        print!("{:<34}", "whoever knew of the death: at least");
+        least.iter().for_each(|least| print!("{:>16}", format!("{least:.3}")));
+        println!();
+    }
+    if !scenario.goals.is_empty() {
+        print!("{:<34}", "to be reached");
+        for count in nodes {
+            let goal = scenario.goals.iter().find(|(nodes, _)| nodes == count);
+            print!("{:>16}", goal.map_or(String::new(), |(_, goal)| format!("{goal:.3}")));
         }
         println!();
     }

@@ -1,7 +1,7 @@
 //! One simulated run.
 
 use landfall::ci::split::{
-    Answer, Board, Event, Item, Lane, LeaseId, Measured, Outcome, Rules, lower_bound, plan, predict,
+    Answer, Board, CaseTime, Event, Item, Lane, LeaseId, Measured, Outcome, Rules, lower_bound, plan, predict,
 };
 use landfall::clock::Timestamp;
 use std::cmp::Reverse;
@@ -16,32 +16,58 @@ pub struct Scenario {
     pub speeds: f64,
     /// Standard deviation of the logarithm of a file's time.
     pub noise: f64,
-    /// Whether one node, any of them, dies after half of the bound; it is noticed ten seconds later.
-    pub dies: bool,
+    /// Whether one node, any of them, ends after half of the bound and none takes its place; so many seconds later it is
+    /// noticed.
+    pub dies: Option<f64>,
     /// Whether predictions are the true times, on equal nodes that are all there.
     pub perfect: bool,
+    /// The mean that is to be reached, for some numbers of nodes.
+    pub goals: &'static [(u16, f64)],
 }
 
 impl Scenario {
     pub fn all() -> Vec<Scenario> {
-        let usual =
-            Scenario { name: "", start_up: 1.0, ready: 30.0, speeds: 0.10, noise: 0.15, dies: false, perfect: false };
+        let usual = Scenario {
+            name: "1 s start-up, ready 0 to 30 s apart, speeds ±10 %, noise 15 %",
+            start_up: 1.0,
+            ready: 30.0,
+            speeds: 0.10,
+            noise: 0.15,
+            dies: None,
+            perfect: false,
+            goals: &[(4, 1.015), (8, 1.05), (16, 1.13)],
+        };
         vec![
-            Scenario { name: "1 s start-up, ready 0 to 30 s apart, speeds ±10 %, noise 15 %", ..usual },
+            Scenario { ..usual },
             Scenario {
                 name: "8 s start-up, ready 0 to 60 s apart, speeds ±15 %, noise 15 %",
                 start_up: 8.0,
                 ready: 60.0,
                 speeds: 0.15,
+                goals: &[(4, 1.04), (8, 1.09), (16, 1.18)],
                 ..usual
             },
-            Scenario { name: "one node dying half-way, else as the first", dies: true, ..usual },
+            // A process that ends is seen at once by whoever started it.
+            Scenario {
+                name: "one node dying half-way, seen after 1 s, else as the first",
+                dies: Some(1.0),
+                goals: &[(4, 1.19), (8, 1.15), (16, 1.18)],
+                ..usual
+            },
+            // One that hangs, or whose machine is gone, is missed after `heartbeat_ms`.
+            Scenario {
+                name: "one node falling silent half-way, missed after 10 s, else as the first",
+                dies: Some(10.0),
+                goals: &[],
+                ..usual
+            },
             Scenario {
                 name: "perfect knowledge: true times, equal nodes, all there",
                 ready: 0.0,
                 speeds: 0.0,
                 noise: 0.0,
                 perfect: true,
+                goals: &[(4, 1.0), (8, 1.0), (16, 1.0), (64, 1.0)],
                 ..usual
             },
         ]
@@ -55,13 +81,22 @@ pub enum Way {
     LongestFirst,
     QueueOfOne,
     Ours,
+    OursCut,
     OursWhole,
     OursRacing,
 }
 
 impl Way {
-    pub const ALL: [Way; 7] =
-        [Way::Hash, Way::RoundRobin, Way::LongestFirst, Way::QueueOfOne, Way::Ours, Way::OursWhole, Way::OursRacing];
+    pub const ALL: [Way; 8] = [
+        Way::Hash,
+        Way::RoundRobin,
+        Way::LongestFirst,
+        Way::QueueOfOne,
+        Way::Ours,
+        Way::OursCut,
+        Way::OursRacing,
+        Way::OursWhole,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -70,6 +105,7 @@ impl Way {
             Way::LongestFirst => "static longest first",
             Way::QueueOfOne => "queue of one",
             Way::Ours => "ours",
+            Way::OursCut => "ours, long files cut by case",
             Way::OursWhole => "ours, results by whole batch",
             Way::OursRacing => "ours, the longest may race (3)",
         }
@@ -79,6 +115,30 @@ impl Way {
     pub fn survives(self) -> bool {
         !matches!(self, Way::Hash | Way::RoundRobin | Way::LongestFirst)
     }
+}
+
+/// Test cases that every file is taken to have, since histories of files know none.
+const CASES: usize = 20;
+
+/// The lengths of a file's cases as parts of the whole: log-normal with the standard deviation 1, the same at every run.
+fn cases_of(path: &str) -> Vec<f64> {
+    let seed = path
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    let mut numbers = Numbers::new(seed);
+    let lengths: Vec<f64> = (0..CASES).map(|_| numbers.normal().exp()).collect();
+    let total: f64 = lengths.iter().sum();
+    lengths.into_iter().map(|length| length / total).collect()
+}
+
+/// What one item is of its file, as a part of the whole.
+fn part_of(item: &Item) -> f64 {
+    if !item.is_part() {
+        return 1.0;
+    }
+    let parts = cases_of(&item.path);
+    let sum = |ids: &[String]| -> f64 { ids.iter().map(|id| parts[id.parse::<usize>().expect("a number")]).sum() };
+    if item.except.is_empty() { sum(&item.cases) } else { 1.0 - sum(&item.except) }
 }
 
 /// Numbers that look random and are the same for the same seed (splitmix64).
@@ -119,7 +179,8 @@ struct Truth {
     death: Option<(usize, f64)>,
 }
 
-/// The makespan over the lower bound. The bound does not know of a death.
+/// The makespan over the lower bound. The bound does not know of a death; the second number is the least that whoever
+/// knew of it beforehand would need, over the same bound.
 pub fn simulate(
     scenario: &Scenario,
     way: Way,
@@ -128,7 +189,7 @@ pub fn simulate(
     nodes: u16,
     rules: &Rules,
     seed: u64,
-) -> f64 {
+) -> (f64, f64) {
     let mut numbers = Numbers::new(seed);
     let noise = scenario.noise;
     let measured = |(path, seconds): (&String, &f64)| Measured {
@@ -144,21 +205,33 @@ pub fn simulate(
         .collect();
     let history: Vec<Measured> =
         if scenario.perfect { actual.iter().map(measured).collect() } else { before.iter().map(measured).collect() };
-    let items = plan(&now.keys().cloned().collect(), &predict(&[history]), nodes, &BTreeMap::new());
+    let predictions = predict(&[history]);
+    let mut cases = BTreeMap::new();
+    if way == Way::OursCut {
+        for (path, known) in &predictions.files {
+            let times = cases_of(path)
+                .into_iter()
+                .enumerate()
+                .map(|(id, part)| CaseTime { id: format!("{id:02}"), wall_ms: (part * known.wall_ms as f64) as u64 });
+            cases.insert(path.clone(), times.collect());
+        }
+    }
+    let items = plan(&now.keys().cloned().collect(), &predictions, nodes, &cases);
     let lanes: Vec<Lane> = (0..nodes)
         .map(|_| Lane {
             free_at: scenario.ready * numbers.unit(),
             speed: 1.0 + scenario.speeds * (2.0 * numbers.unit() - 1.0),
         })
         .collect();
-    let seconds: Vec<f64> = items.iter().map(|item| actual[&item.path]).collect();
+    // Whoever cuts is measured against the bound of what was cut, which is the lower one.
+    let seconds: Vec<f64> = items.iter().map(|item| actual[&item.path] * part_of(item)).collect();
     let bound = lower_bound(&seconds, &lanes, scenario.start_up);
-    let death = scenario.dies.then(|| (numbers.next() as usize % lanes.len(), bound / 2.0));
+    let death = scenario.dies.map(|_| (numbers.next() as usize % lanes.len(), bound / 2.0));
     let truth = Truth { seconds, lanes, bound, death };
     let end = match way {
         Way::Hash | Way::RoundRobin | Way::LongestFirst => fixed(way, &items, &truth, scenario),
         Way::QueueOfOne => queue_of_one(&items, &truth, scenario),
-        Way::Ours | Way::OursWhole | Way::OursRacing => {
+        Way::Ours | Way::OursCut | Way::OursWhole | Way::OursRacing => {
             let mut rules = Rules {
                 start_up_ms: (scenario.start_up * 1_000.0) as u64,
                 streamed: way != Way::OursWhole,
@@ -171,7 +244,20 @@ pub fn simulate(
             Ours::new(rules, items, &truth, scenario).run()
         }
     };
-    end / truth.bound
+    (end / truth.bound, least(&truth, scenario.start_up) / truth.bound)
+}
+
+/// When all work could have been done if the node that dies did as much as it could and the others the rest.
+fn least(truth: &Truth, start_up: f64) -> f64 {
+    let Some((dead, when)) = truth.death else { return truth.bound };
+    let lane = truth.lanes[dead];
+    let others: Vec<Lane> =
+        truth.lanes.iter().enumerate().filter(|(node, _)| *node != dead).map(|(_, lane)| *lane).collect();
+    let done = ((when - lane.free_at - start_up) * lane.speed).max(0.0);
+    // Less work in each file, so that the longest is no more of an obstacle than it is anyway.
+    let total: f64 = truth.seconds.iter().sum();
+    let left: Vec<f64> = truth.seconds.iter().map(|seconds| seconds * (1.0 - done / total).max(0.0)).collect();
+    lower_bound(&left, &others, start_up).max(truth.bound)
 }
 
 /// Shares that are fixed before the run; each node starts up once.
@@ -224,7 +310,7 @@ fn queue_of_one(items: &[Item], truth: &Truth, scenario: &Scenario) -> f64 {
         match truth.death {
             Some((dead, when)) if dead == node && !buried && end > when => {
                 buried = true;
-                back = Some((when.max(free[node]) + 10.0, item));
+                back = Some((when.max(free[node]) + scenario.dies.unwrap_or(0.0), item));
             }
             _ => {
                 free[node] = end;
@@ -351,7 +437,8 @@ impl<'a> Ours<'a> {
             }
             Moment::Dies { .. } => {
                 self.dead = Some(node);
-                self.later(now + 10_000, Moment::Noticed { node });
+                let seconds = self.scenario.dies.unwrap_or(0.0);
+                self.later(now + (seconds * 1_000.0) as i64, Moment::Noticed { node });
             }
             Moment::Noticed { .. } => {
                 self.board.apply(at, Event::Lost { node: node as u16, attempt: 1 });

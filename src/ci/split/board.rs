@@ -155,6 +155,10 @@ struct Node {
     present: bool,
     /// A lease of it ended by silence, and it did not ask for work since: it is not counted on.
     silent: bool,
+    /// It asked, and there was nothing for it: it is not counted on until it asks again. Whoever has not asked yet, or has
+    /// just finished a batch, is about to.
+    #[serde(default)]
+    waits: bool,
     /// Predicted and measured time of what it did, for its speed.
     predicted_ms: u64,
     measured_ms: u64,
@@ -327,7 +331,8 @@ impl Board {
             None => {}
         }
         // A new process on another machine may have another speed.
-        let new = Node { attempt, present: true, silent: false, predicted_ms: 0, measured_ms: 0, squares: 0 };
+        let new =
+            Node { attempt, present: true, silent: false, waits: false, predicted_ms: 0, measured_ms: 0, squares: 0 };
         self.nodes.insert(node, new);
         (Answer::Welcome, true)
     }
@@ -341,26 +346,27 @@ impl Board {
             },
         };
         let woke = self.nodes.get_mut(&node).is_some_and(|known| std::mem::take(&mut known.silent));
-        let joined = joined || woke;
+        let mut changed = joined || woke;
         let held = self.leases().find(|(_, lease)| lease.state == LeaseState::Open && lease.node == node);
         if let Some((lease, held)) = held.map(|(id, held)| (id, held.clone())) {
             if !held.counted.is_empty() || !held.said.is_empty() || !self.unfinished(lease).is_empty() {
-                return (Answer::Batch { lease }, joined);
+                return (Answer::Batch { lease }, changed);
             }
             // Others were first with all of it.
             self.end_lease(now, lease, LeaseState::GivenBack, false);
+            changed = true;
         }
         if self.is_over() {
-            return (Answer::Over, joined);
+            return (Answer::Over, changed);
         }
         let nothing_waits = self.progress.iter().all(|one| one.settled.is_some() || !one.holders.is_empty());
-        if nothing_waits && self.rules.race < 2 {
-            return (Answer::Wait { until: Timestamp(now.0 + WAIT_MS) }, joined);
-        }
-        let items = match self.deal(now, node) {
+        let choice = if nothing_waits && self.rules.race < 2 { Choice::Wait } else { self.deal(now, node) };
+        let waits = choice == Choice::Wait;
+        let turned = self.nodes.get_mut(&node).is_some_and(|known| std::mem::replace(&mut known.waits, waits) != waits);
+        let items = match choice {
             Choice::Take(items) => items,
             Choice::Race(item) => vec![item],
-            Choice::Wait => return (Answer::Wait { until: Timestamp(now.0 + WAIT_MS) }, joined),
+            Choice::Wait => return (Answer::Wait { until: Timestamp(now.0 + WAIT_MS) }, changed || turned),
         };
         let lease = LeaseId(self.leases.len() as u32);
         for item in &items {
@@ -581,8 +587,7 @@ impl Board {
             }
             let (speed, doubt) = self.speed_of(known, usual);
             let held = self.leases().find(|(_, lease)| lease.state == LeaseState::Open && lease.node == number);
-            if known.is_some() && held.is_none() && number != node {
-                // It was told to wait, or is about to ask: not to be counted on until it does.
+            if known.is_some_and(|known| known.waits) && held.is_none() && number != node {
                 continue;
             }
             let free_at = match (known, held) {

@@ -62,6 +62,35 @@ fn pass(board: &mut Board, ms: i64, lease: LeaseId) {
 }
 
 #[test]
+fn a_node_that_is_about_to_ask_is_counted_on_and_one_that_waits_is_not() {
+    let mut board = board(Rules::default(), 40, 2);
+    let total: u64 = board.items().iter().map(|item| item.predicted_ms).sum();
+    let share = |board: &Board, lease: LeaseId| {
+        let held = held(board, lease);
+        held.iter().map(|item| board.items()[*item as usize].predicted_ms).sum::<u64>() as f64 / total as f64
+    };
+    for node in 0..2 {
+        assert_eq!(board.apply(at(0), Event::Join { node, attempt: 1 }), Answer::Welcome);
+    }
+    let first = pull(&mut board, 10, 0);
+    assert!(share(&board, first) <= 0.5, "{}", share(&board, first));
+    // Likewise between a batch and the next.
+    let second = pull(&mut board, 20, 1);
+    pass(&mut board, 30_000, first);
+    pass(&mut board, 30_001, second);
+    let (before, third) = (share(&board, first) + share(&board, second), pull(&mut board, 30_002, 1));
+    assert!(share(&board, third) <= (1.0 - before) * 0.6, "{}", share(&board, third));
+    while !board.is_over() {
+        for node in 0..2 {
+            if let Answer::Batch { lease } = board.apply(at(60_000), Event::Pull { node, attempt: 1 }) {
+                pass(&mut board, 60_000, lease);
+            }
+        }
+    }
+    assert!(board.proof().is_green());
+}
+
+#[test]
 fn a_board_without_trouble_ends_green_and_proves_it() {
     let mut board = board(Rules::default(), 40, 2);
     let mut now = 0;
