@@ -2,6 +2,10 @@
 
 use std::process::ExitCode;
 
+/// The router makes many small allocations for each request.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     landfall::cli::main()
 }
