@@ -22,6 +22,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tracing::{info, warn};
@@ -100,6 +101,7 @@ pub fn open_world(config: Config, parts: Parts) -> anyhow::Result<World> {
         drains,
         meters: Arc::new(Meters::open(folder.join("meters.json"))),
         locks: Locks::default(),
+        table_is_stale: AtomicBool::new(false),
         lines: reconcile::Lines { incoming: Semaphore::new(INCOMING), outgoing: Semaphore::new(OUTGOING) },
         config,
     })

@@ -34,6 +34,7 @@ mod manifest;
 mod monorepo;
 mod monitoring;
 mod operations;
+mod orders;
 mod sim_schemas;
 mod sleep;
 mod steady;

@@ -393,6 +393,19 @@ async fn a_file_gives_an_app_the_domains_that_the_operator_allows_and_the_first_
     // Once it is named no more, it is free.
     town.rule(&repository, "").await;
     assert_eq!(hosts(&town, "hello-staging"), ["hello-staging.localhost"]);
+
+    // What is said at the desk reaches a router that did not listen at first.
+    let known = town.world().store.repositories().unwrap().remove(0);
+    let say =
+        async |rules: &str| landfall::reconcile::command::set_rules(town.world(), &known, rules, "operator").await;
+    town.router.lock().expect("no holder panics").refuses = true;
+    assert!(say("[pipeline.staging]\ndomains = [\"desk.example.com\"]\n").await.is_err());
+    assert_eq!(hosts(&town, "hello-staging"), ["hello-staging.localhost"]);
+    town.router.lock().expect("no holder panics").refuses = false;
+    landfall::reconcile::slow_tick(town.world()).await.expect("the slow tick works");
+    assert_eq!(hosts(&town, "hello-staging"), ["hello-staging.localhost", "desk.example.com"]);
+    say("").await.expect("the router takes it").expect("they are good");
+    assert_eq!(hosts(&town, "hello-staging"), ["hello-staging.localhost"]);
     town.rule(&other, "[pipeline.staging]\ndomains = [\"next.example.com\"]\n").await;
     assert_eq!(hosts(&town, "other-staging"), ["other-staging.localhost", "next.example.com"]);
 

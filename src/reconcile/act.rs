@@ -12,6 +12,7 @@ use crate::store::{StoreError, StoredRoute, Transaction, queue};
 use crate::workflow::{Action, SETUP_FAILED, environment_of};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use tracing::{info, warn};
 
 /// Lines of output that a report shows.
@@ -534,11 +535,24 @@ async fn set_route(world: &World, app: &App, route: Option<&WantedRoute>) -> Res
 /// Gives the router its table again: what the operator's configuration says of it may have changed.
 pub async fn send_routes(world: &World) -> Result<(), Trouble> {
     let _alone = world.locks.lock("router table").await;
-    if world.store.routes()?.is_empty() { Ok(()) } else { send_table(world).await }
+    if world.store.routes()?.is_empty() {
+        world.table_is_stale.store(false, Ordering::Release);
+        return Ok(());
+    }
+    send_table(world).await
+}
+
+/// As `send_routes`, but where the router does not take it now, that is tried again with each slow tick.
+pub(super) async fn refresh_routes(world: &World) {
+    world.table_is_stale.store(true, Ordering::Release);
+    if let Err(trouble) = send_routes(world).await {
+        warn!("the router has its table of before: {trouble}");
+    }
 }
 
 /// Makes the router's table what the store says, if it isn't.
 pub(super) async fn send_table(world: &World) -> Result<(), Trouble> {
+    world.table_is_stale.store(true, Ordering::Release);
     access::ensure_secret(world).await?;
     let version = world.commit(|tx| tx.next_number("route table")).await?;
     let mut apps = BTreeMap::new();
@@ -556,6 +570,7 @@ pub(super) async fn send_table(world: &World) -> Result<(), Trouble> {
         world.router.set(table).await?;
     }
     outside::point("router set done").await;
+    world.table_is_stale.store(false, Ordering::Release);
     Ok(())
 }
 

@@ -4,7 +4,7 @@
 //! decided, so deliveries may be late, doubled, out of order or lies of a former administrator of the hook.
 
 use super::apply::{Fresh, apply, enqueue};
-use super::{Next, Trouble, World, checks, policy, processes, publish_pull, touched};
+use super::{Next, Trouble, World, act, checks, policy, processes, publish_pull, touched};
 use crate::domain::*;
 use crate::github::event::{
     CheckRunAction, CheckSuiteAction, CommentAction, InstallationAction, MergeGroupAction, PullAction, Reference,
@@ -45,6 +45,7 @@ enum Meaning {
 }
 
 /// For which repositories a grant ended.
+#[derive(PartialEq, Eq)]
 enum Ended {
     Nowhere,
     Everywhere,
@@ -321,7 +322,9 @@ async fn about(
         let Some(repository) = world.store.repository(facts.id)? else {
             return Ok(ignore(world, record, IgnoredBecause::NothingToDo).await?);
         };
-        return finish(world, record, repository, vec![Change::EndGrant]).await;
+        finish(world, record, repository, vec![Change::EndGrant]).await?;
+        act::refresh_routes(world).await;
+        return Ok(());
     }
     let repository = known_repository(world, facts).await?;
     let handle = handle_of(&repository);
@@ -702,6 +705,7 @@ async fn installed(
 ) -> Result<(), Trouble> {
     world.github.installation_changed(installation);
     let now = world.now();
+    let left = ended != Ended::Nowhere;
     world
         .commit(move |tx| {
             let Some(mut record) = not_yet_applied(tx, &record.delivery.id)? else { return Ok(()) };
@@ -752,5 +756,9 @@ async fn installed(
             tx.put_delivery(&record)
         })
         .await?;
+    if left {
+        // Their domains are free.
+        act::refresh_routes(world).await;
+    }
     Ok(())
 }

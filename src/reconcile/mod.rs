@@ -67,6 +67,7 @@ use crate::vault::Vault;
 use crate::workflow::Action;
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{Notify, Semaphore};
@@ -115,6 +116,8 @@ pub struct World {
     pub drains: crate::drains::Drains,
     /// One build of a repository is prepared at a time, one table is sent at a time.
     pub locks: Locks,
+    /// The router may have another table than the store says: it did not take the newest.
+    pub table_is_stale: AtomicBool,
     pub lines: Lines,
 }
 

@@ -11,6 +11,7 @@ use crate::store::queue;
 use crate::workflow::{Change, Snapshot, decide};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tracing::{info, warn};
 
@@ -62,6 +63,10 @@ pub async fn slow_tick(world: &World) -> Result<(), Trouble> {
     }
     addons::look_after(world).await?;
     policy::look(world).await?;
+    // What waits for the router tries by itself; a change of rules or of access does not.
+    if world.table_is_stale.load(Ordering::Acquire) {
+        act::refresh_routes(world).await;
+    }
     sweep_processes(world).await?;
     sweep_build_folders(world).await?;
     for who in split::leftover_folders(world)? {
@@ -295,6 +300,9 @@ async fn missing(world: &World, known: Repository) -> Result<(), Trouble> {
             tx.put_repository(&Repository { missing_since: Some(now), ..known })
         })
         .await?;
+    if ended {
+        act::refresh_routes(world).await;
+    }
     Ok(())
 }
 

@@ -64,6 +64,8 @@ pub struct MemoryRouter {
     /// Its log.
     pub lines: Vec<TailLine>,
     pub stopped: bool,
+    /// Takes no table, whatever it says.
+    pub refuses: bool,
 }
 
 impl Router {
@@ -84,6 +86,9 @@ impl Router {
             Router::Remote { socket } => done(ask(socket, &Request::Set { table }).await?),
             Router::Memory(memory) => {
                 let mut memory = lock(memory);
+                if memory.refuses {
+                    return Err(RouterError::Refused("it takes none".to_owned()));
+                }
                 let current = memory.tables.last().cloned().unwrap_or_default();
                 table.check_after(&current).map_err(|error| RouterError::Refused(error.to_string()))?;
                 if table.apps.is_empty() && !current.apps.is_empty() {
