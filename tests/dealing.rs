@@ -565,6 +565,23 @@ async fn a_new_push_ends_the_older_run_of_its_branch_with_its_processes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_fork_bomb_in_a_test_file_is_ended_and_is_red_alone() {
+    let machine = Machine::with("[tests]\nminutes = 5").await;
+    let bomb = "import os\ndef test_bombs():\n    while True:\n        try:\n            os.fork()\n        \
+                except OSError:\n            pass\n";
+    let tests = [("test_bomb", bomb), ("test_fine", SLEEPS), ("test_fine_too", SLEEPS)];
+    machine.make_repository("hello", &suite("nodes = 1\ntimeout = \"3s\"", &tests)).await;
+    let run = verdict(&machine, 1).await;
+    assert_eq!(run["verdict"]["kind"], "failed", "{run:#}");
+    let split = &run["split"];
+    assert_eq!((&split["planned"], &split["passed"], &split["red"]), (&3.into(), &2.into(), &1.into()), "{run:#}");
+    assert_eq!(split["red_files"][0]["path"], "suite/test_bomb.py", "{run:#}");
+    assert!(machine.processes("test_bomb.py").is_empty(), "the bomb still goes on");
+    well(&machine).await;
+    machine.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn results_of_a_script_that_runs_as_it_is_are_read_and_one_that_leaves_none_is_red() {
     let machine = Machine::start().await;
     let mut files = suite("", &[("test_fine", SLEEPS)]);

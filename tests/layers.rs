@@ -108,7 +108,13 @@ const RESERVED: &[Reserved] = &[
     Reserved { names: &["octocrab::"], places: &[("github", "GitHub's wire")] },
     Reserved { names: &["pingora"], places: &[("router", "the proxy")] },
     Reserved { names: &["instant_acme", "rcgen"], places: &[("acme", "certificates of custom domains")] },
-    Reserved { names: &["bwrap"], places: &[("platform", "the sandbox")] },
+    Reserved {
+        names: &["bwrap"],
+        places: &[
+            ("platform", "the sandbox"),
+            ("node/descendants.rs", "knows by it that it is in a sandbox of its own"),
+        ],
+    },
     Reserved {
         names: &["actix_web::"],
         places: &[
