@@ -376,9 +376,7 @@ pub fn serve(config: Config, config_file: &Path) -> anyhow::Result<()> {
         let router = RouterStart::new(&config, config_file)?;
         let parts = real_parts(&config, config_file).await?;
         let mut running = start(open_world(config, parts)?, Some(router)).await?;
-        if let Err(trouble) = reconcile::send_routes(&running.world).await {
-            warn!("the router has its table of before: {trouble}");
-        }
+        reconcile::refresh_routes(&running.world).await;
         tokio::select! {
             () = terminated() => info!("told to end; apps and router go on"),
             _ = running.down.recv() => info!("everything of this data folder was stopped"),

@@ -12,7 +12,7 @@ impl Town {
         self.memory.running().iter().filter(|id| id.as_str().starts_with(app)).count()
     }
 
-    fn app_record(&self, name: &str) -> landfall::domain::App {
+    pub(crate) fn app_record(&self, name: &str) -> landfall::domain::App {
         let name: AppName = name.parse().expect("a name");
         self.world().store.app(&name).expect("the store answers").expect("the app")
     }

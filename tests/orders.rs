@@ -1,18 +1,14 @@
 //! Orders that come late, are refused, or are given at the desk, and what is told of each.
 
+use crate::pipelines::hosts;
 use crate::support::town::{OWNER, Town};
-use landfall::domain::{AppName, Cause, ReleaseNumber};
+use landfall::domain::{Cause, ReleaseNumber};
 use serde_json::{Value, json};
 
 impl Town {
     async fn api(&self, path: &str) -> Value {
         let answer = self.client.get(format!("{}{path}", self.dashboard())).send().await.expect("an answer");
         answer.json().await.expect("JSON")
-    }
-
-    fn live_release(&self, app: &str) -> Option<ReleaseNumber> {
-        let name: AppName = app.parse().expect("a name");
-        self.world().store.app(&name).expect("the store answers")?.live
     }
 }
 
@@ -33,7 +29,7 @@ async fn an_older_push_never_overtakes_a_newer_one_however_late_it_comes() {
     for (app, page, last, before) in [("hello-staging", "four", &newer, &older), ("hello-pr-1", "six", &fresh, &stale)]
     {
         assert_eq!(town.served(app).as_deref(), Some(page), "{app}");
-        let record = town.world().store.app(&app.parse::<AppName>().unwrap()).unwrap().expect("the app");
+        let record = town.app_record(app);
         assert_eq!(record.live_deploy().map(|deploy| deploy.commit.to_string()).as_ref(), Some(last), "{app}");
         // A release of the older commit may have been, but none after one of the newer.
         let commits: Vec<String> = record.deploys.iter().map(|deploy| deploy.commit.to_string()).collect();
@@ -44,10 +40,7 @@ async fn an_older_push_never_overtakes_a_newer_one_however_late_it_comes() {
     town.control("POST", "/_/webhooks", Some(json!({ "mode": "normal" }))).await;
     let deliveries = town.control("GET", "/_/requests", None).await;
     assert!(deliveries["requests"].is_array());
-    let deploys = |app: &str| {
-        let name: AppName = app.parse().expect("a name");
-        town.world().store.app(&name).expect("the store answers").expect("the app").deploys.len()
-    };
+    let deploys = |app: &str| town.app_record(app).deploys.len();
     let before = (deploys("hello-staging"), deploys("hello-pr-1"));
     let payload = json!({
         "ref": "refs/heads/main", "before": "0".repeat(40), "after": older, "created": false, "deleted": false,
@@ -68,12 +61,8 @@ async fn staging_is_rolled_back_by_a_comment_and_production_at_the_desk() {
     let town = Town::start().await;
     let repository = town.make_repository("hello", "one").await;
     town.settle().await;
-    let first = town.merged(&repository, "first", "two").await;
-    town.say(&first, "/promote", OWNER).await;
-    town.settle().await;
-    let second = town.merged(&repository, "second", "three").await;
-    town.say(&second, "/promote", OWNER).await;
-    town.settle().await;
+    town.promoted(&repository, "first", "two").await;
+    let second = town.promoted(&repository, "second", "three").await;
     assert_eq!(town.served("hello-production").as_deref(), Some("three"));
 
     town.say(&second, "/rollback staging", OWNER).await;
@@ -99,10 +88,10 @@ async fn staging_is_rolled_back_by_a_comment_and_production_at_the_desk() {
     assert!(pressed.status().is_success() || pressed.status().is_redirection(), "{}", pressed.status());
     town.settle().await;
     assert_eq!(town.served("hello-production").as_deref(), Some("two"));
-    let production = town.world().store.app(&"hello-production".parse().unwrap()).unwrap().expect("the app");
+    let production = town.app_record("hello-production");
     let live = production.live_deploy().expect("a deploy");
     assert!(matches!(live.cause, Cause::Rollback { .. }), "{live:?}");
-    assert_eq!(town.live_release("hello-production"), Some(ReleaseNumber(3)), "a release of its own");
+    assert_eq!(production.live, Some(ReleaseNumber(3)), "a release of its own");
     town.leave().await;
 }
 
@@ -208,9 +197,7 @@ async fn a_share_that_the_second_person_did_not_name_is_not_started() {
     let town = Town::start().await;
     let repository = town.make_repository("hello", "one").await;
     town.settle().await;
-    let first = town.merged(&repository, "first", "two").await;
-    town.say(&first, "/promote", OWNER).await;
-    town.settle().await;
+    town.promoted(&repository, "first", "two").await;
     town.rule(&repository, "[pipeline.production]\napprovals = 1\n").await;
     for name in ["mia", "max"] {
         town.make_user(name).await;
@@ -221,8 +208,7 @@ async fn a_share_that_the_second_person_did_not_name_is_not_started() {
     town.settle().await;
     town.say(&second, "/promote --canary 50% --for 5m", "mia").await;
     town.settle().await;
-    let production = || town.world().store.app(&"hello-production".parse().unwrap()).unwrap().expect("the app");
-    assert_eq!(production().last_release, 1, "nobody approved what another asked for");
+    assert_eq!(town.app_record("hello-production").last_release, 1, "nobody approved what another asked for");
     town.say(&second, "/promote --canary 50% --for 5m", "max").await;
     town.settle().await;
     let canary = town.router.lock().unwrap().tables.last().unwrap().apps[&"hello-production".parse().unwrap()]
@@ -246,18 +232,17 @@ async fn a_domain_is_free_once_its_repository_is_left() {
     let second = town.make_repository("other", "two").await;
     town.settle().await;
     town.rule(&second, rules).await;
-    let hosts = |app: &str| -> Vec<String> {
-        let tables = &town.router.lock().expect("no holder panics").tables;
-        let route = tables.last().expect("a table").apps.get(&app.parse::<AppName>().expect("a name")).cloned();
-        route.map(|route| route.hosts).unwrap_or_default()
-    };
-    assert!(hosts("hello-staging").contains(&"next.example.com".to_owned()));
-    assert!(!hosts("other-staging").contains(&"next.example.com".to_owned()));
+    assert!(hosts(&town, "hello-staging").contains(&"next.example.com".to_owned()));
+    assert!(!hosts(&town, "other-staging").contains(&"next.example.com".to_owned()));
     // The app is uninstalled there.
     town.control("POST", "/_/select", Some(json!({ "repo": first, "selected": false }))).await;
     town.settle().await;
-    assert_eq!(hosts("hello-staging"), ["hello-staging.localhost"], "what serves goes on, at its own host");
+    assert_eq!(hosts(&town, "hello-staging"), ["hello-staging.localhost"], "what serves goes on, at its own host");
     town.rule(&second, &format!("{rules}# Once more.\n")).await;
-    assert!(hosts("other-staging").contains(&"next.example.com".to_owned()), "{:?}", hosts("other-staging"));
+    assert!(
+        hosts(&town, "other-staging").contains(&"next.example.com".to_owned()),
+        "{:?}",
+        hosts(&town, "other-staging")
+    );
     town.leave().await;
 }

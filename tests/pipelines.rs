@@ -83,6 +83,14 @@ impl Town {
         self.settle().await;
         pull
     }
+
+    /// The same, and promoted by its owner.
+    pub(crate) async fn promoted(&self, repository: &str, branch: &str, page: &str) -> Pull {
+        let pull = self.merged(repository, branch, page).await;
+        self.say(&pull, "/promote", OWNER).await;
+        self.settle().await;
+        pull
+    }
 }
 
 #[actix_web::test]
@@ -200,13 +208,9 @@ async fn a_promotion_says_what_went_out_and_each_pull_request_says_since_when() 
     let town = Town::start().await;
     let repository = town.make_repository("hello", "one").await;
     town.settle().await;
-    let first = town.merged(&repository, "first", "two").await;
-    town.say(&first, "/promote", OWNER).await;
-    town.settle().await;
+    let first = town.promoted(&repository, "first", "two").await;
     let second = town.merged(&repository, "second", "three").await;
-    let third = town.merged(&repository, "third", "four").await;
-    town.say(&third, "/promote", OWNER).await;
-    town.settle().await;
+    let third = town.promoted(&repository, "third", "four").await;
     assert_eq!(town.served("hello-production").as_deref(), Some("four"));
     let answers = town.answers(&third).await;
     assert_eq!(answers.len(), 1, "{answers:#?}");
@@ -344,7 +348,7 @@ async fn a_review_app_can_wait_for_its_tests_and_a_promotion_can_name_what_it_me
 }
 
 /// The hosts that the router leads to an app.
-fn hosts(town: &Town, app: &str) -> Vec<String> {
+pub(crate) fn hosts(town: &Town, app: &str) -> Vec<String> {
     let router = town.router.lock().expect("no holder panics");
     let route = router.tables.last().and_then(|table| table.apps.iter().find(|(name, _)| name.as_str() == app));
     route.map(|(_, route)| route.hosts.clone()).unwrap_or_default()

@@ -117,15 +117,17 @@ impl Way {
     }
 }
 
+/// FNV-1a.
+fn hash_of(path: &str) -> u64 {
+    path.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
 /// Test cases that every file is taken to have, since histories of files know none.
 const CASES: usize = 20;
 
 /// The lengths of a file's cases as parts of the whole: log-normal with the standard deviation 1, the same at every run.
 fn cases_of(path: &str) -> Vec<f64> {
-    let seed = path
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
-    let mut numbers = Numbers::new(seed);
+    let mut numbers = Numbers::new(hash_of(path));
     let lengths: Vec<f64> = (0..CASES).map(|_| numbers.normal().exp()).collect();
     let total: f64 = lengths.iter().sum();
     lengths.into_iter().map(|length| length / total).collect()
@@ -270,12 +272,7 @@ fn fixed(way: Way, items: &[Item], truth: &Truth, scenario: &Scenario) -> f64 {
     let (mut loads, mut predicted) = (vec![0.0; nodes], vec![0u64; nodes]);
     for (place, item) in order.into_iter().enumerate() {
         let node = match way {
-            Way::Hash => {
-                let hash = items[item].path.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
-                    (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-                });
-                (hash >> 16) as usize % nodes
-            }
+            Way::Hash => (hash_of(&items[item].path) >> 16) as usize % nodes,
             Way::RoundRobin => place % nodes,
             _ => (0..nodes).min_by_key(|node| predicted[*node]).unwrap_or(0),
         };

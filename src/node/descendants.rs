@@ -40,6 +40,10 @@ impl Drop for Frozen {
 
 pub fn signal(signal: Signal) {
     let _frozen = Frozen::all();
+    tell(signal);
+}
+
+fn tell(signal: Signal) {
     for pid in all() {
         let _ = kill(Pid::from_raw(pid), signal);
     }
@@ -61,9 +65,7 @@ pub fn end() {
                 frozen.insert(pid);
             }
         }
-        for pid in all() {
-            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-        }
+        tell(Signal::SIGKILL);
         reap();
         if all().is_empty() || Instant::now() >= deadline {
             return;

@@ -543,7 +543,7 @@ pub async fn send_routes(world: &World) -> Result<(), Trouble> {
 }
 
 /// As `send_routes`, but where the router does not take it now, that is tried again with each slow tick.
-pub(super) async fn refresh_routes(world: &World) {
+pub async fn refresh_routes(world: &World) {
     world.table_is_stale.store(true, Ordering::Release);
     if let Err(trouble) = send_routes(world).await {
         warn!("the router has its table of before: {trouble}");

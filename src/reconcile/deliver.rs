@@ -45,7 +45,6 @@ enum Meaning {
 }
 
 /// For which repositories a grant ended.
-#[derive(PartialEq, Eq)]
 enum Ended {
     Nowhere,
     Everywhere,
@@ -705,7 +704,7 @@ async fn installed(
 ) -> Result<(), Trouble> {
     world.github.installation_changed(installation);
     let now = world.now();
-    let left = ended != Ended::Nowhere;
+    let left = !matches!(ended, Ended::Nowhere);
     world
         .commit(move |tx| {
             let Some(mut record) = not_yet_applied(tx, &record.delivery.id)? else { return Ok(()) };

@@ -41,7 +41,7 @@ mod trouble;
 mod watch;
 
 pub use act::log_file;
-pub use act::send_routes;
+pub use act::{refresh_routes, send_routes};
 pub use addons::{AddonLine, addon_lines};
 pub use apply::{apply, enqueue};
 pub use expire::{Expired, expire};

@@ -49,6 +49,10 @@ fn subject_of(status: &ProcessStatus) -> Option<Subject> {
 
 /// Looks at everything: a converged subject costs a look and nothing else.
 pub async fn slow_tick(world: &World) -> Result<(), Trouble> {
+    // What waits for the router tries by itself; a change of rules or of access does not.
+    if world.table_is_stale.load(Ordering::Acquire) {
+        act::refresh_routes(world).await;
+    }
     let mut subjects: Vec<Subject> = world.store.apps()?.into_iter().map(|app| Subject::App(app.name)).collect();
     for run in world.store.runs()? {
         let reported = world.store.reported(&format!("check/{}", run.number))?;
@@ -63,10 +67,6 @@ pub async fn slow_tick(world: &World) -> Result<(), Trouble> {
     }
     addons::look_after(world).await?;
     policy::look(world).await?;
-    // What waits for the router tries by itself; a change of rules or of access does not.
-    if world.table_is_stale.load(Ordering::Acquire) {
-        act::refresh_routes(world).await;
-    }
     sweep_processes(world).await?;
     sweep_build_folders(world).await?;
     for who in split::leftover_folders(world)? {

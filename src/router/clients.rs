@@ -314,7 +314,7 @@ impl AsyncWrite for ClientStream {
         let this = &mut *self;
         let place = this.trailing.get_mut().unwrap_or_else(PoisonError::into_inner);
         let Some(trailing) = place else { return Pin::new(&mut this.stream).poll_write(context, bytes) };
-        if trailing.answer.is_at_trailers() {
+        if trailing.answer.is_in_trailers() {
             if trailing.lines.is_empty() {
                 trailing.lines = trailers::lines(&trailing.trailers.take());
             }

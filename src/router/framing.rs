@@ -9,8 +9,8 @@ use super::errors::Refusal;
 use super::request::{self, Body};
 use std::collections::VecDeque;
 
-/// Bytes of a request's head.
-const MAX_HEAD: usize = 128 * 1024;
+/// Bytes of a head.
+pub(super) const MAX_HEAD: usize = 128 * 1024;
 /// Bytes of a chunk's line and of all trailers of a body.
 const MAX_CHUNK_LINE: usize = 1024;
 const MAX_TRAILERS: usize = 8 * 1024;
@@ -88,9 +88,8 @@ impl Framing {
             match self.state {
                 State::Head => passed += self.take_head(rest),
                 State::Length(left) | State::Data(left) => {
-                    let step = usize::try_from(left).unwrap_or(usize::MAX).min(rest.len());
+                    let (step, left) = through(left, rest.len());
                     passed += step;
-                    let left = left - step as u64;
                     self.state = match (self.state, left) {
                         (State::Length(_), 0) => State::Head,
                         (State::Length(_), left) => State::Length(left),
@@ -213,6 +212,12 @@ fn after(state: State, byte: u8) -> State {
     }
 }
 
+/// How many of so many bytes belong to data of which `left` bytes are to come, and how many are to come after them.
+fn through(left: u64, available: usize) -> (usize, u64) {
+    let step = usize::try_from(left).unwrap_or(usize::MAX).min(available);
+    (step, left - step as u64)
+}
+
 /// Where in one chunked body we are.
 #[derive(Debug, Clone)]
 pub(super) struct Chunks(State);
@@ -228,8 +233,7 @@ impl Chunks {
     /// rules.
     pub fn step(&mut self, bytes: &[u8]) -> Option<usize> {
         if let State::Data(left) = self.0 {
-            let step = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
-            let left = left - step as u64;
+            let (step, left) = through(left, bytes.len());
             self.0 = if left == 0 { State::DataEnd { seen_cr: false } } else { State::Data(left) };
             return Some(step);
         }
@@ -237,9 +241,9 @@ impl Chunks {
         (!matches!(self.0, State::Broken(_))).then_some(1)
     }
 
-    /// Right after the line of the last chunk.
-    pub fn is_at_trailers(&self) -> bool {
-        self.0 == State::Trailer { total: 0, line: 0 }
+    /// After the line of the last chunk, and before the empty line that ends the body.
+    pub fn is_in_trailers(&self) -> bool {
+        matches!(self.0, State::Trailer { .. } | State::TrailerEnd { .. })
     }
 
     pub fn is_over(&self) -> bool {

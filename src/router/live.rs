@@ -130,21 +130,22 @@ impl LiveTarget {
     /// As `peer`, for one request that asks for another protocol: a connection of its own, which is found in the place
     /// that comes with it.
     pub fn upgrade_peer(&self, unique: u64) -> (Box<HttpPeer>, Arc<OnceLock<Arc<Connection>>>) {
-        let place = Arc::new(OnceLock::new());
-        let dialler = Dialler { own: Some(place.clone()), ..self.dialler.clone() };
-        let mut peer = self.peer.clone();
-        peer.group_key = unique | UPGRADES;
-        peer.options.custom_l4 = Some(Arc::new(dialler));
-        (Box::new(peer), place)
+        self.own_peer(unique, None)
     }
 
     /// As `upgrade_peer`, for one request whose client takes trailers; they are found in the place that comes last.
     pub fn trailed_peer(&self, unique: u64) -> (Box<HttpPeer>, Arc<OnceLock<Arc<Connection>>>, Trailers) {
-        let (own, found) = (Arc::new(OnceLock::new()), Trailers::default());
-        let dialler = Dialler { own: Some(own.clone()), trailers: Some(found.clone()), ..self.dialler.clone() };
+        let found = Trailers::default();
+        let (peer, own) = self.own_peer(unique, Some(found.clone()));
+        (peer, own, found)
+    }
+
+    fn own_peer(&self, unique: u64, trailers: Option<Trailers>) -> (Box<HttpPeer>, Arc<OnceLock<Arc<Connection>>>) {
+        let place = Arc::new(OnceLock::new());
+        let dialler = Dialler { own: Some(place.clone()), trailers, ..self.dialler.clone() };
         let mut peer = self.fresh_peer(unique);
         peer.options.custom_l4 = Some(Arc::new(dialler));
-        (peer, own, found)
+        (peer, place)
     }
 
     pub fn in_flight(&self) -> u64 {

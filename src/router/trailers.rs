@@ -5,12 +5,9 @@
 //! sides are followed by the grammar of chunked bodies; where one of them is anything else, nothing is put in. Over
 //! HTTP/2 the library has no place where they could be put in after the last byte and before the end.
 
-use super::framing::Chunks;
+use super::framing::{Chunks, MAX_HEAD};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use std::sync::{Arc, Mutex, PoisonError};
-
-/// Bytes of an answer's head that are looked through.
-const MAX_HEAD: usize = 128 * 1024;
 
 /// Names that may not come late, since whoever reads them must know before the body how to read it, where it leads, who
 /// may see it or how long it is kept (RFC 9110, 6.5.1), and those of one connection (RFC 9110, 7.6.1).
@@ -118,14 +115,14 @@ impl Default for Answer {
 
 impl Answer {
     /// Takes the next bytes up to where the trailers begin, right after the line of the last chunk, and says how many
-    /// that were. There `is_at_trailers` holds, and nothing is taken any more.
+    /// that were. There `is_in_trailers` holds, and nothing is taken any more.
     pub fn take(&mut self, bytes: &[u8]) -> usize {
         let mut taken = 0;
         while taken < bytes.len() {
             let rest = &bytes[taken..];
             match self {
                 Answer::Head(_) => taken += self.take_head(rest),
-                Answer::Body(chunks) if chunks.is_at_trailers() => return taken,
+                Answer::Body(chunks) if chunks.is_in_trailers() => return taken,
                 Answer::Body(chunks) => match chunks.step(rest) {
                     Some(step) => taken += step,
                     None => *self = Answer::Other,
@@ -136,8 +133,8 @@ impl Answer {
         taken
     }
 
-    pub fn is_at_trailers(&self) -> bool {
-        matches!(self, Answer::Body(chunks) if chunks.is_at_trailers())
+    pub fn is_in_trailers(&self) -> bool {
+        matches!(self, Answer::Body(chunks) if chunks.is_in_trailers())
     }
 
     /// Whether nothing can come of it any more.
@@ -191,24 +188,18 @@ fn after_head(head: &[u8]) -> Answer {
 #[derive(Debug)]
 pub(super) struct Reader {
     answer: Answer,
-    /// The body is over.
-    late: bool,
     lines: Vec<u8>,
     found: Trailers,
 }
 
 impl Reader {
     pub fn new(found: Trailers) -> Reader {
-        Reader { answer: Answer::default(), late: false, lines: Vec::new(), found }
+        Reader { answer: Answer::default(), lines: Vec::new(), found }
     }
 
     pub fn read(&mut self, bytes: &[u8]) {
-        let taken = if self.late { 0 } else { self.answer.take(bytes) };
-        self.late |= self.answer.is_at_trailers();
+        let taken = self.answer.take(bytes);
         let Answer::Body(chunks) = &mut self.answer else { return };
-        if !self.late {
-            return;
-        }
         for byte in &bytes[taken..] {
             if chunks.step(std::slice::from_ref(byte)).is_none() {
                 self.answer = Answer::Other;
@@ -286,7 +277,7 @@ mod tests {
         for piece in 1..answer.len() {
             let mut follower = Answer::default();
             let taken: usize = answer.as_bytes().chunks(piece).map(|part| follower.take(part)).sum();
-            assert!(taken == answer.len() && follower.is_at_trailers(), "by {piece}");
+            assert!(taken == answer.len() && follower.is_in_trailers(), "by {piece}");
             assert_eq!(follower.take(b"\r\n"), 0);
         }
     }
