@@ -108,7 +108,10 @@ async fn nothing_that_is_done_under_steady_load_fails_a_request() {
     more(&staging, 50).await;
     // Another program: the same bytes, made at another time.
     let newer = machine.path("landfall-newer");
-    std::fs::copy(LANDFALL, &newer).expect("copy the program");
+    // By another process: a child that another thread starts meanwhile would inherit our descriptor for writing, and what is
+    // open for writing cannot be run.
+    let copied = std::process::Command::new("cp").arg(LANDFALL).arg(&newer).status().expect("cp runs");
+    assert!(copied.success(), "{copied}");
     machine.program = newer;
     let before = router_process(&machine).await;
     machine.serve().await;

@@ -358,7 +358,10 @@ fn a_normal_user_can_run_it_too() {
     let folder = tempfile::tempdir().expect("a folder");
     std::os::unix::fs::chown(folder.path(), Some(1000), Some(1000)).expect("a folder of the user's");
     let program = folder.path().join("landfall-test");
-    std::fs::copy(std::env::current_exe().expect("this program"), &program).expect("a copy");
+    // By another process: a child that another thread starts meanwhile would inherit our descriptor for writing, and what is
+    // open for writing cannot be run.
+    let copied = Command::new("cp").arg(std::env::current_exe().expect("this program")).arg(&program).status();
+    assert!(copied.expect("cp runs").success());
     let output = Command::new("setpriv")
         .args(["--reuid", "1000", "--regid", "1000", "--clear-groups"])
         .arg(&program)
