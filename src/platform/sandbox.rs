@@ -14,7 +14,7 @@ pub const INSIDE_ID: u32 = 10_001;
 pub const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
 /// Files of the machine that programs need, seen read-only where they exist. Nothing here tells of people or secrets.
-const ETC: [&str; 20] = [
+const ETC: [&str; 18] = [
     "/etc/ssl",
     "/etc/pki",
     "/etc/ca-certificates",
@@ -33,9 +33,12 @@ const ETC: [&str; 20] = [
     "/etc/os-release",
     "/etc/debian_version",
     "/etc/gai.conf",
-    "/etc/java-17-openjdk",
-    "/etc/ImageMagick-6",
 ];
+
+/// Settings whose folder bears a version, likewise; `*` stands for any name. PHP finds its extensions by them. What its
+/// servers read (`fpm`, `apache2`) may hold passwords and is left out.
+pub const VERSIONED_ETC: [&str; 5] =
+    ["/etc/java-*", "/etc/ImageMagick-*", "/etc/php/*/cli", "/etc/php/*/cgi", "/etc/php/*/mods-available"];
 
 /// Where the launcher has put what the sandbox is made of. All of these lie in its private mount namespace.
 pub struct Staged {
@@ -50,6 +53,8 @@ pub struct Staged {
     pub has_bash: bool,
     /// What stands at /bin, /lib and so on: a link's target, or `None` for a folder of its own.
     pub roots: Vec<(&'static str, Option<PathBuf>)>,
+    /// What there is of [`VERSIONED_ETC`].
+    pub settings: Vec<PathBuf>,
 }
 
 /// The folders beside /usr that hold programs: links into /usr on most systems.
@@ -123,8 +128,8 @@ fn see_programs(list: &mut Options, staged: &Staged) {
             None => list.add(["--ro-bind", root, root]),
         }
     }
-    for file in ETC {
-        list.add(["--ro-bind-try", file, file]);
+    for file in ETC.map(Path::new).into_iter().chain(staged.settings.iter().map(PathBuf::as_path)) {
+        list.add(["--ro-bind-try", &text(file), &text(file)]);
     }
     for file in ["passwd", "group", "nsswitch.conf"] {
         list.add(["--ro-bind", &text(&staged.etc.join(file)), &format!("/etc/{file}")]);

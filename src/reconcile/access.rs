@@ -9,6 +9,7 @@ use crate::domain::*;
 use crate::router;
 use crate::store::StoreError;
 use crate::vault::derived;
+use std::sync::atomic::Ordering;
 
 /// What an app's visitors need.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,6 +116,8 @@ pub async fn set(
         Whose::Pipeline(repository) => scope_of_pipeline(repository.id),
     };
     tracing::info!(%scope, ?mode, rotate, "{by} set who may see {scope}");
+    // Set first: nobody may be left to send the table once this is written.
+    world.table_is_stale.store(true, Ordering::Release);
     let setting = world
         .commit(move |tx| {
             let mut setting = tx.access_setting(&scope)?.unwrap_or_default();

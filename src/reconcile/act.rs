@@ -535,8 +535,8 @@ async fn set_route(world: &World, app: &App, route: Option<&WantedRoute>) -> Res
 /// Gives the router its table again: what the operator's configuration says of it may have changed.
 pub async fn send_routes(world: &World) -> Result<(), Trouble> {
     let _alone = world.locks.lock("router table").await;
-    if world.store.routes()?.is_empty() {
-        world.table_is_stale.store(false, Ordering::Release);
+    // A router that did not take the last table may still hold what is gone.
+    if world.store.routes()?.is_empty() && !world.table_is_stale.load(Ordering::Acquire) {
         return Ok(());
     }
     send_table(world).await
@@ -544,8 +544,8 @@ pub async fn send_routes(world: &World) -> Result<(), Trouble> {
 
 /// As `send_routes`, but where the router does not take it now, that is tried again with each slow tick.
 pub async fn refresh_routes(world: &World) {
-    world.table_is_stale.store(true, Ordering::Release);
     if let Err(trouble) = send_routes(world).await {
+        world.table_is_stale.store(true, Ordering::Release);
         warn!("the router has its table of before: {trouble}");
     }
 }

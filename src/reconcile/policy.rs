@@ -14,6 +14,7 @@ use crate::workflow::{
     Change, Right, Snapshot, catch_up_staging, no_right, parse_scale, scaled, stale, waiting_for_room,
 };
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
 use tracing::{info, warn};
 
 /// The commit status by which a file is refused.
@@ -95,6 +96,10 @@ async fn put(
     let changes = rescaled(world, repository, before, &state.policy)?;
     let names = names_of(repository, &state.policy);
     let (fresh, now, repository) = (fresh_for(world, &changes)?, world.now(), repository.clone());
+    if closes_otherwise || leads_otherwise {
+        // Set first: nobody may be left to send the table once this is written.
+        world.table_is_stale.store(true, Ordering::Release);
+    }
     world
         .commit(move |tx| {
             for name in &names {

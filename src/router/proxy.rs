@@ -289,8 +289,9 @@ impl ProxyHttp for Proxy {
         }
         access::conceal(upstream, context.let_in.is_some())?;
         if context.trailers.is_some() {
-            // The library drops it as a field of one connection; ours takes them too.
+            // The library drops both, since they are of one connection; ours to the app takes trailers too.
             upstream.insert_header("TE", "trailers")?;
+            upstream.append_header("Connection", "TE")?;
         }
         let foreign: Vec<_> =
             upstream.headers.keys().filter(|name| request::is_forwarding(name.as_str())).cloned().collect();

@@ -321,8 +321,28 @@ fn stage(launch: &Launch, root: bool) -> Result<Staged, Failure> {
             Some((path, target.map(|target| target.strip_prefix("/").map(Path::to_owned).unwrap_or(target))))
         })
         .collect();
+    let settings = sandbox::VERSIONED_ETC.into_iter().flat_map(matching).collect();
     let has_bash = fs::metadata("/bin/bash").is_ok() || fs::metadata("/usr/bin/bash").is_ok();
-    Ok(Staged { app, temporary, etc, binds: staged_binds, toolchains: staged_toolchains, has_bash, roots })
+    Ok(Staged { app, temporary, etc, binds: staged_binds, toolchains: staged_toolchains, has_bash, roots, settings })
+}
+
+/// The folders that a pattern of [`sandbox::VERSIONED_ETC`] names, in the order of their names.
+fn matching(pattern: &str) -> Vec<PathBuf> {
+    let mut found = vec![PathBuf::from("/")];
+    for part in pattern.split('/').filter(|part| !part.is_empty()) {
+        found = match part.split_once('*') {
+            None => found.into_iter().map(|folder| folder.join(part)).collect(),
+            Some((start, _)) => found.iter().flat_map(|folder| starting(folder, start)).collect(),
+        };
+    }
+    found.retain(|path| path.is_dir());
+    found.sort();
+    found
+}
+
+fn starting(folder: &Path, start: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.filter(|entry| entry.file_name().as_bytes().starts_with(start.as_bytes())).map(|entry| entry.path()).collect()
 }
 
 /// Published slugs, the uppermost first, below a private layer. Where the kernel doesn't allow that, a copy of them in
