@@ -83,8 +83,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "domain", "clock", "text", "config", "store", "github", "platform", "router", "node", "web", "server",
-            "sim", "demo",
+            "domain", "clock", "ci", "text", "config", "store", "github", "platform", "slug", "router", "node", "web",
+            "server", "sim", "demo",
         ],
     ),
 ];
@@ -95,6 +95,8 @@ const PARTS: &[(&str, &str, &[&str])] = &[
     ("web", "github", &["signature", "payload", "event", "Envelope", "WebhookSecrets"]),
     ("demo", "github", &["install_crypto_provider"]),
     ("cli", "github", &["install_crypto_provider"]),
+    ("cli", "ci", &["wire"]),
+    ("cli", "slug", &["ArchiveLimits", "pack_with_toolchains"]),
 ];
 
 /// A name, where it may stand (a module, or a file below `src/`), and why there.

@@ -36,6 +36,7 @@ mod monitoring;
 mod operations;
 mod orders;
 mod sim_schemas;
+mod setups;
 mod sleep;
 mod steady;
 mod pipelines;

@@ -14,6 +14,16 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
+/// How a process ends that runs `scripts.test-setup`: the script failed,
+pub const STATUS_SETUP_FAILED: u8 = 96;
+/// it left processes,
+pub const SETUP_LEFT_PROCESSES: u8 = 93;
+/// it left files where they end with the sandbox,
+pub const SETUP_LEFT_FILES: u8 = 94;
+/// or what it made can't be a slug.
+pub const SETUP_NOT_A_SLUG: u8 = 95;
+/// What the script printed, below the code's root.
+pub const SETUP_LOG: &str = ".landfall/test-setup.log";
 /// Bytes of one request: the results of a batch.
 pub const MOST_REQUEST: usize = 2 << 20;
 /// Bytes of one answer: the files of a batch.

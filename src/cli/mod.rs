@@ -12,8 +12,10 @@ mod print;
 mod show;
 mod test_runs;
 
+use crate::ci::wire::SETUP_NOT_A_SLUG;
 use crate::config::Config;
 use crate::domain::{AppName, ReleaseNumber};
+use crate::slug::ArchiveLimits;
 use crate::text::Texts;
 use clap::{Args, Parser, Subcommand};
 use client::Client;
@@ -189,6 +191,15 @@ enum Command {
         /// Runs this command; with a token one whose client pulls files by itself
         #[arg(long)]
         script: Option<String>,
+        /// Runs this command once for all nodes, and packs what it made into a folder
+        #[arg(long, requires = "into", conflicts_with = "script")]
+        setup: Option<String>,
+        #[arg(long)]
+        into: Option<PathBuf>,
+        #[arg(long, default_value_t = 500)]
+        slug_mb: u64,
+        #[arg(long)]
+        toolchain: Vec<PathBuf>,
         #[arg(long, requires = "script")]
         token: Option<String>,
         /// Variables whose values stand in no report
@@ -360,7 +371,10 @@ impl From<std::io::Error> for Failed {
 
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    if let Command::Node { socket, script, token, mask } = &cli.command {
+    if let Command::Node { setup: Some(setup), into: Some(into), slug_mb, toolchain, .. } = &cli.command {
+        return set_up(setup, into, *slug_mb, toolchain);
+    }
+    if let Command::Node { socket, script, token, mask, .. } = &cli.command {
         return match (script, token) {
             (Some(script), Some(token)) => crate::node::run_with_queue(socket, script, token, mask),
             (Some(script), None) => crate::node::run_plainly(socket, script, mask),
@@ -512,6 +526,22 @@ fn ask(config_file: &Path, json: bool, command: Command) -> Result<(), Failed> {
             Command::Dyno { .. } | Command::Node { .. } => Ok(()),
         }
     })
+}
+
+/// Inside a sandbox: `scripts.test-setup`, and what it made as a slug.
+fn set_up(script: &str, into: &Path, slug_mb: u64, toolchains: &[PathBuf]) -> ExitCode {
+    if let Err(status) = crate::node::run_setup(script) {
+        return ExitCode::from(status);
+    }
+    let limits = ArchiveLimits { archive_bytes: slug_mb * 1_000_000, ..ArchiveLimits::default() };
+    match crate::slug::pack_with_toolchains(Path::new("."), into, toolchains, limits) {
+        Ok(packed) if packed.left_out.is_empty() => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::from(SETUP_NOT_A_SLUG),
+        Err(error) => {
+            eprintln!("landfall: {error}");
+            ExitCode::from(SETUP_NOT_A_SLUG)
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! One commit's tests on N nodes, ending in a verdict.
 
-use super::{Ended, Failure, Part, ProcessId, PullNumber, RepositoryId, RunNumber, Sha};
+use super::{Ended, Failure, Part, ProcessId, PullNumber, RepositoryId, RunNumber, Setup, Sha};
 use crate::clock::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -53,6 +53,9 @@ pub struct TestRun {
     /// It tests a stranger's code: it gets nothing secret.
     #[serde(default)]
     pub untrusted: bool,
+    /// Where `scripts.test-setup` is done.
+    #[serde(default, skip_serializing_if = "Setup::is_open")]
+    pub setup: Setup,
 }
 
 /// A node of a run.

@@ -86,6 +86,10 @@ pub fn reap() {
     }
 }
 
+pub fn are_alive() -> bool {
+    !all().is_empty()
+}
+
 /// Every living process below this one.
 fn all() -> Vec<i32> {
     let mut parents: BTreeMap<i32, Vec<i32>> = BTreeMap::new();

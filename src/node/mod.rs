@@ -13,6 +13,7 @@ mod link;
 mod plain;
 mod queue;
 mod results;
+mod setup;
 
 use crate::ci::split::Refusal;
 use crate::ci::wire::{Answer, BEAT_MS, Orders, Request};
@@ -20,6 +21,7 @@ use crate::domain::{Mask, PHASE};
 use link::Link;
 pub use plain::run as run_plainly;
 pub use queue::run as run_with_queue;
+pub use setup::run as run_setup;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;

@@ -2,7 +2,7 @@
 //! there before it does anything, and names the release that it serves.
 
 use super::apply::{enqueue, put_app};
-use super::{Trouble, World, access, addons, build, domains, monitor, observe, split, start, watch};
+use super::{Trouble, World, access, addons, build, domains, monitor, observe, setup, split, start, watch};
 use crate::ci::split::Event;
 use crate::domain::*;
 use crate::outside;
@@ -93,6 +93,10 @@ pub(super) async fn app(world: &World, app: &App, actions: &[Action]) -> Result<
             | Action::DropNodeAddons { .. }
             | Action::StartNode { .. }
             | Action::CollectNode { .. }
+            | Action::PlaceSetup { .. }
+            | Action::StartSetup
+            | Action::CollectSetup
+            | Action::LeaveSetup
             | Action::PlanNodes { .. }
             | Action::ExpireLeases { .. }
             | Action::NodeLost { .. }
@@ -121,6 +125,10 @@ pub(super) async fn run(world: &World, run: &TestRun, actions: &[Action]) -> Res
                 }
             }
             Action::CollectBuild { key } => build::collect(world, key).await?,
+            Action::PlaceSetup { nodes } => setup::place(world, run, *nodes).await?,
+            Action::StartSetup => setup::begin(world, run).await?,
+            Action::CollectSetup => setup::collect(world, run).await?,
+            Action::LeaveSetup => setup::leave(world, run).await?,
             Action::PlanNodes { nodes } => {
                 if let Some(slug) = start::slug_of(world, run)? {
                     split::plan(world, run, *nodes, &slug).await?;

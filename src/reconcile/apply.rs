@@ -137,6 +137,7 @@ pub fn apply(
                     only_failed_of: *only_failed_of,
                     repeats: None,
                     untrusted: is_untrusted(tx, repository, *pull)?,
+                    setup: Setup::Open,
                 })?;
                 if !untouched {
                     started.push((*part, number));

@@ -172,9 +172,13 @@ async fn known_again(world: &World, build: &Build, tree: Sha) -> Result<Result<S
 /// says that they are needed.
 fn still_there(world: &World, slug: &SlugDigest) -> Result<bool, StoreError> {
     let Some(slug) = world.store.slug(slug)? else { return Ok(false) };
+    Ok(slug.digests().all(|digest| is_on_disk(world, digest)))
+}
+
+/// As [`still_there`], of one archive.
+pub(super) fn is_on_disk(world: &World, digest: &SlugDigest) -> bool {
     let now = system_time(world.now());
-    let touched = |digest| std::fs::File::open(archive(world, digest)).and_then(|file| file.set_modified(now)).is_ok();
-    Ok(slug.digests().all(touched))
+    std::fs::File::open(archive(world, digest)).and_then(|file| file.set_modified(now)).is_ok()
 }
 
 /// A time of ours as the file system writes it.

@@ -32,6 +32,7 @@ mod prune;
 mod policy;
 mod publish;
 mod publish_pull;
+mod setup;
 mod shipment;
 pub mod split;
 mod start;

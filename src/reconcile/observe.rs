@@ -27,6 +27,8 @@ pub mod label {
     pub const RUN: &str = "run";
     /// A build's key.
     pub const BUILD: &str = "build";
+    /// A preparation's key.
+    pub const SETUP: &str = "setup";
     /// A server that Landfall runs for add-ons: `postgres`, or the id of the one add-on that it is.
     pub const ADDON: &str = "addon";
 }
@@ -176,6 +178,13 @@ pub(super) async fn run(world: &World, number: RunNumber) -> Result<Option<(Test
             .map(|other| other.number),
         None => None,
     };
+    let preparation = match &run.setup {
+        Setup::Making { key } => world.store.preparation(key)?.map(|known| {
+            let process = all.iter().find(|status| status.id == known.process());
+            (known, process.map(|status| status.state.is_over()))
+        }),
+        _ => None,
+    };
     let own = number.to_string();
     let board = match run.started_at.is_some() && run.verdict.is_none() {
         true => super::split::view(world, number).await?,
@@ -187,6 +196,7 @@ pub(super) async fn run(world: &World, number: RunNumber) -> Result<Option<(Test
         build,
         build_process_over,
         slug,
+        preparation,
         same_tree_passed,
         processes: all.iter().filter(|status| status.labels.get(label::RUN) == Some(&own)).map(process_view).collect(),
         addons: world.store.addons_of_run(number)?,
@@ -197,9 +207,16 @@ pub(super) async fn run(world: &World, number: RunNumber) -> Result<Option<(Test
     Ok(Some((run, view)))
 }
 
+fn waits_for_setup(run: &TestRun) -> bool {
+    matches!(run.setup, Setup::Making { .. })
+}
+
 /// How many nodes the run may start now, beside all others that want to.
 fn free_slots(world: &World, run: RunNumber, all: &[ProcessStatus]) -> Result<usize, Trouble> {
-    let busy = |status: &&ProcessStatus| status.labels.contains_key(label::RUN) && !status.state.is_over();
+    let busy = |status: &&ProcessStatus| {
+        let labels = &status.labels;
+        (labels.contains_key(label::RUN) || labels.contains_key(label::SETUP)) && !status.state.is_over()
+    };
     let running = |run: RunNumber| {
         let own = run.to_string();
         all.iter().filter(busy).filter(|status| status.labels.get(label::RUN) == Some(&own)).count()
@@ -212,10 +229,11 @@ fn free_slots(world: &World, run: RunNumber, all: &[ProcessStatus]) -> Result<us
         .store
         .runs_going_on()?
         .iter()
-        .filter(|run| run.started_at.is_some() && run.cancelled.is_none())
+        .filter(|run| run.cancelled.is_none() && (run.started_at.is_some() || waits_for_setup(run)))
         .map(|run| {
             let running = running(run.number);
             let wanted = usize::from(run.nodes).saturating_sub(run.results.len()).saturating_sub(running);
+            let wanted = if waits_for_setup(run) { 1 } else { wanted };
             Claim {
                 run: run.number,
                 repository: run.repository,

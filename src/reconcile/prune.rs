@@ -6,7 +6,7 @@
 
 use super::build::{self, archive, cache_limits, system_time};
 use super::observe::{self, label};
-use super::{Trouble, World, split};
+use super::{Trouble, World, setup, split};
 use crate::clock::Timestamp;
 use crate::domain::*;
 use crate::outside;
@@ -39,6 +39,7 @@ pub(super) async fn tidy_when_due(world: &World) -> Result<(), Trouble> {
 
 /// Removes archives, caches and old commits that nothing needs.
 pub async fn tidy(world: &World) -> Result<(), Trouble> {
+    setup::forget_old(world).await?;
     archives(world).await?;
     let (all, limits, now) = (world.folder("cache"), cache_limits(world), system_time(world.now()));
     outside::point("prune caches").await;
@@ -171,7 +172,17 @@ async fn needed(world: &World) -> Result<BTreeSet<SlugDigest>, Trouble> {
             }
         }
     }
+    for preparation in store.preparations()? {
+        if let PreparationState::Kept { slug, at } = preparation.state
+            && world.now().since(at) < setup::KEPT
+        {
+            needed.insert(slug);
+        }
+    }
     for run in store.runs()?.into_iter().filter(|run| run.verdict.is_none()) {
+        if let Setup::Kept { slug } = &run.setup {
+            needed.insert(slug.clone());
+        }
         if let Some(tree) = &run.tree {
             needed.extend(of_tree(run.repository, tree)?);
         }

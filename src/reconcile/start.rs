@@ -4,6 +4,7 @@
 use super::apply::put_app;
 use super::observe::label;
 use super::{Trouble, World, act, addons, build, config, policy, processes, split};
+use crate::ci::wire::SETUP_LOG;
 use crate::clock::Timestamp;
 use crate::domain::*;
 use crate::outside;
@@ -183,7 +184,7 @@ pub fn config_of(world: &World, release: &Release) -> Result<BTreeMap<String, St
     serde_json::from_str(&json).map_err(Trouble::bug)
 }
 
-async fn publish(world: &World, slug: &SlugDigest) -> Result<(), Trouble> {
+pub(super) async fn publish(world: &World, slug: &SlugDigest) -> Result<(), Trouble> {
     let archive = build::archive(world, slug);
     outside::point("platform publish").await;
     world.platform.publish(slug, &archive).await?;
@@ -289,7 +290,7 @@ fn duty(world: &World, app: &App, release: &Release, kind: &str, ordinal: u16) -
     })
 }
 
-async fn start(world: &World, spec: &Spec) -> Result<(), Trouble> {
+pub(super) async fn start(world: &World, spec: &Spec) -> Result<(), Trouble> {
     outside::point("platform start").await;
     world.platform.start(spec).await?;
     outside::point("platform started").await;
@@ -351,32 +352,19 @@ fn standard_environment(world: &World, app: &App, release: &Release, process: &s
 pub(super) async fn node(world: &World, run: &TestRun, node: u16, attempt: u32) -> Result<(), Trouble> {
     let Some(slug) = slug_of(world, run)? else { return Ok(()) };
     let Some(script) = test_script(&slug) else { return Ok(()) };
-    for digest in slug.digests() {
+    let kept = match &run.setup {
+        Setup::Kept { slug } => Some(slug),
+        _ => None,
+    };
+    let code = kept.map_or_else(|| code_of(&slug), |kept| Code::Slug(kept.clone()));
+    for digest in code.slugs() {
         publish(world, digest).await?;
     }
-    let environment = slug.manifest().for_environment(Environment::Test);
-    let mut variables = environment_of_image(slug.image.as_ref());
-    variables.extend(slug.config_vars.clone());
     let owner = AddonOwner::Node { run: run.number, node };
-    let of_addons = addons::config_vars(world, &owner)?;
-    let set = config::of_tests(world, run)?;
-    // What stands in the repository is no secret; what was set, made or given for this run may be one.
-    let generated = environment.env.iter().filter(|(_, declared)| declared.generator.is_some()).map(|(name, _)| name);
-    let masked: BTreeSet<String> = of_addons.keys().chain(set.keys()).chain(generated).cloned().collect();
-    let masked: Vec<String> = masked.into_iter().collect();
-    variables.extend(of_addons);
-    for (name, declared) in &environment.env {
-        if declared.generator.is_some() {
-            variables.insert(name.clone(), world.vault.random_hex(32)?);
-        } else if let Some(value) = &declared.value {
-            variables.insert(name.clone(), value.clone());
-        }
-    }
-    variables.extend(set);
+    let (mut variables, masked) = test_variables(world, run, &slug, addons::config_vars(world, &owner)?)?;
     let (index, total) = run.repeats.map_or((node, run.nodes), |repeated| (repeated.node, repeated.nodes));
     variables.extend(
         [
-            ("CI", "true".to_owned()),
             ("CI_NODE_INDEX", index.to_string()),
             ("CI_NODE_TOTAL", total.to_string()),
             ("DYNO", format!("test.{index}")),
@@ -420,18 +408,10 @@ pub(super) async fn node(world: &World, run: &TestRun, node: u16, attempt: u32) 
         .map(|(name, value)| (name.to_owned(), value))
         .into(),
         name: format!("test.{node}"),
-        code: match slug.test_layer.clone() {
-            None => Code::Slug(slug.digest.clone()),
-            Some(below) => Code::Layered { slug: slug.digest.clone(), below },
-        },
-        command: node_command(script.setup.as_deref(), &test),
+        code,
+        command: node_command(script.setup.as_deref(), kept.is_some(), &test),
         environment: variables,
-        limits: Limits {
-            memory_bytes: settings.memory_mb << 20,
-            processes: 1024,
-            disk_bytes: 1 << 30,
-            ..Limits::default()
-        },
+        limits: test_limits(world),
         network: build::network(settings.network),
         port: None,
         time_limit: Some(Duration::from_secs(settings.minutes * 60)),
@@ -446,15 +426,59 @@ pub(super) async fn node(world: &World, run: &TestRun, node: u16, attempt: u32) 
     Ok(())
 }
 
-/// Setup and tests in shells of their own, so that an `exit` in one says nothing about the other.
-fn node_command(setup: Option<&str>, test: &str) -> String {
+/// What test nodes run.
+pub(super) fn code_of(slug: &Slug) -> Code {
+    match slug.test_layer.clone() {
+        None => Code::Slug(slug.digest.clone()),
+        Some(below) => Code::Layered { slug: slug.digest.clone(), below },
+    }
+}
+
+pub(super) fn test_limits(world: &World) -> Limits {
+    Limits {
+        memory_bytes: world.config.tests.memory_mb << 20,
+        processes: 1024,
+        disk_bytes: 1 << 30,
+        ..Limits::default()
+    }
+}
+
+/// The variables that all nodes of a run have in common, and the names of those whose values no log shows.
+pub(super) fn test_variables(
+    world: &World,
+    run: &TestRun,
+    slug: &Slug,
+    of_addons: BTreeMap<String, String>,
+) -> Result<(BTreeMap<String, String>, Vec<String>), Trouble> {
+    let environment = slug.manifest().for_environment(Environment::Test);
+    let mut variables = environment_of_image(slug.image.as_ref());
+    variables.extend(slug.config_vars.clone());
+    let set = config::of_tests(world, run)?;
+    // What stands in the repository is no secret; what was set, made or given for this run may be one.
+    let generated = environment.env.iter().filter(|(_, declared)| declared.generator.is_some()).map(|(name, _)| name);
+    let masked: BTreeSet<String> = of_addons.keys().chain(set.keys()).chain(generated).cloned().collect();
+    variables.extend(of_addons);
+    for (name, declared) in &environment.env {
+        if declared.generator.is_some() {
+            variables.insert(name.clone(), world.vault.random_hex(32)?);
+        } else if let Some(value) = &declared.value {
+            variables.insert(name.clone(), value.clone());
+        }
+    }
+    variables.extend(set);
+    variables.insert("CI".to_owned(), "true".to_owned());
+    Ok((variables, masked.into_iter().collect()))
+}
+
+/// Setup and tests in shells of their own, so that an `exit` in one says nothing about the other. `kept`: the setup was
+/// done before, and its output is shown.
+fn node_command(setup: Option<&str>, kept: bool, test: &str) -> String {
+    let phase = |name: &str| format!("printf '%s\\n' '{PHASE}{name}'");
+    let end = phase("test");
     match setup {
         None => test.to_owned(),
-        Some(setup) => {
-            let phase = |name: &str| format!("printf '%s\\n' '{PHASE}{name}'");
-            let (begin, end) = (phase("test-setup"), phase("test"));
-            format!("{begin}\n(\n{setup}\n) || exit {SETUP_FAILED}\n{end}\n{test}")
-        }
+        Some(_) if kept => format!("{}\ncat {SETUP_LOG}\n{end}\n{test}", phase("test-setup (kept)")),
+        Some(setup) => format!("{}\n(\n{setup}\n) || exit {SETUP_FAILED}\n{end}\n{test}", phase("test-setup")),
     }
 }
 

@@ -4,7 +4,7 @@
 use super::apply::{Fresh, apply};
 use super::deliver::{fresh_for, handle_of, pull_of, read_repository, with_message};
 use super::observe::{self, label};
-use super::{Trouble, World, act, addon_servers, addons, build, policy, prune, split, touched};
+use super::{Trouble, World, act, addon_servers, addons, build, policy, prune, setup, split, touched};
 use crate::domain::*;
 use crate::platform::{self, ProcessStatus};
 use crate::store::queue;
@@ -27,6 +27,10 @@ pub(super) async fn process_changed(world: &World, change: platform::Change) -> 
                 let now = world.now();
                 world.store.transact(move |tx| build::wake_waiting(tx, &build, now)).await?;
                 world.wake.notify_waiters();
+                return Ok(None);
+            }
+            if let Some(key) = status.labels.get(label::SETUP) {
+                setup::wake(world, key).await?;
                 return Ok(None);
             }
             if status.labels.contains_key(label::ADDON) {
@@ -110,6 +114,12 @@ async fn stale_build_folders(world: &World) -> Result<Vec<String>, Trouble> {
     while let Some(entry) = folders.next_entry().await? {
         let name = entry.file_name().to_string_lossy().into_owned();
         let key = name.split('.').nth(1).unwrap_or_default().to_owned();
+        if name.starts_with("setup.") {
+            if !setup::goes_on(world, &key, &name)? {
+                stale.push(name);
+            }
+            continue;
+        }
         let build = world.store.build(&BuildKey(key))?;
         let going_on =
             build.is_some_and(|build| build.process_at(BuildPhase::Pack) == name && build.state == BuildState::Running);
@@ -133,6 +143,9 @@ fn has_owner(world: &World, status: &ProcessStatus) -> Result<bool, Trouble> {
     if let Some(key) = status.labels.get(label::BUILD) {
         let build = world.store.build(&BuildKey(key.clone()))?;
         return Ok(build.is_some_and(|build| build.process == status.id && build.state == BuildState::Running));
+    }
+    if let Some(key) = status.labels.get(label::SETUP) {
+        return setup::goes_on(world, key, status.id.as_str());
     }
     if let Some(name) = status.labels.get(label::ADDON) {
         return addon_servers::needs_server(world, name);

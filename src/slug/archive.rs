@@ -143,21 +143,7 @@ pub fn pack_within(
     limits: ArchiveLimits,
     threads: u32,
 ) -> Result<Packed, ArchiveError> {
-    static COUNTER: AtomicU64 = AtomicU64::new(0);
-    let at = |path: &Path| {
-        let path = path.to_owned();
-        move |source| ArchiveError::Io { path, source }
-    };
-    fs::create_dir_all(into_dir).map_err(at(into_dir))?;
-    let number = COUNTER.fetch_add(1, Ordering::Relaxed);
-    let unfinished = Unfinished(into_dir.join(format!("{UNFINISHED}{}-{number}", std::process::id())));
-    let file = File::options()
-        .write(true)
-        .create_new(true)
-        .mode(0o644)
-        .custom_flags(nix::libc::O_NOFOLLOW)
-        .open(&unfinished.0)
-        .map_err(at(&unfinished.0))?;
+    let (unfinished, file) = draft(into_dir)?;
     let sink = Sink { file: BufWriter::with_capacity(1 << 20, file), hash: Sha256::new(), bytes: 0, limits };
 
     let mut encoder = zstd::Encoder::new(sink, LEVEL).map_err(at(&unfinished.0))?;
@@ -186,17 +172,74 @@ pub fn pack_within(
 
     let Packing { tar, files, left_out, bytes: unpacked, .. } = packing;
     let finished = tar.into_inner().and_then(zstd::Encoder::finish);
-    let Sink { file, hash, bytes, .. } = finished.map_err(|error| write_error(error, &unfinished.0, limits))?;
-    let file = file.into_inner().map_err(|error| at(&unfinished.0)(error.into_error()))?;
-    file.sync_all().map_err(at(&unfinished.0))?;
-    if unpacked > bytes.saturating_mul(limits.ratio).saturating_add(64 << 20) {
+    let sink = finished.map_err(|error| write_error(error, &unfinished.0, limits))?;
+    if unpacked > sink.bytes.saturating_mul(limits.ratio).saturating_add(64 << 20) {
         return Err(ArchiveError::Expands { limit: limits.ratio });
     }
+    let Settled { digest, path, bytes } = settle(sink, unfinished, into_dir)?;
+    Ok(Packed { digest, path, bytes, files, left_out })
+}
+
+fn at(path: &Path) -> impl Fn(io::Error) -> ArchiveError {
+    let path = path.to_owned();
+    move |source| ArchiveError::Io { path: path.clone(), source }
+}
+
+/// A new archive under its passing name.
+fn draft(into_dir: &Path) -> Result<(Unfinished, File), ArchiveError> {
+    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    fs::create_dir_all(into_dir).map_err(at(into_dir))?;
+    let number = COUNTER.fetch_add(1, Ordering::Relaxed);
+    let unfinished = Unfinished(into_dir.join(format!("{UNFINISHED}{}-{number}", std::process::id())));
+    let file = File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o644)
+        .custom_flags(nix::libc::O_NOFOLLOW)
+        .open(&unfinished.0)
+        .map_err(at(&unfinished.0))?;
+    Ok((unfinished, file))
+}
+
+struct Settled {
+    digest: SlugDigest,
+    path: PathBuf,
+    bytes: u64,
+}
+
+/// Gives a written archive its final name; it is on disk then.
+fn settle(sink: Sink, unfinished: Unfinished, into_dir: &Path) -> Result<Settled, ArchiveError> {
+    let Sink { file, hash, bytes, .. } = sink;
+    let file = file.into_inner().map_err(|error| at(&unfinished.0)(error.into_error()))?;
+    file.sync_all().map_err(at(&unfinished.0))?;
     let digest = digest_of(hash);
     let path = into_dir.join(format!("{digest}.tar.zst"));
     fs::rename(&unfinished.0, &path).map_err(at(&path))?;
     File::open(into_dir).and_then(|folder| folder.sync_all()).map_err(at(into_dir))?;
-    Ok(Packed { digest, path, bytes, files, left_out })
+    Ok(Settled { digest, path, bytes })
+}
+
+/// Takes an archive that a sandbox has packed into `into_dir`, under the digest of its bytes. `None` where `from` holds
+/// no archive, or one that is too large. What it unpacks to is judged by whoever unpacks it. Blocks: it copies the file.
+pub fn take_over(from: &Path, into_dir: &Path, limits: ArchiveLimits) -> Result<Option<SlugDigest>, ArchiveError> {
+    let at = |source| ArchiveError::Io { path: from.to_owned(), source };
+    let is_archive = |name: &OsStr| name.as_bytes().ends_with(b".tar.zst") && !name.as_bytes().starts_with(b".");
+    let names = fs::read_dir(from).map_err(at)?.flatten().map(|entry| entry.file_name());
+    let Some(name) = names.take(100).find(|name| is_archive(name)) else { return Ok(None) };
+    // Its place is a stranger's to write: no link is followed and no pipe waited for.
+    let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
+    let Ok(file) = File::options().read(true).custom_flags(flags).open(from.join(name)) else { return Ok(None) };
+    let metadata = file.metadata().map_err(at)?;
+    if !metadata.is_file() || metadata.len() > limits.archive_bytes {
+        return Ok(None);
+    }
+    let (unfinished, draft) = draft(into_dir)?;
+    let mut sink = Sink { file: BufWriter::with_capacity(1 << 20, draft), hash: Sha256::new(), bytes: 0, limits };
+    match io::copy(&mut file.take(limits.archive_bytes), &mut sink) {
+        Ok(_) => {}
+        Err(error) => return Err(write_error(error, &unfinished.0, limits)),
+    }
+    Ok(Some(settle(sink, unfinished, into_dir)?.digest))
 }
 
 /// Opens a slug whose bytes were just found to be those of `digest`. Blocks: it reads the whole file.

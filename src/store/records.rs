@@ -16,6 +16,7 @@ const PULLS: Table = Table("pull");
 const APPS: Table = Table("app");
 const RELEASES: Table = Table("release");
 const BUILDS: Table = Table("build");
+const PREPARATIONS: Table = Table("preparation");
 const SLUGS: Table = Table("slug");
 const TREES: Table = Table("tree");
 const RUNS: Table = Table("run");
@@ -102,6 +103,7 @@ both! {
     fn app(&self, name: &AppName) -> Option<App> { APPS, name.as_str() }
     fn release(&self, app: &AppName, number: ReleaseNumber) -> Option<Release> { RELEASES, release_key(app, number) }
     fn build(&self, key: &BuildKey) -> Option<Build> { BUILDS, key.0 }
+    fn preparation(&self, key: &PreparationKey) -> Option<Preparation> { PREPARATIONS, key.0 }
     fn slug(&self, digest: &SlugDigest) -> Option<Slug> { SLUGS, digest.as_str() }
     fn run(&self, number: RunNumber) -> Option<TestRun> { RUNS, number_key(number.0) }
     fn delivery(&self, id: &str) -> Option<DeliveryRecord> { DELIVERIES, id }
@@ -152,6 +154,10 @@ impl Store {
 
     pub fn builds(&self) -> Result<Vec<Build>, StoreError> {
         values(self.scan(BUILDS, b"")?)
+    }
+
+    pub fn preparations(&self) -> Result<Vec<Preparation>, StoreError> {
+        values(self.scan(PREPARATIONS, b"")?)
     }
 
     /// Oldest first.
@@ -437,6 +443,14 @@ impl Transaction<'_> {
     pub fn put_build(&mut self, build: &Build) -> Result<(), StoreError> {
         self.put(TREES, &tree_key(build.repository, &build.tree), &build.key)?;
         self.put(BUILDS, build.key.0.as_bytes(), build)
+    }
+
+    pub fn put_preparation(&mut self, preparation: &Preparation) -> Result<(), StoreError> {
+        self.put(PREPARATIONS, preparation.key.0.as_bytes(), preparation)
+    }
+
+    pub fn delete_preparation(&mut self, key: &PreparationKey) -> Result<(), StoreError> {
+        self.delete(PREPARATIONS, key.0.as_bytes())
     }
 
     pub fn put_slug(&mut self, slug: &Slug) -> Result<(), StoreError> {

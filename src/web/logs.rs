@@ -163,6 +163,7 @@ pub fn name_of(id: &ProcessId) -> &str {
     let without_attempt = text.rsplit_once(".a").map_or(text, |(rest, _)| rest);
     match without_attempt.split_once('.') {
         Some(("build", _)) => "build",
+        Some(("setup", _)) => "test-setup",
         Some((_, rest)) if rest.starts_with('v') => rest.split_once('.').map_or(rest, |(_, name)| name),
         Some((_, rest)) => rest,
         None => without_attempt,

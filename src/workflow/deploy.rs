@@ -161,7 +161,12 @@ fn advance<'a>(deploy: &Deploy, view: &'a AppView, share: Option<&Share>, plan: 
             match &view.gate {
                 None => return None,
                 Some(verdict) if !verdict.is_green() => {
-                    plan.act(fail(Failure::Tests { run }, None));
+                    let failure = match verdict {
+                        // No test ran; what is in the way, a build that fails above all, is in the deploy's way too.
+                        Verdict::Errored { failure } => failure.clone(),
+                        _ => Failure::Tests { run },
+                    };
+                    plan.act(fail(failure, None));
                     return None;
                 }
                 Some(_) => {}

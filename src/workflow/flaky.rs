@@ -66,6 +66,7 @@ mod tests {
             only_failed_of: None,
             repeats: None,
             untrusted: false,
+            setup: crate::domain::Setup::Open,
         }
     }
 

@@ -283,6 +283,16 @@ pub enum Action {
         number: u16,
         ended: Ended,
     },
+    /// Say where `scripts.test-setup` of a run of so many nodes is done.
+    PlaceSetup {
+        nodes: u16,
+    },
+    /// Start it once for all nodes.
+    StartSetup,
+    /// Keep what it made.
+    CollectSetup,
+    /// The run does not wait for it any more; nobody may.
+    LeaveSetup,
     PlanNodes {
         nodes: u16,
     },

@@ -12,7 +12,7 @@ use crate::domain::*;
 use std::time::Duration;
 
 /// The exit status by which a node says that `scripts.test-setup` failed, so that no test ran.
-pub const SETUP_FAILED: i32 = 96;
+pub const SETUP_FAILED: i32 = crate::ci::wire::STATUS_SETUP_FAILED as i32;
 /// How often a node whose machine went away is started anew.
 const ATTEMPTS: u32 = 3;
 
@@ -22,6 +22,8 @@ pub struct RunView {
     pub build: Option<Build>,
     pub build_process_over: bool,
     pub slug: Option<Slug>,
+    /// The preparation that the run waits for, and whether its process is over; `None` where there is no such process.
+    pub preparation: Option<(Preparation, Option<bool>)>,
     /// A run of the same tree that passed.
     pub same_tree_passed: Option<RunNumber>,
     pub processes: Vec<ProcessView>,
@@ -63,6 +65,9 @@ pub fn plan_run(run: &TestRun, view: &RunView) -> Plan {
     }
     if run.cancelled.is_some() {
         clear_away(view, &mut plan);
+        if matches!(run.setup, Setup::Making { .. }) {
+            plan.act(Action::LeaveSetup);
+        }
         if view.processes.iter().all(ProcessView::is_over) {
             plan.act(Action::Conclude { verdict: Verdict::Cancelled });
         }
@@ -85,6 +90,7 @@ pub fn plan_run(run: &TestRun, view: &RunView) -> Plan {
         }
         match test_script(slug) {
             None => plan.act(Action::Conclude { verdict: Verdict::NoTests }),
+            Some(script) if script.setup.is_some() && !place_setup(run, view, &script, &mut plan) => {}
             Some(script) => plan.act(Action::PlanNodes { nodes: script.nodes }),
         }
         return plan;
@@ -94,6 +100,24 @@ pub fn plan_run(run: &TestRun, view: &RunView) -> Plan {
         None => drive_nodes(run, view, &mut plan),
     }
     plan
+}
+
+/// Sees to where `scripts.test-setup` is done. `true` once nodes can be planned.
+fn place_setup(run: &TestRun, view: &RunView, script: &TestScript, plan: &mut Plan) -> bool {
+    match (&run.setup, &view.preparation) {
+        (Setup::OnNodes { .. } | Setup::Kept { .. }, _) => return true,
+        (Setup::Making { .. }, Some((Preparation { state: PreparationState::Running, .. }, process))) => {
+            match process {
+                Some(true) => plan.act(Action::CollectSetup),
+                Some(false) => {}
+                None if view.free_slots > 0 => plan.act(Action::StartSetup),
+                None => plan.look_again_in(Duration::from_millis(250)),
+            }
+        }
+        // It is over, or nobody makes it any more.
+        (Setup::Open | Setup::Making { .. }, _) => plan.act(Action::PlaceSetup { nodes: script.nodes }),
+    }
+    false
 }
 
 /// How often a dealing run is looked at, for silent nodes.

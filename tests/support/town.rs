@@ -324,7 +324,7 @@ impl Town {
     pub async fn push(&self, repository: &str, branch: &str, page: &str) -> String {
         let files = json!({
             "Procfile": "web: serve\nrelease: migrate\n",
-            "app.json": r#"{"scripts":{"postdeploy":"seed 0","pr-predestroy":"leave 0"},"environments":{"test":{"formation":{"test":{"quantity":2}},"scripts":{"test":"check"}}}}"#,
+            "app.json": r#"{"scripts":{"postdeploy":"seed 0","pr-predestroy":"leave 0"},"environments":{"test":{"formation":{"test":{"quantity":2}},"scripts":{"test-setup":"prepare","test":"check"}}}}"#,
             "page.txt": page,
         });
         self.push_files(repository, branch, files).await
@@ -489,6 +489,13 @@ fn script(spec: &Spec) -> Outcome {
             exits(0, &["-----> Building", "       done"])
         }
         Code::Slug(_) | Code::Layered { .. } | Code::None => match spec.name.split('.').next() {
+            Some("test-setup") => {
+                let kept = spec.binds.iter().find(|bind| bind.inside.ends_with("kept")).expect("a bound folder");
+                let made = tempfile::tempdir().expect("a folder");
+                std::fs::write(made.path().join("page.txt"), "prepared").expect("write a file");
+                landfall::slug::pack(made.path(), &kept.host).expect("it can be packed");
+                exits(0, &["prepared"])
+            }
             Some("test") => {
                 let node = &spec.environment["CI_NODE_INDEX"];
                 if node == "1" && spec.environment.get("FAILING").is_some_and(|failing| failing == "tests") {

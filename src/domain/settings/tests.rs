@@ -42,6 +42,8 @@ pub struct TestSettings {
     /// How long one batch may take.
     #[serde(deserialize_with = "timeout")]
     pub timeout: Option<Duration>,
+    /// Whether `scripts.test-setup` is done once for all nodes, and for later runs of the same code, where that is the same.
+    pub keep_setup: bool,
     /// Whether the result of a tree that was tested before stands for the same tree again.
     pub reuse: bool,
     /// On how many nodes at once the one file may run that alone decides when the run ends.
@@ -67,6 +69,7 @@ impl Default for TestSettings {
             nodes: None,
             retries: 0,
             timeout: None,
+            keep_setup: true,
             reuse: true,
             race: 1,
             cases: true,

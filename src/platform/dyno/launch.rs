@@ -342,7 +342,10 @@ fn matching(pattern: &str) -> Vec<PathBuf> {
 
 fn starting(folder: &Path, start: &str) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    entries.filter(|entry| entry.file_name().as_bytes().starts_with(start.as_bytes())).map(|entry| entry.path()).collect()
+    entries
+        .filter(|entry| entry.file_name().as_bytes().starts_with(start.as_bytes()))
+        .map(|entry| entry.path())
+        .collect()
 }
 
 /// Published slugs, the uppermost first, below a private layer. Where the kernel doesn't allow that, a copy of them in

@@ -79,6 +79,7 @@ async fn house(files: u32) -> House {
         only_failed_of: None,
         repeats: None,
         untrusted: false,
+        setup: Setup::Open,
     };
     world
         .store

@@ -433,6 +433,7 @@ pub fn run(verdict: Option<Verdict>) -> TestRun {
         only_failed_of: None,
         repeats: None,
         untrusted: true,
+        setup: Setup::Open,
     }
 }
 

@@ -37,6 +37,8 @@ pub struct RunDetail {
     pub pull_request: Option<PullLine>,
     pub over: bool,
     pub build: Option<BuildKey>,
+    /// Where `scripts.test-setup` is done; `None` where there is none, or while nobody has said so yet.
+    pub setup: Option<Setup>,
     pub lanes: Vec<Node>,
     /// Of a run whose files are dealt.
     pub split: Option<SplitSummary>,
@@ -138,6 +140,7 @@ pub async fn run_detail(world: &World, run: &TestRun) -> Result<RunDetail, Probl
         pull_request: pull_request.as_ref().map(PullLine::new),
         over: run.verdict.is_some() || run.cancelled.is_some(),
         build,
+        setup: Some(run.setup.clone()).filter(|setup| !setup.is_open()),
         lanes,
         split: run.split.clone(),
         files: timeline(world, run)?,
@@ -291,6 +294,12 @@ fn newest_attempt(processes: &[ProcessStatus], node: u16) -> Option<&ProcessStat
 pub async fn node_process(world: &World, run: &TestRun, node: &str) -> Result<(u16, ProcessId), Problem> {
     let not_found = || Problem::not_found("node", format!("{} / {node}", run.number));
     let index: u16 = node.parse().map_err(|_| not_found())?;
+    if let (0, Setup::Making { key }) = (index, &run.setup)
+        && let Some(made) = world.store.preparation(key)?
+    {
+        // What it is about now is what all nodes wait for.
+        return Ok((0, made.process()));
+    }
     if index >= run.nodes {
         return Err(not_found());
     }
