@@ -58,6 +58,33 @@ pub struct TestRun {
     pub setup: Setup,
 }
 
+/// Of a run's record only what tells which run it is and how it stands: a record may be large.
+#[derive(Debug, Clone, Deserialize)]
+pub struct RunOutline {
+    pub number: RunNumber,
+    pub repository: RepositoryId,
+    pub pull: Option<PullNumber>,
+    #[serde(default)]
+    pub part: Part,
+    pub commit: Sha,
+    pub tree: Option<Sha>,
+    pub verdict: Option<VerdictOutline>,
+    #[serde(default)]
+    pub only_failed_of: Option<RunNumber>,
+    #[serde(default)]
+    pub repeats: Option<Repeated>,
+    #[serde(default)]
+    pub untrusted: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum VerdictOutline {
+    Passed,
+    #[serde(other)]
+    Other,
+}
+
 /// A node of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Repeated {

@@ -36,6 +36,10 @@ pub(super) async fn look(world: &World, seen: &Seen) -> Result<(), Trouble> {
 
 async fn look_at(world: &World, app: &App, seen: &Seen) -> Result<(), Trouble> {
     let before = world.store.alerts(&app.name)?.filter(|alerts| alerts.id == app.id);
+    if app.asleep_since.is_some() && before.is_none() {
+        // Nothing of it runs that anything could be said of.
+        return Ok(());
+    }
     let rules = rules(world, app)?;
     if rules == AlertRules::default() && before.is_none() {
         return Ok(());

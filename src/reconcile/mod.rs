@@ -466,7 +466,7 @@ async fn follow_knocks(world: Arc<World>) {
 /// The slow tick over all subjects: events are for speed, this is for truth.
 async fn tick(world: Arc<World>) {
     for count in 0_u64.. {
-        if let Err(error) = slow_tick(&world).await {
+        if let Err(error) = sweep::tick_of(&world, count).await {
             warn!("the slow tick failed: {error}");
         }
         if count % PRUNE_EVERY == 0

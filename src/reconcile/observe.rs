@@ -36,7 +36,7 @@ pub mod label {
 pub(super) async fn app(world: &World, name: &AppName) -> Result<Option<(App, AppView)>, Trouble> {
     let Some(app) = world.store.app(name)? else { return Ok(None) };
     let all = list(world).await?;
-    let status = router_status(world).await?;
+    let status = world.router.status_of(name).await?;
     let newest = app.newest();
     let (build, build_process_over) = match newest.and_then(|deploy| deploy.tree.as_ref()) {
         Some(tree) => build(world, app.repository, tree, &all)?,
@@ -163,18 +163,18 @@ pub(super) async fn run(world: &World, number: RunNumber) -> Result<Option<(Test
     let same_tree_passed = match &run.tree {
         Some(tree) => world
             .store
-            .runs_of(run.repository)?
-            .into_iter()
             // The same run asked for again by a person shall really run again.
-            .find(|other| {
-                other.tree.as_ref() == Some(tree)
+            .runs_where(|other| {
+                other.repository == run.repository
+                    && other.tree.as_ref() == Some(tree)
                     && other.commit != run.commit
-                    && other.verdict == Some(Verdict::Passed)
+                    && other.verdict == Some(VerdictOutline::Passed)
                     && other.only_failed_of.is_none()
                     && other.repeats.is_none()
                     // A stranger's run had none of the test stage's config.
                     && (run.untrusted || !other.untrusted)
-            })
+            })?
+            .first()
             .map(|other| other.number),
         None => None,
     };

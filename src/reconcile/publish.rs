@@ -49,20 +49,10 @@ async fn app(world: &World, app: &App) -> Result<(), Trouble> {
     let handle = handle_of(&repository);
     let (deployments, statuses) = workflow::app_reports(app);
     let mut first_trouble = None;
-    // A commit has one status, also where it is the head of two pull requests: that of the lower number.
-    let siblings = world.store.apps_of(app.repository)?;
-    let elsewhere = |commit: &Sha| {
-        siblings.iter().any(|other| {
-            other.name != app.name
-                && other.part == app.part
-                && (other.stage < app.stage || app.wanted != Wanted::Running)
-                && other.pull().is_some()
-                && other.wanted == Wanted::Running
-                && other.newest().is_some_and(|deploy| deploy.commit == *commit)
-        })
-    };
-    for status in statuses.iter().filter(|status| !elsewhere(&status.commit)) {
-        if let Err(trouble) = commit_status(world, &handle, app, status).await {
+    for status in statuses {
+        if !is_elsewhere(world, app, &status.commit)?
+            && let Err(trouble) = commit_status(world, &handle, app, &status).await
+        {
             first_trouble.get_or_insert(trouble);
         }
     }
@@ -77,6 +67,20 @@ async fn app(world: &World, app: &App) -> Result<(), Trouble> {
         }
     }
     first_trouble.map_or(Ok(()), Err)
+}
+
+/// A commit has one status, also where it is the head of two pull requests: that of the lower number.
+fn is_elsewhere(world: &World, app: &App, commit: &Sha) -> Result<bool, StoreError> {
+    let others = world.store.apps_where(|other| {
+        other.repository == app.repository
+            && other.name != app.name
+            && other.part == app.part
+            && (other.stage < app.stage || app.wanted != Wanted::Running)
+            && other.pull().is_some()
+            && other.wanted == Wanted::Running
+            && other.newest().is_some_and(|deploy| deploy.commit == *commit)
+    })?;
+    Ok(!others.is_empty())
 }
 
 async fn deployment(world: &World, repo: &RepoHandle, app: &App, report: &DeploymentReport) -> Result<(), Trouble> {

@@ -40,13 +40,14 @@ pub(super) async fn pull(world: &World, id: RepositoryId, number: PullNumber) ->
 
 fn view(world: &World, repository: &Repository, number: PullNumber) -> Result<Option<PullView>, Trouble> {
     let Some(pull) = world.store.pull(repository.id, number)? else { return Ok(None) };
-    let apps = world.store.apps_of(repository.id)?;
-    let of = |kind: StageKind| -> Vec<App> {
-        let mut some: Vec<App> = apps.iter().filter(|app| app.stage.kind() == kind).cloned().collect();
-        some.retain(|app| app.pull().is_none_or(|own| own == number));
-        some.sort_by_key(App::key);
-        some
-    };
+    let others = std::cell::Cell::new(0);
+    let mut apps = world.store.apps_where(|app| {
+        let own = app.repository == repository.id;
+        others.set(others.get() + usize::from(own && workflow::is_other_review_app(app, number)));
+        own && app.pull().is_none_or(|pull| pull == number)
+    })?;
+    apps.sort_by_key(App::key);
+    let of = |kind: StageKind| apps.iter().filter(|app| app.stage.kind() == kind).cloned().collect::<Vec<App>>();
     let commands = world.store.commands(repository.id, number)?;
     let mut command_runs = Vec::new();
     for record in &commands {
@@ -55,9 +56,11 @@ fn view(world: &World, repository: &Repository, number: PullNumber) -> Result<Op
         }
     }
     let mut runs: BTreeMap<Part, TestRun> = BTreeMap::new();
-    for run in world.store.runs_of(repository.id)? {
+    let of_head =
+        |run: &RunOutline| run.repository == repository.id && run.pull == Some(number) && run.commit == pull.head;
+    for outline in world.store.runs_where(of_head)? {
         // Oldest first, so the newest of each folder is what stays.
-        if run.pull == Some(number) && run.commit == pull.head {
+        if let Some(run) = world.store.run(outline.number)? {
             runs.insert(run.part, run);
         }
     }
@@ -73,7 +76,7 @@ fn view(world: &World, repository: &Repository, number: PullNumber) -> Result<Op
         production: of(StageKind::Production),
         state: world.store.pipeline(repository.id)?,
         now: world.now(),
-        other_apps: workflow::other_review_apps(&apps, number),
+        other_apps: others.get(),
         shipments: shipment::of_pull(world, repository, number)?,
         pull,
         runs: runs.into_values().collect(),

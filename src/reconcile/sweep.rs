@@ -53,20 +53,59 @@ fn subject_of(status: &ProcessStatus) -> Option<Subject> {
 
 /// Looks at everything: a converged subject costs a look and nothing else.
 pub async fn slow_tick(world: &World) -> Result<(), Trouble> {
+    look_around(world, None).await
+}
+
+/// Of so many slow ticks one looks at what is at rest: nothing of it runs, and what is wanted of it was reached. Whatever
+/// happens to it is an event.
+const RESTS: u64 = 20;
+
+/// As `slow_tick`, the `count`-th: what is at rest has its turn, so that a thousand sleeping apps cost next to nothing.
+pub(super) async fn tick_of(world: &World, count: u64) -> Result<(), Trouble> {
+    // The first one is that of a start: anything may have happened before.
+    look_around(world, (count > 0).then_some(count)).await
+}
+
+fn is_at_rest(app: &App) -> bool {
+    let settled = app.newest().is_none_or(|deploy| deploy.outcome.is_some());
+    settled && app.wanted == Wanted::Running && app.asleep_since.is_some()
+}
+
+async fn look_around(world: &World, count: Option<u64>) -> Result<(), Trouble> {
+    let has_turn = |subject: &Subject| {
+        count.is_none_or(|count| u64::from(crc32c::crc32c(subject.to_string().as_bytes())) % RESTS == count % RESTS)
+    };
     // What waits for the router tries by itself; a change of rules or of access does not.
     if world.table_is_stale.load(Ordering::Acquire) {
         act::refresh_routes(world).await;
     }
-    let mut subjects: Vec<Subject> = world.store.apps()?.into_iter().map(|app| Subject::App(app.name)).collect();
-    for run in world.store.runs()? {
+    let (mut subjects, mut resting) = (Vec::new(), BTreeSet::new());
+    for app in world.store.apps()? {
+        let pull = app.pull().map(|pull| Subject::Pull(app.repository, pull));
+        let rests = is_at_rest(&app);
+        let subject = Subject::App(app.name);
+        if rests {
+            resting.extend(pull);
+        } else {
+            subjects.extend(pull);
+        }
+        if !rests || has_turn(&subject) {
+            subjects.push(subject);
+        }
+    }
+    for run in world.store.runs_where(|_| true)? {
         let reported = world.store.reported(&format!("check/{}", run.number))?;
         if run.verdict.is_none() || reported.is_none_or(|reported| reported.intent.is_some()) {
+            subjects.extend(run.pull.map(|pull| Subject::Pull(run.repository, pull)));
             subjects.push(Subject::Run(run.number));
         }
     }
     for repository in world.store.repositories()? {
         for pull in world.store.pulls(repository.id)?.into_iter().filter(|pull| pull.open) {
-            subjects.push(Subject::Pull(repository.id, pull.number));
+            let subject = Subject::Pull(repository.id, pull.number);
+            if !resting.contains(&subject) || has_turn(&subject) {
+                subjects.push(subject);
+            }
         }
     }
     addons::look_after(world).await?;

@@ -112,8 +112,20 @@ impl Router {
     }
 
     pub async fn status(&self) -> Result<Status, RouterError> {
+        self.status_about(None).await
+    }
+
+    /// As `status`, with nothing of other apps.
+    pub async fn status_of(&self, app: &AppName) -> Result<Status, RouterError> {
+        let mut status = self.status_about(Some(app)).await?;
+        status.apps.retain(|name, _| name == app);
+        status.targets.retain(|_, target| target.app == *app);
+        Ok(status)
+    }
+
+    async fn status_about(&self, of: Option<&AppName>) -> Result<Status, RouterError> {
         match self {
-            Router::Remote { socket } => match ask(socket, &Request::Status).await? {
+            Router::Remote { socket } => match ask(socket, &Request::Status { of: of.cloned() }).await? {
                 Answer::Status(status) => Ok(status),
                 other => Err(unexpected(other)),
             },

@@ -44,7 +44,11 @@ pub(super) enum Request {
         generation: u64,
         version: u64,
     },
-    Status,
+    /// Of one app, or of all. A router of an earlier version always tells of all.
+    Status {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        of: Option<AppName>,
+    },
     Logs {
         app: AppName,
         #[serde(default)]
@@ -259,10 +263,10 @@ async fn answer(request: Request, control: &Arc<Control>) -> Option<Answer> {
             }
             Answer::Done
         }
-        Request::Status => {
-            let mut status = status(control);
+        Request::Status { of } => {
+            let mut status = status(control, of.as_ref());
             if !control.routes.is_leaving() {
-                for answer in leaving::ask_all(folder, &Request::Status).await {
+                for answer in leaving::ask_all(folder, &Request::Status { of }).await {
                     if let Answer::Status(other) = answer {
                         leaving::merge(&mut status, other);
                     }
@@ -330,10 +334,11 @@ async fn set(control: Arc<Control>, table: Table, clear: bool) -> Option<Answer>
     }
 }
 
-fn status(control: &Control) -> Status {
+fn status(control: &Control, of: Option<&AppName>) -> Status {
     let now = control.clock.now();
     let live = control.routes.live();
-    let apps = live.apps.iter().map(|(name, app)| {
+    let wanted = |name: &AppName| of.is_none_or(|of| of == name);
+    let apps = live.apps.iter().filter(|(name, _)| wanted(name)).map(|(name, app)| {
         let total = app.metrics.total();
         let latency = app.metrics.latency(now);
         let [s1xx, s2xx, s3xx, s4xx, s5xx] = total.classes;
@@ -359,7 +364,8 @@ fn status(control: &Control) -> Status {
         };
         (name.clone(), status)
     });
-    let targets = control.routes.targets().into_iter().map(|(state, target)| {
+    let targets = control.routes.targets().into_iter().filter(|(_, target)| wanted(&target.app));
+    let targets = targets.map(|(state, target)| {
         let health = target.health().clone();
         let status = TargetStatus {
             app: target.app.clone(),

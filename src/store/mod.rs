@@ -11,6 +11,7 @@
 //! ```
 
 mod blobs;
+mod decoded;
 mod disk;
 mod error;
 mod frame;
@@ -47,7 +48,9 @@ pub use transaction::{RECORD_LIMIT, TRANSACTION_LIMIT, Transaction};
 pub use transfer::{Imported, import};
 
 use crate::clock::Timestamp;
+use crate::domain::{App, RunOutline};
 use bytes::Bytes;
+use decoded::Decoded;
 use disk::Disk;
 use index::KeyRange;
 use serde::de::DeserializeOwned;
@@ -82,6 +85,8 @@ struct Inner {
     messages: Sender<Message>,
     permits: Semaphore,
     writer: Option<JoinHandle<()>>,
+    apps: Decoded<App>,
+    runs: Decoded<RunOutline>,
 }
 
 /// The order in which a scan yields keys.

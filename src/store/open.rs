@@ -4,10 +4,12 @@
 //! again by the next opening.
 
 use super::blobs::{self, BlobWriter, SegmentRecord};
+use super::decoded::{Decoded, Recent};
 use super::disk::{self, Disk, WriteFault};
 use super::frame::{self, Changes, Mark};
 use super::index::{self, Index, IndexFault, KeyRange, SledIndex};
 use super::journal::{self, Reading};
+use super::records::{APPS, DECODED, RUNS};
 use super::shared::{Counters, Shared};
 use super::writer::{self, Writer};
 use super::{Health, Inner, Opening, Store, StoreError, WAITING_TRANSACTIONS, keys, migrate, snapshot};
@@ -37,6 +39,7 @@ pub(super) fn open(directory: &Path, disk: &Disk) -> Result<Store, StoreError> {
         index: RwLock::new(Index::Broken("it is being opened".to_owned())),
         durable: AtomicU64::new(reading.last.sequence),
         files: Mutex::new(()),
+        recent: Mutex::new(Recent::new(&DECODED, reading.last.sequence)),
         health: Mutex::new(Health::Ready),
         readable: watch::Sender::new(reading.last.sequence),
         stopping: AtomicBool::new(false),
@@ -87,7 +90,16 @@ pub(super) fn open(directory: &Path, disk: &Disk) -> Result<Store, StoreError> {
         .map_err(|error| StoreError::io("start the writer of", directory, error))?;
     let permits = Semaphore::new(WAITING_TRANSACTIONS);
     Ok(Store {
-        inner: Arc::new(Inner { shared, generation, opening, messages: sender, permits, writer: Some(handle) }),
+        inner: Arc::new(Inner {
+            shared,
+            generation,
+            opening,
+            messages: sender,
+            permits,
+            writer: Some(handle),
+            apps: Decoded::new(APPS),
+            runs: Decoded::new(RUNS),
+        }),
     })
 }
 

@@ -7,19 +7,20 @@ use crate::clock::Timestamp;
 use crate::domain::*;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 const REPOSITORIES: Table = Table("repository");
 const LABELS: Table = Table("label");
 /// Which repository holds a custom domain that its own file names.
 const DOMAINS: Table = Table("domain");
 const PULLS: Table = Table("pull");
-const APPS: Table = Table("app");
+pub(super) const APPS: Table = Table("app");
 const RELEASES: Table = Table("release");
 const BUILDS: Table = Table("build");
 const PREPARATIONS: Table = Table("preparation");
 const SLUGS: Table = Table("slug");
 const TREES: Table = Table("tree");
-const RUNS: Table = Table("run");
+pub(super) const RUNS: Table = Table("run");
 /// Repository and number of each run, so that one repository's runs are found without reading everybody's.
 const RUNS_OF: Table = Table("run_of");
 /// What a run that deals its files keeps besides its record: plan, events, results of batches.
@@ -47,6 +48,8 @@ const ACCESS: Table = Table("access");
 const ACCESS_SECRETS: Table = Table("access_secret");
 /// Where sealed texts stand: a rotation of the vault's key goes through these.
 pub const SEALED: [Table; 7] = [APPS, RELEASES, CONFIGS, ADDONS, ADDON_SERVERS, DRAINS, ACCESS_SECRETS];
+/// Tables that are kept decoded.
+pub(super) const DECODED: [&str; 2] = [APPS.0, RUNS.0];
 /// The last release number of an app that is gone, so that an app of the same name goes on counting from there: process
 /// ids, logs and links of the two are never the same.
 const LAST_RELEASES: Table = Table("last_release");
@@ -136,11 +139,17 @@ impl Store {
     }
 
     pub fn apps(&self) -> Result<Vec<App>, StoreError> {
-        values(self.scan(APPS, b"")?)
+        self.apps_where(|_| true)
     }
 
     pub fn apps_of(&self, repository: RepositoryId) -> Result<Vec<App>, StoreError> {
-        Ok(self.apps()?.into_iter().filter(|app| app.repository == repository).collect())
+        self.apps_where(|app| app.repository == repository)
+    }
+
+    /// Those of all apps that are wanted, so that the others cost no copy.
+    pub fn apps_where(&self, wanted: impl Fn(&App) -> bool) -> Result<Vec<App>, StoreError> {
+        let all = self.inner.apps.read(&self.inner.shared)?;
+        Ok(all.values().filter(|app| wanted(app)).map(|app| App::clone(app)).collect())
     }
 
     /// Oldest first.
@@ -174,9 +183,19 @@ impl Store {
         Ok(runs)
     }
 
+    /// Outlines of the runs that are wanted, oldest first.
+    pub fn runs_where(&self, wanted: impl Fn(&RunOutline) -> bool) -> Result<Vec<Arc<RunOutline>>, StoreError> {
+        let all = self.inner.runs.read(&self.inner.shared)?;
+        Ok(all.values().filter(|run| wanted(run)).cloned().collect())
+    }
+
     /// Runs without a verdict, oldest first.
     pub fn runs_going_on(&self) -> Result<Vec<TestRun>, StoreError> {
-        Ok(self.runs()?.into_iter().filter(|run| run.verdict.is_none()).collect())
+        let mut runs = Vec::new();
+        for outline in self.runs_where(|run| run.verdict.is_none())? {
+            runs.extend(self.run(outline.number)?);
+        }
+        Ok(runs)
     }
 
     /// A part of a run under its name.

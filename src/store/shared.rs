@@ -1,5 +1,6 @@
 //! What the writer and all readers share: the index behind a lock, and how to make a new one from the files.
 
+use super::decoded::Recent;
 use super::disk::Disk;
 use super::index::{self, Index, IndexFault, MemoryIndex};
 use super::{Health, StoreError, snapshot};
@@ -14,6 +15,8 @@ pub(super) struct Shared {
     pub(super) index: RwLock<Index>,
     /// The sequence of the newest durable frame; set before the index gets it.
     pub(super) durable: AtomicU64,
+    /// Taken with the index held, and never without it.
+    pub(super) recent: Mutex<Recent>,
     /// Held while snapshots and segments are read or removed, so that nobody folds files that are going away.
     pub(super) files: Mutex<()>,
     pub(super) health: Mutex<Health>,

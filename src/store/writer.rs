@@ -153,6 +153,8 @@ impl Writer {
             if let Err(fault) = index.apply(changes, mark) {
                 self.shared.rebuild(&mut index, &fault);
             }
+            let mut recent = self.shared.recent.lock().unwrap_or_else(PoisonError::into_inner);
+            recent.note(mark.sequence, changes.keys());
         }
         self.shared.set_health(Health::Ready);
         self.shared.readable.send_replace(mark.sequence);

@@ -36,7 +36,7 @@ pub use flaky::{Flaky, flaky};
 pub use formation::{ScaleLimits, ScaleOrder, ScaleRefusal, parse_scale, scaled};
 pub use intake::{Promotable, Right, Snapshot, catch_up_staging, decide};
 pub use parse::mentioned_commands;
-pub use policy::{NoApp, barred, expiry, no_right, other_review_apps, review_app_refused, stale, waiting_for_room};
+pub use policy::{NoApp, barred, expiry, is_other_review_app, no_right, review_app_refused, stale, waiting_for_room};
 pub use report::{
     AppLine, CheckReport, CommandLine, CommentView, DeploymentReport, DeploymentState, PullView, Reaction, RunLine,
     ShippedLine, StatusReport, StatusState, app_line, app_reports, comment_view, deployment_key, reactions, run_report,

@@ -71,8 +71,11 @@ pub fn full(state: &PipelineState, others: usize) -> Option<u16> {
 
 /// Review apps that run, but this pull request's.
 pub fn other_review_apps(apps: &[App], number: PullNumber) -> usize {
-    let counts = |app: &&App| app.pull().is_some_and(|pull| pull != number) && app.wanted == Wanted::Running;
-    apps.iter().filter(counts).count()
+    apps.iter().filter(|app| is_other_review_app(app, number)).count()
+}
+
+pub fn is_other_review_app(app: &App, number: PullNumber) -> bool {
+    app.pull().is_some_and(|pull| pull != number) && app.wanted == Wanted::Running
 }
 
 /// Why nothing may be deployed to the stage now.
