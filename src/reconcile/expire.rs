@@ -72,20 +72,27 @@ async fn deliveries(world: &World, before: Timestamp) -> Result<(usize, u64), Tr
     Ok((count, pruned.bytes))
 }
 
-/// Of each repository the newest runs stay, and each that is not over or that a deploy still waits for.
+/// Of each repository the newest runs stay, and each that is not over, that a deploy still waits for, or that tells of an
+/// open pull request as it is: without its run it would be tested again.
 async fn runs(world: &World) -> Result<usize, Trouble> {
     let mut waited_for = BTreeSet::new();
     for app in world.store.apps()? {
         waited_for
             .extend(app.deploys.iter().filter(|deploy| deploy.outcome.is_none()).filter_map(|deploy| deploy.gate));
     }
+    let mut heads = BTreeSet::new();
+    for repository in world.store.repositories()? {
+        let open = world.store.pulls(repository.id)?.into_iter().filter(|pull| pull.open);
+        heads.extend(open.map(|pull| (repository.id, pull.number, pull.head)));
+    }
     let mut seen: BTreeMap<RepositoryId, usize> = BTreeMap::new();
     let mut old = Vec::new();
-    for run in world.store.runs()?.into_iter().rev() {
+    for run in world.store.runs_where(|_| true)?.into_iter().rev() {
         let newer = seen.entry(run.repository).or_default();
         *newer += 1;
-        if *newer > world.config.keep.runs && run.verdict.is_some() && !waited_for.contains(&run.number) {
-            old.push(run);
+        let of_head = || run.pull.is_some_and(|pull| heads.contains(&(run.repository, pull, run.commit.clone())));
+        if *newer > world.config.keep.runs && run.verdict.is_some() && !waited_for.contains(&run.number) && !of_head() {
+            old.extend(world.store.run(run.number)?);
         }
     }
     for run in &old {
