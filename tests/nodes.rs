@@ -1,7 +1,7 @@
-//! `scripts.test-setup`, in the program itself with real sandboxes: once for all nodes where that is the same, and on each
-//! node where it is not.
+//! How the nodes of a run come to be, in the program itself with real sandboxes: `scripts.test-setup` is done once for all
+//! of them where that is the same, and on each where it is not; and who gets the next free slot.
 
-use crate::support::machine::{Machine, hello};
+use crate::support::machine::{Machine, OWNER, hello};
 use anyhow::ensure;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -170,6 +170,56 @@ async fn a_preparation_ends_with_the_last_run_that_waits_for_it_and_outlives_the
     let run = ended(&machine, 2).await;
     assert_eq!((&run["verdict"]["kind"], &run["setup"]["kind"]), (&json!("passed"), &json!("kept")), "{run:#}");
     assert_eq!(made(&logs(&machine, 2).await).len(), 1);
+    well(&machine).await;
+    machine.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_default_branch_and_the_merge_queue_get_slots_before_pull_requests() {
+    let machine = Machine::with("[tests]\nslots = 1").await;
+    let tested = |slow: &str| {
+        let mut files =
+            app("true", "echo made $(date +%s%N); test $CI_NODE_INDEX != 0 || sleep $(cat slow)", "keep_setup = false");
+        files.insert("slow".to_owned(), slow.to_owned());
+        files
+    };
+    let repository = machine.make_repository("hello", &tested("0")).await;
+    assert_eq!(ended(&machine, 1).await["verdict"]["kind"], "passed");
+    machine.push(&repository, "change", &tested("8"), "Take time").await;
+    machine.open_pull(&repository, "change", "Take time").await;
+    let look = async || {
+        ensure!(machine.api("/api/v1/runs/2").await?["lanes"][0]["state"] == "running", "it does not run yet");
+        Ok(())
+    };
+    machine.expect("the first pull request to have the slot", look).await;
+    // What comes while that one runs: another pull request, its merge group, and a push to the default branch.
+    machine.push(&repository, "other", &tested("0.1"), "Be quick").await;
+    let other = machine.open_pull(&repository, "other", "Be quick").await;
+    let wish = json!({ "repo": repository, "number": other, "user": OWNER });
+    machine.github(Method::POST, "/_/merge-group", Some(wish)).await;
+    machine.push(&repository, "main", &tested("0.2"), "Go on").await;
+    let mut times = BTreeMap::new();
+    for number in 2..=5 {
+        let run = ended(&machine, number).await;
+        assert_eq!(run["verdict"]["kind"], "passed", "{run:#}");
+        let begun: BTreeSet<u64> =
+            made(&logs(&machine, number).await).iter().map(|time| time.parse().unwrap()).collect();
+        assert_eq!(begun.len(), 3, "{begun:?}");
+        let whose = match (run["pull"].as_u64(), run["branch"].as_str()) {
+            (Some(pull), _) if pull == other => "the second pull request",
+            (Some(_), _) => "the first pull request",
+            (None, Some("main")) => "the default branch",
+            (None, _) => "the merge queue",
+        };
+        times.insert(whose, begun);
+    }
+    assert_eq!(times.len(), 4, "{times:?}");
+    for first in ["the default branch", "the merge queue"] {
+        let done = times[first].last();
+        // The one node that ran already is not taken from it.
+        assert!(done < times["the first pull request"].iter().nth(1), "{first}: {times:?}");
+        assert!(done < times["the second pull request"].first(), "{first}: {times:?}");
+    }
     well(&machine).await;
     machine.leave().await;
 }
