@@ -218,7 +218,8 @@ pub fn simulate(
             cases.insert(path.clone(), times.collect());
         }
     }
-    let items = plan(&now.keys().cloned().collect(), &predictions, nodes, &cases);
+    let start_up_ms = (scenario.start_up * 1_000.0) as u64;
+    let items = plan(&now.keys().cloned().collect(), &predictions, nodes, &cases, start_up_ms);
     let lanes: Vec<Lane> = (0..nodes)
         .map(|_| Lane {
             free_at: scenario.ready * numbers.unit(),

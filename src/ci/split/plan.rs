@@ -37,16 +37,21 @@ pub struct CaseTime {
     pub wall_ms: u64,
 }
 
+/// Parts are not cut shorter than so many start-ups only because their node may die (simulated, `benches/split.rs`).
+const START_UPS: u64 = 25;
+
 /// Items for `files` (each once, sorted by path). A file predicted above half of total/`nodes` is cut by its `cases`,
 /// where the runner can name them.
 ///
 /// A part runs with the same setup of its file as the whole, so parts are not made smaller than needed: as many as make
-/// each at most a third of total/`nodes`.
+/// each at most an eighth of total/`nodes`, since a part is lost whole with its node, but not below [`START_UPS`] start-ups
+/// where a third of total/`nodes` is above.
 pub fn plan(
     files: &BTreeSet<String>,
     predictions: &Predictions,
     nodes: u16,
     cases: &BTreeMap<String, Vec<CaseTime>>,
+    start_up_ms: u64,
 ) -> Vec<Item> {
     let whole = |path: &String| {
         let known = predictions.files.get(path);
@@ -62,10 +67,11 @@ pub fn plan(
     let items: Vec<Item> = files.iter().map(whole).collect();
     let total: u64 = items.iter().map(|item| item.predicted_ms).fold(0, u64::saturating_add);
     let share = total / u64::from(nodes.max(1));
+    let longest = (share / 8).max(start_up_ms.saturating_mul(START_UPS).min(share / 3)).max(1);
     items
         .into_iter()
         .flat_map(|item| match cases.get(&item.path) {
-            Some(cases) if nodes > 1 && item.predicted_ms > share / 2 && cases.len() > 1 => cut(item, cases, share),
+            Some(cases) if nodes > 1 && item.predicted_ms > share / 2 && cases.len() > 1 => cut(item, cases, longest),
             _ => vec![item],
         })
         .collect()
@@ -73,7 +79,7 @@ pub fn plan(
 
 /// Longest case first, each into the part that is the shortest so far. The first part doesn't name its cases but is all
 /// that the others don't name.
-fn cut(item: Item, cases: &[CaseTime], share: u64) -> Vec<Item> {
+fn cut(item: Item, cases: &[CaseTime], longest: u64) -> Vec<Item> {
     let mut by_id: BTreeMap<&str, u64> = BTreeMap::new();
     for case in cases {
         let wall = by_id.entry(&case.id).or_default();
@@ -83,7 +89,7 @@ fn cut(item: Item, cases: &[CaseTime], share: u64) -> Vec<Item> {
     if cases.len() < 2 {
         return vec![item];
     }
-    let wanted = item.predicted_ms.div_ceil((share / 3).max(1));
+    let wanted = item.predicted_ms.div_ceil(longest);
     let parts = usize::try_from(wanted).unwrap_or(usize::MAX).clamp(2, cases.len());
     let known: u64 = cases.iter().map(|case| case.wall_ms).fold(0, u64::saturating_add);
     let each = item.predicted_ms / cases.len() as u64;
@@ -136,7 +142,7 @@ mod tests {
         let files: BTreeSet<String> = ["big", "b", "c", "d", "new"].map(String::from).into();
         let cases: Vec<CaseTime> =
             (0..12u64).map(|at| CaseTime { id: format!("big::test_{at}"), wall_ms: 1_000 * (at + 1) }).collect();
-        let items = plan(&files, &predict(&[run]), 4, &BTreeMap::from([("big".to_owned(), cases.clone())]));
+        let items = plan(&files, &predict(&[run]), 4, &BTreeMap::from([("big".to_owned(), cases.clone())]), 1_000);
         let parts: Vec<&Item> = items.iter().filter(|item| item.path == "big").collect();
         assert!(parts.len() >= 2, "{parts:?}");
         let holds = |part: &Item, id: &str| match part.except.as_slice() {
@@ -161,11 +167,11 @@ mod tests {
         let files: BTreeSet<String> = ["big", "b"].map(String::from).into();
         let cases = vec![CaseTime { id: "1".into(), wall_ms: 0 }, CaseTime { id: "2".into(), wall_ms: 0 }];
         let predictions = predict(&[run]);
-        assert_eq!(plan(&files, &predictions, 8, &BTreeMap::new()).len(), 2);
-        assert_eq!(plan(&files, &predictions, 1, &BTreeMap::from([("big".to_owned(), cases.clone())])).len(), 2);
-        assert_eq!(plan(&files, &predictions, 8, &BTreeMap::from([("big".to_owned(), cases.clone())])).len(), 3);
+        assert_eq!(plan(&files, &predictions, 8, &BTreeMap::new(), 1_000).len(), 2);
+        assert_eq!(plan(&files, &predictions, 1, &BTreeMap::from([("big".to_owned(), cases.clone())]), 1_000).len(), 2);
+        assert_eq!(plan(&files, &predictions, 8, &BTreeMap::from([("big".to_owned(), cases.clone())]), 1_000).len(), 3);
         let same = vec![cases[0].clone(), cases[0].clone()];
-        let whole = plan(&files, &predictions, 8, &BTreeMap::from([("big".to_owned(), same)]));
+        let whole = plan(&files, &predictions, 8, &BTreeMap::from([("big".to_owned(), same)]), 1_000);
         assert!(whole.len() == 2 && whole.iter().all(|item| !item.is_part()), "one name can't be cut: {whole:?}");
     }
 }

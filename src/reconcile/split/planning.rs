@@ -140,5 +140,6 @@ pub(super) fn items(
         }
     }
     let runs: Vec<Vec<split::Measured>> = known.into_iter().map(|(_, measured)| measured.files).collect();
-    Ok((split::plan(files, &predict(&runs), nodes, &cases), start_up))
+    let expected = start_up.unwrap_or(Rules::default().start_up_ms);
+    Ok((split::plan(files, &predict(&runs), nodes, &cases, expected), start_up))
 }
