@@ -152,8 +152,8 @@ pub(super) fn of_pull(
     number: PullNumber,
 ) -> Result<Vec<(Shipment, Option<ReleaseNumber>)>, Trouble> {
     let mut found = Vec::new();
-    let mut apps = world.store.apps_of(repository.id)?;
-    apps.retain(|app| app.stage == Stage::Production);
+    let of_production = |app: &App| app.repository == repository.id && app.stage == Stage::Production;
+    let mut apps = world.store.apps_where(of_production)?;
     apps.sort_by_key(App::key);
     for app in apps {
         let newest = world.store.shipments(&app.name)?.into_iter().rev();
