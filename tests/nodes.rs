@@ -104,6 +104,8 @@ async fn a_setup_that_leaves_more_than_files_runs_on_each_node() {
         ("echo there > /tmp/there", "cat /tmp/there", "left_files"),
         (pipe, "test -p pipe", "not_a_slug"),
         (forged, "test -p pipe", "not_a_slug"),
+        ("git init -q .", "test -d .git", "not_a_slug"),
+        ("mkdir -m 700 own", "test $(stat -c %a own) = 700", "not_a_slug"),
     ];
     let mut repository = String::new();
     for (number, (setup, test, why)) in cases.into_iter().enumerate() {
@@ -172,6 +174,32 @@ async fn a_preparation_ends_with_the_last_run_that_waits_for_it_and_outlives_the
     assert_eq!(made(&logs(&machine, 2).await).len(), 1);
     well(&machine).await;
     machine.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn runs_that_need_the_same_at_the_same_time_wait_for_one_preparation() {
+    let machine = Machine::start().await;
+    let files = app("sleep 2; date +%s%N > made", "echo made $(cat made)", "reuse = false");
+    let repository = machine.make_repository("hello", &files).await;
+    let first = made_by(&machine, 1).await;
+    let change = BTreeMap::from([("notes.txt".to_owned(), "the same on both branches".to_owned())]);
+    machine.push(&repository, "twin", &change, "Note").await;
+    machine.open_pull(&repository, "twin", "Note").await;
+    machine.push(&repository, "main", &change, "The same, so another commit of the same tree").await;
+    let both = [made_by(&machine, 2).await, made_by(&machine, 3).await];
+    assert_eq!(both[0], both[1]);
+    assert_ne!(both[0], first);
+    well(&machine).await;
+    machine.leave().await;
+}
+
+/// What a run's nodes started from, which is the same for all.
+async fn made_by(machine: &Machine, number: u64) -> String {
+    let run = ended(machine, number).await;
+    assert_eq!((&run["verdict"]["kind"], &run["setup"]["kind"]), (&json!("passed"), &json!("kept")), "{run:#}");
+    let made = made(&logs(machine, number).await);
+    assert_eq!(made.len(), 1, "{made:?}");
+    made.into_iter().next().unwrap_or_default()
 }
 
 #[tokio::test(flavor = "multi_thread")]

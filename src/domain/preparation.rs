@@ -4,8 +4,8 @@ use super::{ProcessId, RepositoryId, RunNumber, SlugDigest};
 use crate::clock::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// What a preparation is made from. Sixteen hex digits of a SHA-256 over the code's bytes, the script and the variables
-/// that it sees.
+/// What a preparation is made from: for whom (`t`, or `u` for a stranger's code), and 32 hex digits of a SHA-256 over the
+/// code's bytes, the script and the variables that it sees.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct PreparationKey(pub String);
@@ -15,10 +15,8 @@ pub struct PreparationKey(pub String);
 pub struct Preparation {
     pub key: PreparationKey,
     pub repository: RepositoryId,
-    /// The run that asked first.
+    /// The run that asked first. No run asks twice.
     pub run: RunNumber,
-    /// Counts from 1.
-    pub attempt: u32,
     pub started_at: Timestamp,
     pub state: PreparationState,
 }
@@ -66,7 +64,7 @@ pub enum NotKept {
 
 impl Preparation {
     pub fn process(&self) -> ProcessId {
-        format!("setup.{}.a{}", self.key.0, self.attempt).parse().expect("hex digits and a number make a process id")
+        format!("setup.{}.a{}", self.key.0, self.run).parse().expect("hex digits and a number make a process id")
     }
 }
 

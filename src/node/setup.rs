@@ -2,10 +2,11 @@
 //! did lies in the code's folder alone, so that nodes can start from that.
 
 use super::{batch, descendants};
-use crate::ci::wire::{SETUP_LEFT_FILES, SETUP_LEFT_PROCESSES, SETUP_LOG, STATUS_SETUP_FAILED};
+use crate::ci::wire::{SETUP_LEFT_FILES, SETUP_LEFT_PROCESSES, SETUP_LOG, SETUP_NOT_A_SLUG, STATUS_SETUP_FAILED};
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -27,6 +28,8 @@ pub fn run(script: &str) -> Result<(), u8> {
 
 fn prepare(script: &str) -> io::Result<Result<(), u8>> {
     descendants::adopt_orphans()?;
+    // As files come out of an archive; what keeps others out then was meant to.
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     let before = passing();
     let shell = if Path::new("/bin/bash").exists() { "/bin/bash" } else { "/bin/sh" };
     let place = batch::Place::make(None)?;
@@ -56,12 +59,30 @@ fn prepare(script: &str) -> io::Result<Result<(), u8>> {
     if passing() != before {
         return Ok(Err(SETUP_LEFT_FILES));
     }
+    // An archive has no `.git`, and no modes that keep others out.
+    if Path::new(".git").exists() || holds_private(Path::new("."))? {
+        return Ok(Err(SETUP_NOT_A_SLUG));
+    }
     let log = Path::new(SETUP_LOG);
     if let Some(folder) = log.parent() {
         std::fs::create_dir_all(folder)?;
     }
     std::fs::write(log, output)?;
     Ok(Ok(()))
+}
+
+fn holds_private(folder: &Path) -> io::Result<bool> {
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        let metadata = entry.metadata()?;
+        if metadata.is_symlink() {
+            continue;
+        }
+        if metadata.mode() & 0o044 == 0 || (metadata.is_dir() && holds_private(&entry.path())?) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn passing() -> BTreeSet<(usize, OsString)> {

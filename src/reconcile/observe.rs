@@ -8,7 +8,7 @@ use crate::router;
 use crate::workflow::{
     AddonsView, AppView, Claim, ProcessState, ProcessView, RunView, TargetView, Use, environment_of, share,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// The labels by which a process is known again.
@@ -207,10 +207,6 @@ pub(super) async fn run(world: &World, number: RunNumber) -> Result<Option<(Test
     Ok(Some((run, view)))
 }
 
-fn waits_for_setup(run: &TestRun) -> bool {
-    matches!(run.setup, Setup::Making { .. })
-}
-
 /// How many nodes the run may start now, beside all others that want to.
 fn free_slots(world: &World, run: RunNumber, all: &[ProcessStatus]) -> Result<usize, Trouble> {
     let busy = |status: &&ProcessStatus| {
@@ -225,24 +221,23 @@ fn free_slots(world: &World, run: RunNumber, all: &[ProcessStatus]) -> Result<us
     if free == 0 {
         return Ok(0);
     }
-    let claims: Vec<Claim> = world
-        .store
-        .runs_going_on()?
-        .iter()
-        .filter(|run| run.cancelled.is_none() && (run.started_at.is_some() || waits_for_setup(run)))
-        .map(|run| {
-            let running = running(run.number);
-            let wanted = usize::from(run.nodes).saturating_sub(run.results.len()).saturating_sub(running);
-            let wanted = if waits_for_setup(run) { 1 } else { wanted };
-            Claim {
-                run: run.number,
-                repository: run.repository,
-                first: run.pull.is_none() && run.repeats.is_none(),
-                running,
-                wanted,
+    let going_on = world.store.runs_going_on()?;
+    let mut claims = Vec::new();
+    // What is prepared needs one slot, however many wait for it.
+    let mut prepared: BTreeSet<&str> =
+        all.iter().filter(busy).filter_map(|status| status.labels.get(label::SETUP)).map(String::as_str).collect();
+    for run in going_on.iter().filter(|run| run.cancelled.is_none()) {
+        let running = running(run.number);
+        let wanted = match &run.setup {
+            _ if run.started_at.is_some() => {
+                usize::from(run.nodes).saturating_sub(run.results.len()).saturating_sub(running)
             }
-        })
-        .collect();
+            Setup::Making { key } => usize::from(prepared.insert(&key.0)),
+            _ => continue,
+        };
+        let first = run.pull.is_none() && run.repeats.is_none();
+        claims.push(Claim { run: run.number, repository: run.repository, first, running, wanted });
+    }
     Ok(share(free, &claims, run))
 }
 

@@ -174,7 +174,8 @@ async fn needed(world: &World) -> Result<BTreeSet<SlugDigest>, Trouble> {
     }
     for preparation in store.preparations()? {
         if let PreparationState::Kept { slug, at } = preparation.state
-            && world.now().since(at) < setup::KEPT
+            // A run may just have chosen it.
+            && world.now().since(at) < setup::KEPT + FRESH
         {
             needed.insert(slug);
         }

@@ -41,22 +41,23 @@ pub(super) async fn place(world: &World, run: &TestRun, nodes: u16) -> Result<()
     let _alone = world.locks.lock(&lock_of(&key)).await;
     let known = world.store.preparation(&key)?;
     let still = |at| world.now().since(at) < KEPT;
-    let attempt = match &known {
-        None => 1,
-        Some(known) => match &known.state {
+    if let Some(known) = &known {
+        let asked = known.run == run.number || waits_for(run, &key);
+        match &known.state {
             PreparationState::Running => return put(world, run, Setup::Making { key }).await,
             PreparationState::Kept { slug, at } if still(*at) && build::is_on_disk(world, slug) => {
                 return put(world, run, Setup::Kept { slug: slug.clone() }).await;
             }
-            // What failed may be tried again by another run, what ended otherwise would end so again.
-            PreparationState::NotKept { why, at }
-                if still(*at) && (*why != NotKept::Failed || known.run == run.number) =>
-            {
+            // What failed may be tried again by a run that did not wait for it, what ended otherwise would end so again.
+            PreparationState::NotKept { why, at } if still(*at) && (*why != NotKept::Failed || asked) => {
                 return put(world, run, Setup::OnNodes { why: *why }).await;
             }
-            _ => known.attempt + 1,
-        },
-    };
+            _ if known.run == run.number => {
+                return put(world, run, Setup::OnNodes { why: NotKept::Failed }).await;
+            }
+            PreparationState::Kept { .. } | PreparationState::NotKept { .. } => {}
+        }
+    }
     if slug.settings().tests.nodes.unwrap_or(nodes) < 2 {
         return put(world, run, Setup::OnNodes { why: NotKept::OneNode }).await;
     }
@@ -64,7 +65,6 @@ pub(super) async fn place(world: &World, run: &TestRun, nodes: u16) -> Result<()
         key: key.clone(),
         repository: run.repository,
         run: run.number,
-        attempt,
         started_at: world.now(),
         state: PreparationState::Running,
     };
@@ -76,12 +76,15 @@ pub(super) async fn place(world: &World, run: &TestRun, nodes: u16) -> Result<()
 pub(super) async fn begin(world: &World, run: &TestRun) -> Result<(), Trouble> {
     let Some((preparation, _alone)) = awaited(world, run).await? else { return Ok(()) };
     let Some(slug) = slug_of(world, run)? else { return Ok(()) };
-    let Ok(inputs) = inputs(world, run, &slug)? else { return put(world, run, Setup::Open).await };
-    if inputs.key != preparation.key {
-        // A config var was set meanwhile.
-        leave_locked(world, run, &preparation).await?;
+    if observe::list(world).await?.iter().any(|status| status.id == preparation.process()) {
+        // Another run that waits for the same was first.
         return Ok(());
     }
+    let inputs = match inputs(world, run, &slug)? {
+        Ok(inputs) if inputs.key == preparation.key => inputs,
+        // A config var was set meanwhile.
+        _ => return leave_locked(world, run, &preparation).await,
+    };
     for digest in slug.digests() {
         start::publish(world, digest).await?;
     }
@@ -211,13 +214,36 @@ async fn leave_locked(world: &World, run: &TestRun, preparation: &Preparation) -
     let wanted = |other: &TestRun| {
         other.number != run.number && other.verdict.is_none() && other.cancelled.is_none() && waits_for(other, key)
     };
-    if preparation.state == PreparationState::Running && !runs.iter().any(wanted) {
-        act::stop(world, &preparation.process()).await?;
-        // Whatever remains of it belongs to nobody then, and is taken away as such.
-        let key = key.clone();
-        world.commit(move |tx| tx.delete_preparation(&key)).await?;
+    if !runs.iter().any(wanted) {
+        end(world, preparation).await?;
     }
     put(world, run, Setup::Open).await
+}
+
+/// Nobody waits for it. Whatever remains of it belongs to nobody then, and is taken away as such.
+async fn end(world: &World, preparation: &Preparation) -> Result<(), Trouble> {
+    act::stop(world, &preparation.process()).await?;
+    let state = PreparationState::NotKept { why: NotKept::Failed, at: world.now() };
+    let ended = Preparation { state, ..preparation.clone() };
+    Ok(world.commit(move |tx| tx.put_preparation(&ended)).await?)
+}
+
+/// Ends those that no run waits for any more, however that came: a run may get its verdict in another way.
+pub(super) async fn end_unwanted(world: &World) -> Result<(), Trouble> {
+    let goes_on = |known: &Preparation| known.state == PreparationState::Running;
+    for known in world.store.preparations()?.into_iter().filter(goes_on) {
+        let _alone = world.locks.lock(&lock_of(&known.key)).await;
+        if world.store.preparation(&known.key)?.as_ref() != Some(&known) {
+            continue;
+        }
+        // Who asked may not have written yet that it waits.
+        let wanted = |run: &TestRun| waits_for(run, &known.key) || (run.number == known.run && run.setup.is_open());
+        let mut going_on = world.store.runs_going_on()?.into_iter().filter(|run| run.repository == known.repository);
+        if !going_on.any(|run| wanted(&run)) {
+            end(world, &known).await?;
+        }
+    }
+    Ok(())
 }
 
 fn waits_for(run: &TestRun, key: &PreparationKey) -> bool {
@@ -300,8 +326,6 @@ fn inputs(world: &World, run: &TestRun, slug: &Slug) -> Result<Result<Inputs, No
         digest.update(bytes);
     };
     part(run.repository.0.to_string().as_bytes());
-    // A stranger's run leaves nothing that others start from.
-    part(&[u8::from(run.untrusted)]);
     for digest in slug.digests() {
         part(digest.as_str().as_bytes());
     }
@@ -313,6 +337,11 @@ fn inputs(world: &World, run: &TestRun, slug: &Slug) -> Result<Result<Inputs, No
         part(name.as_bytes());
         part(value.as_bytes());
     }
-    let key = PreparationKey(hex::encode(&digest.finalize()[..8]));
+    for name in &masked {
+        part(name.as_bytes());
+    }
+    // A stranger's run leaves nothing that others start from, whatever its hash.
+    let whose = if run.untrusted { 'u' } else { 't' };
+    let key = PreparationKey(format!("{whose}{}", hex::encode(&digest.finalize()[..16])));
     Ok(Ok(Inputs { key, script, variables, masked }))
 }

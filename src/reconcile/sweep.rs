@@ -68,14 +68,22 @@ pub(super) async fn tick_of(world: &World, count: u64) -> Result<(), Trouble> {
 
 fn is_at_rest(app: &App) -> bool {
     let settled = app.newest().is_none_or(|deploy| deploy.outcome.is_some());
-    settled && app.wanted == Wanted::Running && app.asleep_since.is_some()
+    let rests = app.wanted == Wanted::Running && app.asleep_since.is_some();
+    settled && rests && app.open_one_offs().next().is_none()
 }
 
 async fn look_around(world: &World, count: Option<u64>) -> Result<(), Trouble> {
     let has_turn = |subject: &Subject| {
         count.is_none_or(|count| u64::from(crc32c::crc32c(subject.to_string().as_bytes())) % RESTS == count % RESTS)
     };
-    // What waits for the router tries by itself; a change of rules or of access does not.
+    // What waits for the router tries by itself; a change of rules or of access does not, nor does what is at rest.
+    let routed = world.store.routes()?.last().cloned();
+    if let Some((app, _)) = routed
+        && let Ok(status) = world.router.status_of(&app).await
+        && status.generation != world.store.generation()
+    {
+        world.table_is_stale.store(true, Ordering::Release);
+    }
     if world.table_is_stale.load(Ordering::Acquire) {
         act::refresh_routes(world).await;
     }
@@ -110,6 +118,7 @@ async fn look_around(world: &World, count: Option<u64>) -> Result<(), Trouble> {
     }
     addons::look_after(world).await?;
     policy::look(world).await?;
+    setup::end_unwanted(world).await?;
     sweep_processes(world).await?;
     sweep_build_folders(world).await?;
     for who in split::leftover_folders(world)? {
@@ -173,7 +182,10 @@ async fn stale_build_folders(world: &World) -> Result<Vec<String>, Trouble> {
 /// the same time; removing twice is removing once.
 async fn sweep_build_folders(world: &World) -> Result<(), Trouble> {
     for name in stale_build_folders(world).await? {
-        build::remove_folder(&world.folder("builds").join(name)).await?;
+        // One that can't be removed is no reason to leave the rest.
+        if let Err(trouble) = build::remove_folder(&world.folder("builds").join(&name)).await {
+            warn!("the folder {name} of a build could not be removed: {trouble}");
+        }
     }
     Ok(())
 }

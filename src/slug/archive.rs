@@ -224,7 +224,13 @@ fn settle(sink: Sink, unfinished: Unfinished, into_dir: &Path) -> Result<Settled
 pub fn take_over(from: &Path, into_dir: &Path, limits: ArchiveLimits) -> Result<Option<SlugDigest>, ArchiveError> {
     let at = |source| ArchiveError::Io { path: from.to_owned(), source };
     let is_archive = |name: &OsStr| name.as_bytes().ends_with(b".tar.zst") && !name.as_bytes().starts_with(b".");
-    let names = fs::read_dir(from).map_err(at)?.flatten().map(|entry| entry.file_name());
+    let names = match fs::read_dir(from) {
+        Ok(entries) => entries.flatten().map(|entry| entry.file_name()),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => {
+            return Ok(None);
+        }
+        Err(error) => return Err(at(error)),
+    };
     let Some(name) = names.take(100).find(|name| is_archive(name)) else { return Ok(None) };
     // Its place is a stranger's to write: no link is followed and no pipe waited for.
     let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;

@@ -193,7 +193,8 @@ impl Store {
     pub fn runs_going_on(&self) -> Result<Vec<TestRun>, StoreError> {
         let mut runs = Vec::new();
         for outline in self.runs_where(|run| run.verdict.is_none())? {
-            runs.extend(self.run(outline.number)?);
+            // It may have ended just now.
+            runs.extend(self.run(outline.number)?.filter(|run| run.verdict.is_none()));
         }
         Ok(runs)
     }

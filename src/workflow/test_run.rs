@@ -85,6 +85,9 @@ pub fn plan_run(run: &TestRun, view: &RunView) -> Plan {
     if run.started_at.is_none() {
         let reuse = run.only_failed_of.is_none() && slug.settings().tests.reuse;
         if let Some(earlier) = view.same_tree_passed.filter(|_| reuse) {
+            if matches!(run.setup, Setup::Making { .. }) {
+                plan.act(Action::LeaveSetup);
+            }
             plan.act(Action::Conclude { verdict: Verdict::Reused { run: earlier } });
             return plan;
         }

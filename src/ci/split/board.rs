@@ -587,7 +587,7 @@ impl Board {
             }
             let (speed, doubt) = self.speed_of(known, usual);
             let held = self.leases().find(|(_, lease)| lease.state == LeaseState::Open && lease.node == number);
-            if known.is_some_and(|known| known.waits || !self.rules.count_askers) && held.is_none() && number != node {
+            if known.is_some_and(|known| known.waits) && held.is_none() && number != node {
                 continue;
             }
             let free_at = match (known, held) {

@@ -37,10 +37,6 @@ pub struct Rules {
     pub heartbeat_ms: u64,
     /// How often a failed item is run again.
     pub retries: u32,
-    /// Whether a node that has finished a batch and not asked again yet is counted on. Absent, so no, in plans of versions
-    /// that did not: their record says the same again only under the rule that it was made by.
-    #[serde(default)]
-    pub count_askers: bool,
     /// Sizes of batches that are dealt as they are, in the order of the items, each once: a part of a run, done again.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub fixed: Vec<u32>,
@@ -60,7 +56,6 @@ impl Default for Rules {
             race: 1,
             heartbeat_ms: 10_000,
             retries: 0,
-            count_askers: true,
             fixed: Vec::new(),
         }
     }
