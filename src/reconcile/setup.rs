@@ -7,6 +7,7 @@
 
 use super::apply::enqueue;
 use super::observe::{self, label};
+use super::split::{self, INSIDE_PROGRAM};
 use super::start::{self, code_of, slug_of};
 use super::{Trouble, World, act, build};
 use crate::ci::wire::{SETUP_LEFT_FILES, SETUP_LEFT_PROCESSES, SETUP_NOT_A_SLUG};
@@ -27,8 +28,7 @@ use tracing::info;
 /// The clock is an input too, and the only one that is not in the key: a result is used for a day.
 pub(super) const KEPT: Duration = Duration::from_secs(24 * 3600);
 
-/// Where the process finds Landfall itself, and the folder for what it made.
-const PROGRAM: &str = "/landfall/bin";
+/// Where the process leaves what it made.
 const INTO: &str = "/landfall/kept";
 
 /// Says where the script of a run is done.
@@ -104,7 +104,7 @@ pub(super) async fn begin(world: &World, run: &TestRun) -> Result<(), Trouble> {
         name: "test-setup.1".to_owned(),
         code: code_of(&slug),
         command: format!(
-            "exec {PROGRAM} node --setup '{}' --into {INTO} --slug-mb {}{toolchains}",
+            "exec {INSIDE_PROGRAM} node --setup '{}' --into {INTO} --slug-mb {}{toolchains}",
             quoted(&inputs.script),
             world.config.build.slug_mb,
         ),
@@ -114,10 +114,7 @@ pub(super) async fn begin(world: &World, run: &TestRun) -> Result<(), Trouble> {
         port: None,
         time_limit: Some(Duration::from_secs(settings.minutes * 60)),
         grace: Duration::from_secs(5),
-        binds: vec![
-            Bind { host: world.executable.clone(), inside: PROGRAM.into(), writable: false },
-            Bind { host: build::absolute(&into)?, inside: INTO.into(), writable: true },
-        ],
+        binds: vec![split::program(world), Bind { host: build::absolute(&into)?, inside: INTO.into(), writable: true }],
         services: Vec::new(),
         walls: platform::Walls::Sandbox,
         masked: inputs.masked,

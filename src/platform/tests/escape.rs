@@ -132,6 +132,23 @@ async fn rights_are_gone_for_good() {
 }
 
 #[tokio::test]
+async fn php_finds_its_extensions_and_sees_no_settings_of_servers() {
+    if !std::path::Path::new("/usr/bin/php").exists() {
+        return;
+    }
+    let said = std::process::Command::new("php").arg("-m").output().expect("php runs");
+    let world = World::new();
+    let log = world.output(&spec("php.web.1.a1", "php -m; ls -d /etc/php/*/*")).await;
+    for module in String::from_utf8_lossy(&said.stdout).lines() {
+        assert!(log.iter().any(|line| line == module), "{module} is not loaded: {log:?}");
+    }
+    let seen: Vec<&String> = log.iter().filter(|line| line.starts_with("/etc/php/")).collect();
+    let known = |line: &&String| ["/cli", "/cgi", "/mods-available"].iter().any(|end| line.ends_with(end));
+    assert!(!seen.is_empty() && seen.iter().all(|line| known(line)), "{seen:?}");
+    world.end().await;
+}
+
+#[tokio::test]
 async fn outside_the_sandbox_it_is_no_root() {
     let world = World::new();
     let process = spec("uid.web.1.a1", "echo ready; sleep 7171717");

@@ -21,7 +21,9 @@ pub(super) use plain::report as plain_report;
 pub(super) use planning::plan;
 pub(super) use queue::{conclude as conclude_queue, is_asked as queue_is_asked, script as queue_script};
 pub use sockets::listen;
-pub(super) use sockets::{binds, close, command, leftover_folders, open, plain_script, who_is};
+pub(super) use sockets::{
+    INSIDE_PROGRAM, binds, close, command, leftover_folders, open, plain_script, program, who_is,
+};
 
 use super::{Trouble, World};
 use crate::ci::split::{Board, Event, Item, LeaseState, Recorded, Rules};

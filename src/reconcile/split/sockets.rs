@@ -19,7 +19,8 @@ use tracing::warn;
 
 /// Where nodes find what is theirs, inside the sandbox.
 const INSIDE_FOLDER: &str = "/landfall/node";
-const INSIDE_PROGRAM: &str = "/landfall/landfall";
+/// Where a process finds Landfall itself.
+pub(in crate::reconcile) const INSIDE_PROGRAM: &str = "/landfall/landfall";
 /// How often it is looked which folders there are.
 const LOOK: Duration = Duration::from_millis(100);
 /// Connections of one node at a time; a node needs one.
@@ -50,10 +51,11 @@ pub(in crate::reconcile) async fn close(world: &World, who: Who) -> Result<(), T
 
 pub(in crate::reconcile) fn binds(world: &World, who: Who) -> Result<Vec<Bind>, Trouble> {
     let host = std::path::absolute(folder(world, who)).map_err(Trouble::bug)?;
-    Ok(vec![
-        Bind { host, inside: INSIDE_FOLDER.into(), writable: false },
-        Bind { host: world.executable.clone(), inside: INSIDE_PROGRAM.into(), writable: false },
-    ])
+    Ok(vec![Bind { host, inside: INSIDE_FOLDER.into(), writable: false }, program(world)])
+}
+
+pub(in crate::reconcile) fn program(world: &World) -> Bind {
+    Bind { host: world.executable.clone(), inside: INSIDE_PROGRAM.into(), writable: false }
 }
 
 /// What a node's process runs instead of the tests themselves.
