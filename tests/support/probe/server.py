@@ -94,9 +94,13 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-server = ThreadingHTTPServer(("0.0.0.0", int(os.environ["PORT"])), Handler)
-server.daemon_threads = False
-server.request_queue_size = 128
+class Server(ThreadingHTTPServer):
+    daemon_threads = False
+    # Read when the server is made. With the usual 5, connections that come at once are cut off by the system.
+    request_queue_size = 128
+
+
+server = Server(("0.0.0.0", int(os.environ["PORT"])), Handler)
 
 
 def stop(*_):
