@@ -4,7 +4,7 @@
 use crate::support::machine::{Machine, hello};
 use anyhow::ensure;
 use reqwest::Method;
-use serde_json::{Value, json};
+use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The sample app with `[tests]` and these test files.
@@ -31,15 +31,6 @@ fn borrowed(tests: &[(String, String)]) -> Vec<(&str, &str)> {
     tests.iter().map(|(name, code)| (name.as_str(), code.as_str())).collect()
 }
 
-async fn verdict(machine: &Machine, run: u64) -> Value {
-    let look = async || {
-        let answer = machine.api(&format!("/api/v1/runs/{run}")).await?;
-        ensure!(!answer["verdict"].is_null(), "{answer:#}");
-        Ok(answer)
-    };
-    machine.expect(&format!("the verdict of run {run}"), look).await
-}
-
 /// Files that the nodes of a run say they ran, with how often.
 async fn ran(machine: &Machine, run: u64, nodes: u16) -> BTreeMap<String, usize> {
     let mut ran = BTreeMap::new();
@@ -55,23 +46,11 @@ async fn ran(machine: &Machine, run: u64, nodes: u16) -> BTreeMap<String, usize>
     ran
 }
 
-async fn well(machine: &Machine) {
-    let look = async || {
-        let output = machine.landfall(&["doctor"]).await;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        ensure!(output.status.success(), "{text}");
-        Ok(())
-    };
-    machine.expect("the doctor to find all well", look).await;
-    let left = std::fs::read_dir(machine.path("data/ci")).expect("the folder of nodes").count();
-    assert_eq!(left, 0, "folders of nodes are left");
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn files_are_dealt_to_two_nodes_and_each_counts_once() {
     let machine = Machine::start().await;
     let repository = machine.make_repository("hello", &suite("nodes = 2", &borrowed(&sleepers(9)))).await;
-    let run = verdict(&machine, 1).await;
+    let run = machine.verdict(1).await;
     assert_eq!((&run["verdict"]["kind"], &run["nodes"]), (&"passed".into(), &2.into()), "{run:#}");
     assert_eq!((&run["counts"]["passed"], &run["counts"]["failed"]), (&18.into(), &0.into()), "{run:#}");
     let split = &run["split"];
@@ -106,7 +85,7 @@ async fn files_are_dealt_to_two_nodes_and_each_counts_once() {
     let files = BTreeMap::from([("suite/test_03.py".to_owned(), broken.to_owned())]);
     let head = machine.push(&repository, "broken", &files, "Break one").await;
     machine.open_pull(&repository, "broken", "Break one").await;
-    let run = verdict(&machine, 2).await;
+    let run = machine.verdict(2).await;
     assert_eq!(run["verdict"]["kind"], "failed", "{run:#}");
     assert_eq!(run["split"]["red_files"], json!([{ "path": "suite/test_03.py", "why": "failed", "on_base": false }]));
     let look = async || {
@@ -138,10 +117,10 @@ async fn files_are_dealt_to_two_nodes_and_each_counts_once() {
     // Only what failed is run again, when somebody asks for that; it still fails.
     let again = json!({ "body": "/retest failed" });
     machine.github(Method::POST, &format!("/repos/{repository}/issues/1/comments"), Some(again)).await;
-    let run = verdict(&machine, 4).await;
+    let run = machine.verdict(4).await;
     assert_eq!((&run["split"]["planned"], &run["split"]["red"]), (&1.into(), &1.into()), "{run:#}");
     assert_eq!((&run["nodes"], &run["verdict"]["kind"]), (&1.into(), &"failed".into()), "{run:#}");
-    well(&machine).await;
+    machine.is_well("ci").await;
     machine.leave().await;
 }
 
@@ -168,10 +147,10 @@ async fn a_dealing_run_goes_on_through_deaths_of_the_control_plane_and_of_a_node
     };
     let nodes = machine.expect("both nodes to run", look).await;
     kill(nodes[0]);
-    let run = verdict(&machine, 1).await;
+    let run = machine.verdict(1).await;
     assert_eq!(run["verdict"]["kind"], "passed", "{run:#}");
     assert_eq!((&run["split"]["planned"], &run["split"]["passed"]), (&8.into(), &8.into()), "{run:#}");
-    well(&machine).await;
+    machine.is_well("ci").await;
     machine.leave().await;
 }
 
@@ -209,7 +188,7 @@ async fn files_that_misbehave_are_found_and_named_and_the_others_pass() {
     ];
     let settings = "nodes = 1\nretries = 2\ntimeout = \"4s\"\nquarantine = [\"test_held\"]";
     machine.make_repository("hello", &suite(settings, &tests)).await;
-    let run = verdict(&machine, 1).await;
+    let run = machine.verdict(1).await;
     assert_eq!(run["verdict"]["kind"], "failed", "{run:#}");
     let split = &run["split"];
     let red: BTreeSet<(String, String)> = split["red_files"]
@@ -225,7 +204,7 @@ async fn files_that_misbehave_are_found_and_named_and_the_others_pass() {
     assert_eq!(split["flaky_files"], json!(["suite/test_flaky.py"]), "{split:#}");
     assert_eq!(split["quarantined"], json!(["test_held"]), "{split:#}");
     assert_eq!((&split["planned"], &split["passed"], &split["red"]), (&7.into(), &4.into(), &3.into()), "{split:#}");
-    well(&machine).await;
+    machine.is_well("ci").await;
     machine.leave().await;
 }
 
@@ -235,7 +214,7 @@ async fn tests_that_cannot_be_dealt_are_refused_with_a_sentence() {
     let mut files = suite("", &[]);
     let repository = machine.make_repository("hello", &files).await;
     let said = async |run: u64, kind: &str, sentence: &str| {
-        let run = verdict(&machine, run).await;
+        let run = machine.verdict(run).await;
         assert_eq!(run["verdict"]["failure"]["kind"], kind, "{run:#}");
         let shown = machine.says(&["ci", "show", &run["number"].to_string()]).await;
         assert!(shown.contains(sentence), "{shown}");
@@ -248,7 +227,7 @@ async fn tests_that_cannot_be_dealt_are_refused_with_a_sentence() {
     files.insert(".github/landfall.toml".to_owned(), command.to_owned());
     machine.push(&repository, "main", &files, "No results").await;
     said(3, "no_test_results", "leaves no results").await;
-    well(&machine).await;
+    machine.is_well("ci").await;
     machine.leave().await;
 }
 
@@ -288,10 +267,10 @@ async fn a_dealt_run_is_right_however_often_the_control_plane_dies_and_with_a_no
     if let Some(pid) = machine.expect("a node to be there", look).await {
         let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGSTOP);
     }
-    let run = verdict(&machine, 1).await;
+    let run = machine.verdict(1).await;
     assert_eq!((&run["split"]["planned"], &run["split"]["passed"]), (&12.into(), &12.into()), "{run:#}");
     assert_eq!(run["split"]["red"], 0, "{run:#}");
-    well(&machine).await;
+    machine.is_well("ci").await;
     machine.leave().await;
 }
 
@@ -306,14 +285,14 @@ async fn a_suite_that_prints_without_end_keeps_head_and_tail_and_its_verdict() {
                 for _ in range(192):\n        data = line * 1024\n        while data:\n            data = data[os.write(1, data):]\n    \
                 os.write(1, b'the last line\\n')\n";
     machine.make_repository("hello", &suite("nodes = 1", &[("test_fine", SLEEPS), ("test_loud", loud)])).await;
-    let run = verdict(&machine, 1).await;
+    let run = machine.verdict(1).await;
     assert_eq!((&run["verdict"]["kind"], &run["split"]["passed"]), (&"passed".into(), &2.into()), "{run:#}");
     let log = machine.says(&["ci", "show", "1", "--node", "0"]).await;
     assert!(log.contains("the last line"), "{} bytes", log.len());
     // The command line shows the end; the beginning is kept as well.
     assert!(holds(&machine.path("data"), b"the first line\""), "the head of the log is gone");
     assert!(folder_bytes(&machine.path("data")) < 100 << 20, "the log filled the disk");
-    well(&machine).await;
+    machine.is_well("ci").await;
     machine.leave().await;
 }
 
@@ -352,11 +331,11 @@ async fn a_run_s_page_shows_its_picture_what_fails_on_the_base_too_and_runs_fail
     let tests = [("test_bad", bad), ("test_fine", SLEEPS), ("test_flaky", flaky)];
     let files = suite("nodes = 1\nretries = 1\nreuse = false", &tests);
     let repository = machine.make_repository("hello", &files).await;
-    assert_eq!(verdict(&machine, 1).await["verdict"]["kind"], "failed");
+    assert_eq!(machine.verdict(1).await["verdict"]["kind"], "failed");
     let change = BTreeMap::from([("notes.txt".to_owned(), "nothing of the tests".to_owned())]);
     let head = machine.push(&repository, "change", &change, "Note").await;
     machine.open_pull(&repository, "change", "Note").await;
-    let run = verdict(&machine, 2).await;
+    let run = machine.verdict(2).await;
     let red = json!([{ "path": "suite/test_bad.py", "why": "failed", "on_base": true }]);
     assert_eq!(run["split"]["red_files"], red, "{run:#}");
     let look = async || {
@@ -387,19 +366,19 @@ async fn a_run_s_page_shows_its_picture_what_fails_on_the_base_too_and_runs_fail
     let answer = form.send().await.expect("an answer");
     assert_eq!(answer.status(), 303, "{answer:?}");
     assert_eq!(answer.headers().get("location").expect("a page"), "/runs/3");
-    let run = verdict(&machine, 3).await;
+    let run = machine.verdict(3).await;
     assert_eq!((&run["split"]["planned"], &run["split"]["red"]), (&1.into(), &1.into()), "{run:#}");
 
     // The same tree once more, and it is tested once more, since `reuse` is off.
     machine
         .push(&repository, "main", &BTreeMap::from([("suite/test_bad.py".to_owned(), SLEEPS.to_owned())]), "Mend")
         .await;
-    assert_eq!(verdict(&machine, 4).await["verdict"]["kind"], "passed");
+    assert_eq!(machine.verdict(4).await["verdict"]["kind"], "passed");
     let back = json!([("suite/test_bad.py", bad), ("suite/test_bad.py", SLEEPS)]);
     for (at, change) in back.as_array().expect("a list").iter().enumerate() {
         let text = change[1].as_str().expect("a text").to_owned();
         machine.push(&repository, "main", &BTreeMap::from([("suite/test_bad.py".to_owned(), text)]), "Again").await;
-        let run = verdict(&machine, 5 + at as u64).await;
+        let run = machine.verdict(5 + at as u64).await;
         assert_eq!(run["verdict"]["kind"], if at == 0 { "failed" } else { "passed" }, "{run:#}");
         assert_eq!(run["split"]["planned"], 3, "{run:#}");
     }
@@ -425,23 +404,23 @@ async fn a_suite_that_pulls_by_knapsack_pro_s_clients_is_dealt_without_a_change(
         files.insert(format!("suite/{name}.py"), text);
     }
     let repository = machine.make_repository("hello", &files).await;
-    let run = verdict(&machine, 1).await;
+    let run = machine.verdict(1).await;
     assert_eq!(run["verdict"]["kind"], "passed", "{run:#}");
     let once = ran(&machine, 1, 2).await;
     assert_eq!((once.len(), once.values().copied().max()), (8, Some(1)), "{once:#?}");
     // One that fails is red, and so is a queue that nobody worked through although all ended with 0.
     let broken = BTreeMap::from([("suite/test_03.py".to_owned(), "def test_no():\n    assert False\n".to_owned())]);
     machine.push(&repository, "main", &broken, "Break one").await;
-    assert_eq!(verdict(&machine, 2).await["verdict"]["kind"], "failed");
+    assert_eq!(machine.verdict(2).await["verdict"]["kind"], "failed");
     let left = BTreeMap::from([
         ("suite/test_03.py".to_owned(), SLEEPS.to_owned()),
         ("app.json".to_owned(), manifest(" --leave")),
     ]);
     machine.push(&repository, "main", &left, "Leave").await;
-    let run = verdict(&machine, 3).await;
+    let run = machine.verdict(3).await;
     assert_eq!(run["verdict"]["kind"], "failed", "{run:#}");
     assert!(run["lanes"].as_array().expect("a list").iter().all(|lane| lane["state"] == "passed"), "{run:#}");
-    well(&machine).await;
+    machine.is_well("ci").await;
     machine.leave().await;
 }
 
@@ -459,13 +438,13 @@ async fn artifacts_are_kept_secrets_are_hidden_and_a_log_has_its_phases() {
         json!({ "environments": { "test": { "scripts": { "test-setup": "echo all is set up", "test": "true" } } } });
     files.insert("app.json".to_owned(), setup.to_string());
     let repository = machine.make_repository("hello", &files).await;
-    assert_eq!(verdict(&machine, 1).await["verdict"]["kind"], "passed");
+    assert_eq!(machine.verdict(1).await["verdict"]["kind"], "passed");
     let token = "s3cr3t-t0k3n-0f-0urs";
     let set = format!("TOKEN={token}");
     machine.says(&["config", "set", "--repository", &repository, "--stage", "test", &set]).await;
     let change = BTreeMap::from([("notes.txt".to_owned(), "nothing of the tests".to_owned())]);
     let head = machine.push(&repository, "main", &change, "Note").await;
-    let run = verdict(&machine, 2).await;
+    let run = machine.verdict(2).await;
     assert_eq!(run["verdict"]["kind"], "failed", "{run:#}");
 
     // What was named is there, and nothing that a link or a pattern leads to elsewhere.
@@ -528,11 +507,11 @@ async fn artifacts_are_kept_secrets_are_hidden_and_a_log_has_its_phases() {
         (".github/landfall.toml".to_owned(), settings.to_owned()),
     ]);
     machine.push(&repository, "main", &change, "Plainly").await;
-    let run = verdict(&machine, 3).await;
+    let run = machine.verdict(3).await;
     assert_eq!(run["verdict"]["kind"], "failed", "{run:#}");
     assert_eq!(run["lanes"][0]["ended"]["code"], 3, "{run:#}");
     assert_eq!(run["artifacts"][0]["path"], "out/plain", "{run:#}");
-    well(&machine).await;
+    machine.is_well("ci").await;
     machine.leave().await;
 }
 
@@ -542,7 +521,7 @@ async fn a_new_push_ends_the_older_run_of_its_branch_with_its_processes() {
     let stubborn = "import os, signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n\
                     def test_waits():\n    while not os.path.exists('go'):\n        time.sleep(0.1)\n";
     let repository = machine.make_repository("hello", &suite("nodes = 2", &[("test_fine", SLEEPS)])).await;
-    assert_eq!(verdict(&machine, 1).await["verdict"]["kind"], "passed");
+    assert_eq!(machine.verdict(1).await["verdict"]["kind"], "passed");
     let files = BTreeMap::from([("suite/test_stubborn.py".to_owned(), stubborn.to_owned())]);
     machine.push(&repository, "change", &files, "Wait").await;
     machine.open_pull(&repository, "change", "Wait").await;
@@ -553,14 +532,14 @@ async fn a_new_push_ends_the_older_run_of_its_branch_with_its_processes() {
     machine.expect("a test to wait", waits).await;
     let files = BTreeMap::from([("go".to_owned(), "on".to_owned())]);
     let head = machine.push(&repository, "change", &files, "Go on").await;
-    let run = verdict(&machine, 2).await;
+    let run = machine.verdict(2).await;
     assert_eq!(run["verdict"]["kind"], "cancelled", "{run:#}");
     assert_eq!((&run["cancelled"]["kind"], &run["cancelled"]["commit"]), (&"newer".into(), &head.as_str().into()));
     // What it waits in has no `go`, so whoever still waits is of the older run.
-    let run = verdict(&machine, 3).await;
+    let run = machine.verdict(3).await;
     assert_eq!(run["verdict"]["kind"], "passed", "{run:#}");
     assert!(machine.processes("test_stubborn.py").is_empty(), "something of it still runs");
-    well(&machine).await;
+    machine.is_well("ci").await;
     machine.leave().await;
 }
 
@@ -571,13 +550,13 @@ async fn a_fork_bomb_in_a_test_file_is_ended_and_is_red_alone() {
                 except OSError:\n            pass\n";
     let tests = [("test_bomb", bomb), ("test_fine", SLEEPS), ("test_fine_too", SLEEPS)];
     machine.make_repository("hello", &suite("nodes = 1\ntimeout = \"3s\"", &tests)).await;
-    let run = verdict(&machine, 1).await;
+    let run = machine.verdict(1).await;
     assert_eq!(run["verdict"]["kind"], "failed", "{run:#}");
     let split = &run["split"];
     assert_eq!((&split["planned"], &split["passed"], &split["red"]), (&3.into(), &2.into(), &1.into()), "{run:#}");
     assert_eq!(split["red_files"][0]["path"], "suite/test_bomb.py", "{run:#}");
     assert!(machine.processes("test_bomb.py").is_empty(), "the bomb still goes on");
-    well(&machine).await;
+    machine.is_well("ci").await;
     machine.leave().await;
 }
 
@@ -592,7 +571,7 @@ async fn results_of_a_script_that_runs_as_it_is_are_read_and_one_that_leaves_non
     files.insert("out/old.xml".to_owned(), stale.to_owned());
     files.insert("app.json".to_owned(), manifest("python3 runner.py out/a.xml suite/test_fine.py"));
     let repository = machine.make_repository("hello", &files).await;
-    let run = verdict(&machine, 1).await;
+    let run = machine.verdict(1).await;
     assert_eq!((&run["verdict"]["kind"], &run["counts"]["passed"]), (&"passed".into(), &2.into()), "{run:#}");
     let broken = "def test_breaks():\n    assert False, 'the answer is wrong'\n";
     let change = BTreeMap::from([
@@ -600,13 +579,13 @@ async fn results_of_a_script_that_runs_as_it_is_are_read_and_one_that_leaves_non
         ("app.json".to_owned(), manifest("python3 runner.py out/a.xml suite/test_fine.py || true")),
     ]);
     machine.push(&repository, "main", &change, "Break it").await;
-    let run = verdict(&machine, 2).await;
+    let run = machine.verdict(2).await;
     assert_eq!((&run["verdict"]["kind"], &run["counts"]["failed"]), (&"failed".into(), &1.into()), "{run:#}");
     let failure = run["lanes"][0]["failures"][0]["message"].as_str().unwrap_or_default();
     assert!(failure.contains("the answer is wrong"), "{run:#}");
     let change = BTreeMap::from([("app.json".to_owned(), manifest("true"))]);
     let head = machine.push(&repository, "main", &change, "Run nothing").await;
-    let run = verdict(&machine, 3).await;
+    let run = machine.verdict(3).await;
     assert_eq!(run["verdict"]["kind"], "failed", "{run:#}");
     let look = async || {
         let checks = machine.github(Method::GET, &format!("/repos/{repository}/commits/{head}/check-runs"), None).await;
@@ -615,6 +594,6 @@ async fn results_of_a_script_that_runs_as_it_is_are_read_and_one_that_leaves_non
         Ok(())
     };
     machine.expect("the check to say so", look).await;
-    well(&machine).await;
+    machine.is_well("ci").await;
     machine.leave().await;
 }

@@ -4,7 +4,7 @@
 use crate::support::machine::{Machine, OWNER, hello};
 use anyhow::ensure;
 use reqwest::Method;
-use serde_json::{Value, json};
+use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The sample app whose tests are `test` on three nodes, after `setup`.
@@ -15,15 +15,6 @@ fn app(setup: &str, test: &str, settings: &str) -> BTreeMap<String, String> {
     files.insert("app.json".to_owned(), json!({ "environments": { "test": environment } }).to_string());
     files.insert(".github/landfall.toml".to_owned(), format!("[tests]\nsplit = false\n{settings}\n"));
     files
-}
-
-async fn ended(machine: &Machine, run: u64) -> Value {
-    let look = async || {
-        let answer = machine.api(&format!("/api/v1/runs/{run}")).await?;
-        ensure!(!answer["verdict"].is_null(), "{answer:#}");
-        Ok(answer)
-    };
-    machine.expect(&format!("the verdict of run {run}"), look).await
 }
 
 async fn logs(machine: &Machine, run: u64) -> Vec<String> {
@@ -41,16 +32,6 @@ fn made(logs: &[String]) -> BTreeSet<String> {
     words.map(|word| word.trim().to_owned()).collect()
 }
 
-async fn well(machine: &Machine) {
-    let look = async || {
-        let output = machine.landfall(&["doctor"]).await;
-        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
-        Ok(())
-    };
-    machine.expect("the doctor to find all well", look).await;
-    assert_eq!(std::fs::read_dir(machine.path("data/builds")).expect("a folder").count(), 0, "folders are left");
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn test_setup_is_done_once_for_all_nodes_and_for_later_runs() {
     let machine = Machine::start().await;
@@ -58,7 +39,7 @@ async fn test_setup_is_done_once_for_all_nodes_and_for_later_runs() {
         "echo the token is $TOKEN; rm Procfile; date +%s%N > made; mkdir deep; ln -s ../made deep/link; echo set up";
     let test = "test ! -e Procfile && echo made $(cat deep/link) && test ! -e mine && touch mine";
     let repository = machine.make_repository("hello", &app(setup, test, "")).await;
-    let run = ended(&machine, 1).await;
+    let run = machine.verdict(1).await;
     assert_eq!((&run["verdict"]["kind"], &run["setup"]["kind"]), (&json!("passed"), &json!("kept")), "{run:#}");
     let first = logs(&machine, 1).await;
     for log in &first {
@@ -68,7 +49,7 @@ async fn test_setup_is_done_once_for_all_nodes_and_for_later_runs() {
     assert_eq!(once.len(), 1, "{once:?}");
 
     machine.says(&["ci", "rerun", "1"]).await;
-    let run = ended(&machine, 2).await;
+    let run = machine.verdict(2).await;
     assert_eq!(run["verdict"]["kind"], "passed", "{run:#}");
     assert_eq!(made(&logs(&machine, 2).await), once, "the same code was prepared before");
     let answer = machine.client.get(format!("http://{}/runs/2", machine.server)).send().await.expect("an answer");
@@ -77,16 +58,16 @@ async fn test_setup_is_done_once_for_all_nodes_and_for_later_runs() {
     // Another value that the script sees is another input, and no log shows it.
     machine.says(&["config", "set", "--repository", &repository, "--stage", "test", "TOKEN=s3cr3t-t0k3n"]).await;
     machine.says(&["ci", "rerun", "1"]).await;
-    assert_eq!(ended(&machine, 3).await["verdict"]["kind"], "passed");
+    assert_eq!(machine.verdict(3).await["verdict"]["kind"], "passed");
     let third = logs(&machine, 3).await;
     let other = made(&third);
     assert!(other.len() == 1 && other != once, "{other:?}");
     assert!(third.iter().all(|log| log.contains("the token is [hidden]") && !log.contains("s3cr3t")), "{third:#?}");
-    well(&machine).await;
+    machine.is_well("builds").await;
 
     // Other code is prepared anew; where nobody may, each node does it.
     machine.push(&repository, "main", &app(setup, test, "keep_setup = false"), "Keep nothing").await;
-    let run = ended(&machine, 4).await;
+    let run = machine.verdict(4).await;
     assert_eq!((&run["verdict"]["kind"], &run["setup"]["why"]), (&json!("passed"), &json!("off")), "{run:#}");
     assert_eq!(made(&logs(&machine, 4).await).len(), 3);
     machine.leave().await;
@@ -116,7 +97,7 @@ async fn a_setup_that_leaves_more_than_files_runs_on_each_node() {
             machine.push(&repository, "main", &files, "Another way").await;
         }
         let number = number as u64 + 1;
-        let run = ended(&machine, number).await;
+        let run = machine.verdict(number).await;
         assert_eq!(
             (&run["verdict"]["kind"], &run["setup"]["why"]),
             (&json!("passed"), &json!(why)),
@@ -128,7 +109,7 @@ async fn a_setup_that_leaves_more_than_files_runs_on_each_node() {
     // One that fails is told where everybody looks, and another run tries it again.
     let head = machine.push(&repository, "main", &app("echo no such fixture; exit 3", "true", ""), "Break it").await;
     let number = cases.len() as u64 + 1;
-    let run = ended(&machine, number).await;
+    let run = machine.verdict(number).await;
     assert_eq!((&run["verdict"]["kind"], &run["setup"]["why"]), (&json!("errored"), &json!("failed")), "{run:#}");
     let look = async || {
         let path = format!("/repos/{repository}/commits/{head}/check-runs");
@@ -138,7 +119,7 @@ async fn a_setup_that_leaves_more_than_files_runs_on_each_node() {
         Ok(())
     };
     machine.expect("the check to say what failed", look).await;
-    well(&machine).await;
+    machine.is_well("builds").await;
     machine.leave().await;
 }
 
@@ -159,7 +140,7 @@ async fn a_preparation_ends_with_the_last_run_that_waits_for_it_and_outlives_the
     assert_eq!(machine.api("/api/v1/runs/1").await.expect("a run")["setup"]["kind"], "making");
     let setup = "echo it begins; sleep 4; date +%s%N > made";
     machine.push(&repository, "main", &app(setup, "echo made $(cat made)", ""), "Do not sleep").await;
-    assert_eq!(ended(&machine, 1).await["verdict"]["kind"], "cancelled");
+    assert_eq!(machine.verdict(1).await["verdict"]["kind"], "cancelled");
     let look = async || {
         let left = machine.processes("sleep 500");
         ensure!(left.is_empty(), "{left:?}");
@@ -169,10 +150,10 @@ async fn a_preparation_ends_with_the_last_run_that_waits_for_it_and_outlives_the
     log_of(&machine, 2, "it begins").await;
     machine.kill_serve();
     machine.serve().await;
-    let run = ended(&machine, 2).await;
+    let run = machine.verdict(2).await;
     assert_eq!((&run["verdict"]["kind"], &run["setup"]["kind"]), (&json!("passed"), &json!("kept")), "{run:#}");
     assert_eq!(made(&logs(&machine, 2).await).len(), 1);
-    well(&machine).await;
+    machine.is_well("builds").await;
     machine.leave().await;
 }
 
@@ -189,13 +170,13 @@ async fn runs_that_need_the_same_at_the_same_time_wait_for_one_preparation() {
     let both = [made_by(&machine, 2).await, made_by(&machine, 3).await];
     assert_eq!(both[0], both[1]);
     assert_ne!(both[0], first);
-    well(&machine).await;
+    machine.is_well("builds").await;
     machine.leave().await;
 }
 
 /// What a run's nodes started from, which is the same for all.
 async fn made_by(machine: &Machine, number: u64) -> String {
-    let run = ended(machine, number).await;
+    let run = machine.verdict(number).await;
     assert_eq!((&run["verdict"]["kind"], &run["setup"]["kind"]), (&json!("passed"), &json!("kept")), "{run:#}");
     let made = made(&logs(machine, number).await);
     assert_eq!(made.len(), 1, "{made:?}");
@@ -212,7 +193,7 @@ async fn the_default_branch_and_the_merge_queue_get_slots_before_pull_requests()
         files
     };
     let repository = machine.make_repository("hello", &tested("0")).await;
-    assert_eq!(ended(&machine, 1).await["verdict"]["kind"], "passed");
+    assert_eq!(machine.verdict(1).await["verdict"]["kind"], "passed");
     machine.push(&repository, "change", &tested("8"), "Take time").await;
     machine.open_pull(&repository, "change", "Take time").await;
     let look = async || {
@@ -228,7 +209,7 @@ async fn the_default_branch_and_the_merge_queue_get_slots_before_pull_requests()
     machine.push(&repository, "main", &tested("0.2"), "Go on").await;
     let mut times = BTreeMap::new();
     for number in 2..=5 {
-        let run = ended(&machine, number).await;
+        let run = machine.verdict(number).await;
         assert_eq!(run["verdict"]["kind"], "passed", "{run:#}");
         let begun: BTreeSet<u64> =
             made(&logs(&machine, number).await).iter().map(|time| time.parse().unwrap()).collect();
@@ -248,6 +229,6 @@ async fn the_default_branch_and_the_merge_queue_get_slots_before_pull_requests()
         assert!(done < times["the first pull request"].iter().nth(1), "{first}: {times:?}");
         assert!(done < times["the second pull request"].first(), "{first}: {times:?}");
     }
-    well(&machine).await;
+    machine.is_well("builds").await;
     machine.leave().await;
 }

@@ -5,7 +5,6 @@
 //! `script/try-runners`, since they need its registry.
 
 use crate::support::machine::Machine;
-use anyhow::ensure;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -21,18 +20,9 @@ fn project(command: &str, files: &[(&str, &str)]) -> BTreeMap<String, String> {
     own.into_iter().chain(given).map(|(path, text)| (path.to_owned(), text)).collect()
 }
 
-async fn verdict(machine: &Machine, run: u64) -> Value {
-    let look = async || {
-        let answer = machine.api(&format!("/api/v1/runs/{run}")).await?;
-        ensure!(!answer["verdict"].is_null(), "{answer:#}");
-        Ok(answer)
-    };
-    machine.expect(&format!("the verdict of run {run}"), look).await
-}
-
 /// What a run is to come to: tests passed and failed, and the files that are red with why.
 async fn comes_to(machine: &Machine, run: u64, passed: u64, failed: u64, red: &[(&str, &str)]) -> Value {
-    let run = verdict(machine, run).await;
+    let run = machine.verdict(run).await;
     assert_eq!(run["verdict"]["kind"], if red.is_empty() { "passed" } else { "failed" }, "{run:#}");
     let counts = (&run["counts"]["passed"], &run["counts"]["failed"]);
     assert_eq!(counts, (&passed.into(), &failed.into()), "{run:#}");
@@ -120,7 +110,7 @@ async fn a_project_tested_by_rspec_is_dealt_without_a_key_and_a_load_error_is_re
     files.insert("spec/a_spec.rb".to_owned(), "require 'not_there'\n".to_owned());
     files.insert("spec/b_spec.rb".to_owned(), short.replace("eq 2", "eq 3"));
     machine.push(&repository, "main", &files, "Break it").await;
-    let run = verdict(&machine, 3).await;
+    let run = machine.verdict(3).await;
     assert_eq!(run["verdict"]["kind"], "failed", "{run:#}");
     let red: Vec<(&str, &str)> = run["split"]["red_files"]
         .as_array()
@@ -151,7 +141,7 @@ async fn a_project_tested_by_go_is_dealt_by_packages() {
     files.insert("two/it_test.go".to_owned(), test("two", "\tt.Fatal(\"the answer is wrong\")"));
     files.insert("three/it_test.go".to_owned(), test("three", "\tundefined()"));
     machine.push(&repository, "main", &files, "Break it").await;
-    let run = verdict(&machine, 2).await;
+    let run = machine.verdict(2).await;
     assert_eq!(run["verdict"]["kind"], "failed", "{run:#}");
     let red: Vec<&Value> =
         run["split"]["red_files"].as_array().expect("a list").iter().map(|file| &file["path"]).collect();
@@ -192,7 +182,7 @@ exit $status\"\"\"\n";
     comes_to(&machine, 2, 2, 1, &[("tests/BTest.php", "failed")]).await;
     files.insert("tests/BTest.php".to_owned(), "<?php\nthis is no PHP\n".to_owned());
     machine.push(&repository, "main", &files, "Break more").await;
-    let run = verdict(&machine, 3).await;
+    let run = machine.verdict(3).await;
     assert_eq!(run["verdict"]["kind"], "failed", "{run:#}");
     assert_eq!(run["split"]["red_files"][0]["path"], "tests/BTest.php", "{run:#}");
     machine.leave().await;
@@ -225,7 +215,7 @@ async fn of_npm(name: &str, packages: Value, file: impl Fn(&str) -> String, text
     files.insert(file("a"), broken.to_owned());
     files.insert(file("b"), "import nothing from './not-there.js';\n".to_owned());
     machine.push(&repository, "main", &files, "Break it").await;
-    let run = verdict(&machine, 3).await;
+    let run = machine.verdict(3).await;
     assert_eq!(run["verdict"]["kind"], "failed", "{run:#}");
     let red = run["split"]["red_files"].as_array().expect("a list");
     let red: Vec<&str> = red.iter().map(|file| file["path"].as_str().unwrap_or_default()).collect();

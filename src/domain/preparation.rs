@@ -17,7 +17,6 @@ pub struct Preparation {
     pub repository: RepositoryId,
     /// The run that asked first. No run asks twice.
     pub run: RunNumber,
-    pub started_at: Timestamp,
     pub state: PreparationState,
 }
 
@@ -63,6 +62,10 @@ pub enum NotKept {
 }
 
 impl Preparation {
+    pub fn goes_on(&self) -> bool {
+        self.state == PreparationState::Running
+    }
+
     pub fn process(&self) -> ProcessId {
         format!("setup.{}.a{}", self.key.0, self.run).parse().expect("hex digits and a number make a process id")
     }

@@ -122,6 +122,11 @@ fn script_of(orders: &Orders, items: &[(u32, Item)], words: &[String], junit: &P
     command.replacen(FILES, &files, 1)
 }
 
+/// What runs a script's file.
+pub(super) fn shell() -> Command {
+    Command::new(if Path::new("/bin/bash").exists() { "/bin/bash" } else { "/bin/sh" })
+}
+
 /// As one word of a shell, that no program takes for an option.
 fn quoted(unit: Unit, name: &str) -> String {
     let before = if unit == Unit::File && name.starts_with('-') { "./" } else { "" };
@@ -139,8 +144,7 @@ fn watch(
     every: Duration,
     beat: &mut dyn FnMut() -> bool,
 ) -> io::Result<Option<BatchEnd>> {
-    let shell = if Path::new("/bin/bash").exists() { "/bin/bash" } else { "/bin/sh" };
-    let child = Command::new(shell).arg(script).envs(environment).stdin(Stdio::null()).spawn()?;
+    let child = shell().arg(script).envs(environment).stdin(Stdio::null()).spawn()?;
     let main = i32::try_from(child.id()).unwrap_or(i32::MAX);
     let began = Instant::now();
     let limit = orders.timeout_ms.map(Duration::from_millis);

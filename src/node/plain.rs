@@ -7,7 +7,7 @@ use crate::ci::wire::{Answer, MOST_FAILURES, Request, bound};
 use crate::domain::Mask;
 use std::io;
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 /// Ends as the script does.
 pub fn run(socket: &Path, script: &str, masked: &[String]) -> ExitCode {
@@ -38,10 +38,9 @@ pub(super) fn run_between(
         // What lies there already would speak for tests that did not run.
         results::clear_all(&place, pattern);
     }
-    let shell = if Path::new("/bin/bash").exists() { "/bin/bash" } else { "/bin/sh" };
     let file = place.folder.join("script.sh");
     std::fs::write(&file, script)?;
-    let status = Command::new(shell).arg(&file).envs(environment.iter().cloned()).status()?;
+    let status = batch::shell().arg(&file).envs(environment.iter().cloned()).status()?;
     descendants::end();
     if let Some(report) = junit.and_then(|pattern| results::read_all(&place, &pattern)) {
         let green = report.is_green();

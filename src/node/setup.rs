@@ -8,7 +8,6 @@ use std::ffi::OsString;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// How much of its output stands in the logs of nodes.
@@ -31,12 +30,11 @@ fn prepare(script: &str) -> io::Result<Result<(), u8>> {
     // As files come out of an archive; what keeps others out then was meant to.
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     let before = passing();
-    let shell = if Path::new("/bin/bash").exists() { "/bin/bash" } else { "/bin/sh" };
     let place = batch::Place::make(None)?;
     let file = place.folder.join("setup.sh");
     std::fs::write(&file, script)?;
     let (mut reader, writer) = io::pipe()?;
-    let mut command = Command::new(shell);
+    let mut command = batch::shell();
     command.arg(&file).stdout(writer.try_clone()?).stderr(writer);
     let mut child = command.spawn()?;
     // Or its ends of the pipe would stay open here.

@@ -195,6 +195,10 @@ pub(super) fn cache_limits(world: &World) -> CacheLimits {
     }
 }
 
+pub(super) fn archive_limits(world: &World) -> ArchiveLimits {
+    ArchiveLimits { archive_bytes: world.config.build.slug_mb * 1_000_000, ..ArchiveLimits::default() }
+}
+
 /// All caches of a repository.
 fn caches(world: &World, repository: RepositoryId) -> PathBuf {
     world.folder("cache").join(repository.to_string())
@@ -418,7 +422,7 @@ async fn outcome(world: &World, build: &Build, folder: &Path, ended: Ended) -> R
     let (code, archives) = (image::code_folder(build, folder), world.folder("archives"));
     outside::point("pack").await;
     let toolchains = world.config.sandbox.toolchains.clone();
-    let limits = ArchiveLimits { archive_bytes: world.config.build.slug_mb * 1_000_000, ..ArchiveLimits::default() };
+    let limits = archive_limits(world);
     let layer = folder.join("test-layer");
     let is_image = build.phase != BuildPhase::Pack;
     let packing = tokio::task::spawn_blocking(move || {

@@ -180,7 +180,7 @@ async fn needed(world: &World) -> Result<BTreeSet<SlugDigest>, Trouble> {
             needed.insert(slug);
         }
     }
-    for run in store.runs()?.into_iter().filter(|run| run.verdict.is_none()) {
+    for run in store.runs_going_on()? {
         if let Setup::Kept { slug } = &run.setup {
             needed.insert(slug.clone());
         }

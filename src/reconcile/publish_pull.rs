@@ -40,10 +40,10 @@ pub(super) async fn pull(world: &World, id: RepositoryId, number: PullNumber) ->
 
 fn view(world: &World, repository: &Repository, number: PullNumber) -> Result<Option<PullView>, Trouble> {
     let Some(pull) = world.store.pull(repository.id, number)? else { return Ok(None) };
-    let others = std::cell::Cell::new(0);
+    let mut other_apps = 0;
     let mut apps = world.store.apps_where(|app| {
         let own = app.repository == repository.id;
-        others.set(others.get() + usize::from(own && workflow::is_other_review_app(app, number)));
+        other_apps += usize::from(own && workflow::is_other_review_app(app, number));
         own && app.pull().is_none_or(|pull| pull == number)
     })?;
     apps.sort_by_key(App::key);
@@ -76,7 +76,7 @@ fn view(world: &World, repository: &Repository, number: PullNumber) -> Result<Op
         production: of(StageKind::Production),
         state: world.store.pipeline(repository.id)?,
         now: world.now(),
-        other_apps: others.get(),
+        other_apps,
         shipments: shipment::of_pull(world, repository, number)?,
         pull,
         runs: runs.into_values().collect(),

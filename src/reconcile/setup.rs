@@ -7,6 +7,7 @@
 
 use super::apply::enqueue;
 use super::observe::{self, label};
+use super::publish::fingerprint;
 use super::split::{self, INSIDE_PROGRAM};
 use super::start::{self, code_of, slug_of};
 use super::{Trouble, World, act, build};
@@ -16,10 +17,9 @@ use crate::config::Network;
 use crate::domain::*;
 use crate::outside;
 use crate::platform::{self, Bind, PlatformError, Spec, State};
-use crate::slug::{self, ArchiveLimits};
+use crate::slug;
 use crate::store::{StoreError, Transaction};
 use crate::workflow::test_script;
-use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -61,13 +61,8 @@ pub(super) async fn place(world: &World, run: &TestRun, nodes: u16) -> Result<()
     if slug.settings().tests.nodes.unwrap_or(nodes) < 2 {
         return put(world, run, Setup::OnNodes { why: NotKept::OneNode }).await;
     }
-    let preparation = Preparation {
-        key: key.clone(),
-        repository: run.repository,
-        run: run.number,
-        started_at: world.now(),
-        state: PreparationState::Running,
-    };
+    let preparation =
+        Preparation { key: key.clone(), repository: run.repository, run: run.number, state: PreparationState::Running };
     world.commit(move |tx| tx.put_preparation(&preparation)).await?;
     put(world, run, Setup::Making { key }).await
 }
@@ -95,7 +90,7 @@ pub(super) async fn begin(world: &World, run: &TestRun) -> Result<(), Trouble> {
     let settings = &world.config.tests;
     let toolchains = world.config.sandbox.toolchains.iter();
     let toolchains: String =
-        toolchains.map(|path| format!(" --toolchain '{}'", quoted(&path.to_string_lossy()))).collect();
+        toolchains.map(|path| format!(" --toolchain {}", quoted(&path.to_string_lossy()))).collect();
     let spec = Spec {
         id: preparation.process(),
         labels: [(label::SETUP, preparation.key.0.clone()), (label::TYPE, "test-setup".to_owned())]
@@ -104,7 +99,7 @@ pub(super) async fn begin(world: &World, run: &TestRun) -> Result<(), Trouble> {
         name: "test-setup.1".to_owned(),
         code: code_of(&slug),
         command: format!(
-            "exec {INSIDE_PROGRAM} node --setup '{}' --into {INTO} --slug-mb {}{toolchains}",
+            "exec {INSIDE_PROGRAM} node --setup {} --into {INTO} --slug-mb {}{toolchains}",
             quoted(&inputs.script),
             world.config.build.slug_mb,
         ),
@@ -122,10 +117,6 @@ pub(super) async fn begin(world: &World, run: &TestRun) -> Result<(), Trouble> {
     start::start(world, &spec).await?;
     info!(run = %run.number, "test-setup of test run {} is done once for all nodes", run.number);
     Ok(())
-}
-
-fn quoted(text: &str) -> String {
-    text.replace('\'', "'\\''")
 }
 
 /// The process is over: keeps what it made, or says why not.
@@ -174,7 +165,7 @@ fn wake_waiting(tx: &mut Transaction<'_>, preparation: &Preparation, now: Timest
 
 async fn take_over(world: &World, preparation: &Preparation) -> Result<Option<SlugDigest>, Trouble> {
     let (from, into) = (folder(world, preparation).join("kept"), world.folder("archives"));
-    let limits = ArchiveLimits { archive_bytes: world.config.build.slug_mb * 1_000_000, ..ArchiveLimits::default() };
+    let limits = build::archive_limits(world);
     outside::point("take over").await;
     let taken = tokio::task::spawn_blocking(move || slug::take_over(&from, &into, limits)).await?;
     outside::point("taken over").await;
@@ -206,41 +197,36 @@ pub(super) async fn leave(world: &World, run: &TestRun) -> Result<(), Trouble> {
 }
 
 async fn leave_locked(world: &World, run: &TestRun, preparation: &Preparation) -> Result<(), Trouble> {
-    let key = &preparation.key;
-    let runs = world.store.runs_of(run.repository)?;
-    let wanted = |other: &TestRun| {
-        other.number != run.number && other.verdict.is_none() && other.cancelled.is_none() && waits_for(other, key)
-    };
-    if !runs.iter().any(wanted) {
-        end(world, preparation).await?;
-    }
+    end_unless_wanted(world, preparation, Some(run.number)).await?;
     put(world, run, Setup::Open).await
-}
-
-/// Nobody waits for it. Whatever remains of it belongs to nobody then, and is taken away as such.
-async fn end(world: &World, preparation: &Preparation) -> Result<(), Trouble> {
-    act::stop(world, &preparation.process()).await?;
-    let state = PreparationState::NotKept { why: NotKept::Failed, at: world.now() };
-    let ended = Preparation { state, ..preparation.clone() };
-    Ok(world.commit(move |tx| tx.put_preparation(&ended)).await?)
 }
 
 /// Ends those that no run waits for any more, however that came: a run may get its verdict in another way.
 pub(super) async fn end_unwanted(world: &World) -> Result<(), Trouble> {
-    let goes_on = |known: &Preparation| known.state == PreparationState::Running;
-    for known in world.store.preparations()?.into_iter().filter(goes_on) {
+    for known in world.store.preparations()?.into_iter().filter(Preparation::goes_on) {
         let _alone = world.locks.lock(&lock_of(&known.key)).await;
-        if world.store.preparation(&known.key)?.as_ref() != Some(&known) {
-            continue;
-        }
-        // Who asked may not have written yet that it waits.
-        let wanted = |run: &TestRun| waits_for(run, &known.key) || (run.number == known.run && run.setup.is_open());
-        let mut going_on = world.store.runs_going_on()?.into_iter().filter(|run| run.repository == known.repository);
-        if !going_on.any(|run| wanted(&run)) {
-            end(world, &known).await?;
+        if world.store.preparation(&known.key)?.as_ref() == Some(&known) {
+            end_unless_wanted(world, &known, None).await?;
         }
     }
     Ok(())
+}
+
+/// Ends it where no run waits for it but the one that leaves. Whatever remains of it belongs to nobody then, and is taken
+/// away as such.
+async fn end_unless_wanted(world: &World, known: &Preparation, leaves: Option<RunNumber>) -> Result<(), Trouble> {
+    let wanted = |run: &TestRun| {
+        // Who asked may not have written yet that it waits.
+        let waits = waits_for(run, &known.key) || (run.number == known.run && run.setup.is_open());
+        waits && run.repository == known.repository && run.cancelled.is_none() && Some(run.number) != leaves
+    };
+    if world.store.runs_going_on()?.iter().any(wanted) {
+        return Ok(());
+    }
+    act::stop(world, &known.process()).await?;
+    let state = PreparationState::NotKept { why: NotKept::Failed, at: world.now() };
+    let ended = Preparation { state, ..known.clone() };
+    Ok(world.commit(move |tx| tx.put_preparation(&ended)).await?)
 }
 
 fn waits_for(run: &TestRun, key: &PreparationKey) -> bool {
@@ -252,7 +238,7 @@ async fn awaited(world: &World, run: &TestRun) -> Result<Option<(Preparation, im
     let Setup::Making { key } = &run.setup else { return Ok(None) };
     let alone = world.locks.lock(&lock_of(key)).await;
     let known = world.store.preparation(key)?;
-    Ok(known.filter(|known| known.state == PreparationState::Running).map(|known| (known, alone)))
+    Ok(known.filter(Preparation::goes_on).map(|known| (known, alone)))
 }
 
 fn lock_of(key: &PreparationKey) -> String {
@@ -267,7 +253,7 @@ fn folder(world: &World, preparation: &Preparation) -> PathBuf {
 /// Whether a folder or process of that name belongs to a preparation that goes on.
 pub(super) fn goes_on(world: &World, key: &str, name: &str) -> Result<bool, Trouble> {
     let known = world.store.preparation(&PreparationKey(key.to_owned()))?;
-    Ok(known.is_some_and(|known| known.state == PreparationState::Running && known.process().as_str() == name))
+    Ok(known.is_some_and(|known| known.goes_on() && known.process().as_str() == name))
 }
 
 /// Forgets what nobody starts from any more.
@@ -317,28 +303,17 @@ fn inputs(world: &World, run: &TestRun, slug: &Slug) -> Result<Result<Inputs, No
         return Ok(Err(why));
     }
     let (variables, masked) = start::test_variables(world, run, slug, BTreeMap::new())?;
-    let mut digest = Sha256::new();
-    let mut part = |bytes: &[u8]| {
-        digest.update((bytes.len() as u64).to_be_bytes());
-        digest.update(bytes);
-    };
-    part(run.repository.0.to_string().as_bytes());
-    for digest in slug.digests() {
-        part(digest.as_str().as_bytes());
-    }
-    for toolchain in &world.config.sandbox.toolchains {
-        part(toolchain.as_os_str().as_encoded_bytes());
-    }
-    part(script.as_bytes());
-    for (name, value) in &variables {
-        part(name.as_bytes());
-        part(value.as_bytes());
-    }
-    for name in &masked {
-        part(name.as_bytes());
-    }
+    let repository = run.repository.to_string();
+    let toolchains = world.config.sandbox.toolchains.iter().map(|path| path.to_string_lossy());
+    let toolchains: Vec<_> = toolchains.collect();
+    let mut parts = vec![repository.as_str()];
+    parts.extend(slug.digests().map(SlugDigest::as_str));
+    parts.extend(toolchains.iter().map(AsRef::as_ref));
+    parts.push(&script);
+    parts.extend(variables.iter().flat_map(|(name, value)| [name.as_str(), value.as_str()]));
+    parts.extend(masked.iter().map(String::as_str));
     // A stranger's run leaves nothing that others start from, whatever its hash.
     let whose = if run.untrusted { 'u' } else { 't' };
-    let key = PreparationKey(format!("{whose}{}", hex::encode(&digest.finalize()[..16])));
+    let key = PreparationKey(format!("{whose}{}", fingerprint(&parts)));
     Ok(Ok(Inputs { key, script, variables, masked }))
 }

@@ -222,7 +222,7 @@ fn settle(sink: Sink, unfinished: Unfinished, into_dir: &Path) -> Result<Settled
 /// Takes an archive that a sandbox has packed into `into_dir`, under the digest of its bytes. `None` where `from` holds
 /// no archive, or one that is too large. What it unpacks to is judged by whoever unpacks it. Blocks: it copies the file.
 pub fn take_over(from: &Path, into_dir: &Path, limits: ArchiveLimits) -> Result<Option<SlugDigest>, ArchiveError> {
-    let at = |source| ArchiveError::Io { path: from.to_owned(), source };
+    let at = at(from);
     let is_archive = |name: &OsStr| name.as_bytes().ends_with(b".tar.zst") && !name.as_bytes().starts_with(b".");
     let names = match fs::read_dir(from) {
         Ok(entries) => entries.flatten().map(|entry| entry.file_name()),
@@ -241,10 +241,8 @@ pub fn take_over(from: &Path, into_dir: &Path, limits: ArchiveLimits) -> Result<
     }
     let (unfinished, draft) = draft(into_dir)?;
     let mut sink = Sink { file: BufWriter::with_capacity(1 << 20, draft), hash: Sha256::new(), bytes: 0, limits };
-    match io::copy(&mut file.take(limits.archive_bytes), &mut sink) {
-        Ok(_) => {}
-        Err(error) => return Err(write_error(error, &unfinished.0, limits)),
-    }
+    io::copy(&mut file.take(limits.archive_bytes), &mut sink)
+        .map_err(|error| write_error(error, &unfinished.0, limits))?;
     Ok(Some(settle(sink, unfinished, into_dir)?.digest))
 }
 

@@ -147,7 +147,7 @@ impl Store {
     }
 
     /// Those of all apps that are wanted, so that the others cost no copy.
-    pub fn apps_where(&self, wanted: impl Fn(&App) -> bool) -> Result<Vec<App>, StoreError> {
+    pub fn apps_where(&self, mut wanted: impl FnMut(&App) -> bool) -> Result<Vec<App>, StoreError> {
         let all = self.inner.apps.read(&self.inner.shared)?;
         Ok(all.values().filter(|app| wanted(app)).map(|app| App::clone(app)).collect())
     }

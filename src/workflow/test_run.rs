@@ -109,14 +109,12 @@ pub fn plan_run(run: &TestRun, view: &RunView) -> Plan {
 fn place_setup(run: &TestRun, view: &RunView, script: &TestScript, plan: &mut Plan) -> bool {
     match (&run.setup, &view.preparation) {
         (Setup::OnNodes { .. } | Setup::Kept { .. }, _) => return true,
-        (Setup::Making { .. }, Some((Preparation { state: PreparationState::Running, .. }, process))) => {
-            match process {
-                Some(true) => plan.act(Action::CollectSetup),
-                Some(false) => {}
-                None if view.free_slots > 0 => plan.act(Action::StartSetup),
-                None => plan.look_again_in(Duration::from_millis(250)),
-            }
-        }
+        (Setup::Making { .. }, Some((made, process))) if made.goes_on() => match process {
+            Some(true) => plan.act(Action::CollectSetup),
+            Some(false) => {}
+            None if view.free_slots > 0 => plan.act(Action::StartSetup),
+            None => plan.look_again_in(Duration::from_millis(250)),
+        },
         // It is over, or nobody makes it any more.
         (Setup::Open | Setup::Making { .. }, _) => plan.act(Action::PlaceSetup { nodes: script.nodes }),
     }

@@ -335,6 +335,28 @@ impl Machine {
         found
     }
 
+    /// A test run, once it has its verdict.
+    pub async fn verdict(&self, run: u64) -> Value {
+        let look = async || {
+            let answer = self.api(&format!("/api/v1/runs/{run}")).await?;
+            anyhow::ensure!(!answer["verdict"].is_null(), "{answer:#}");
+            Ok(answer)
+        };
+        self.expect(&format!("the verdict of run {run}"), look).await
+    }
+
+    /// The doctor finds all well, soon, and this folder of the data is empty.
+    pub async fn is_well(&self, empty: &str) {
+        let look = async || {
+            let output = self.landfall(&["doctor"]).await;
+            anyhow::ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+            Ok(())
+        };
+        self.expect("the doctor to find all well", look).await;
+        let left = std::fs::read_dir(self.path("data").join(empty)).expect("a folder").count();
+        assert_eq!(left, 0, "something is left in {empty}");
+    }
+
     /// Every test ends with this: all is stopped as a person would stop it, and nothing is left.
     pub async fn leave(mut self) {
         let said = self.says(&["down"]).await;

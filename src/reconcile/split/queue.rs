@@ -30,8 +30,7 @@ pub(in crate::reconcile) fn is_asked(slug: &Slug, variables: &BTreeMap<String, S
 
 /// What a node runs instead of the script itself.
 pub(in crate::reconcile) fn script(script: &str, token: &str, masked: &[String]) -> String {
-    let quoted = script.replace('\'', "'\\''");
-    format!("{} --token {token} --script '{quoted}'", super::command(masked))
+    format!("{} --token {token} --script {}", super::command(masked), quoted(script))
 }
 
 pub(super) async fn answer(world: &World, run: &TestRun, who: Who, ask: Ask) -> Result<Answer, Trouble> {

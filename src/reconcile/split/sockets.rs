@@ -68,7 +68,7 @@ pub(in crate::reconcile) fn command(masked: &[String]) -> String {
 
 /// What it runs instead of a script that leaves results or artifacts.
 pub(in crate::reconcile) fn plain_script(script: &str, masked: &[String]) -> String {
-    format!("{} --script '{}'", command(masked), script.replace('\'', "'\\''"))
+    format!("{} --script {}", command(masked), quoted(script))
 }
 
 /// Which node a process is: the other way round than `TestRun::process_id`.
