@@ -23,7 +23,6 @@
 # for apps that outlive a new version of Landfall install it on the machine itself (packaging/).
 
 FROM rust:1-bookworm AS builder
-RUN apt-get update && apt-get install -y --no-install-recommends cmake && rm -rf /var/lib/apt/lists/*
 WORKDIR /landfall
 COPY . .
 RUN cargo build --release --locked --bin landfall

@@ -28,7 +28,28 @@ impl Timestamp {
         format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
     }
 
-    /// Reads RFC 3339 as GitHub writes it; fractions of a second and offsets are understood, anything else is `None`.
+    /// Appends RFC 3339 in UTC with milliseconds: `2026-11-22T23:19:37.042Z`. Log lines begin with it, so no formatter is asked.
+    pub fn push_rfc3339_millis(self, text: &mut String) {
+        let (year, month, day, second_of_day) = self.civil();
+        let parts = [
+            (year, 1000, '-'),
+            (month, 10, '-'),
+            (day, 10, 'T'),
+            (second_of_day / 3600, 10, ':'),
+            (second_of_day / 60 % 60, 10, ':'),
+            (second_of_day % 60, 10, '.'),
+            (self.0.rem_euclid(1000), 100, 'Z'),
+        ];
+        for (number, mut unit, end) in parts {
+            while unit > 0 {
+                text.push(char::from(b'0' + (number / unit % 10) as u8));
+                unit /= 10;
+            }
+            text.push(end);
+        }
+    }
+
+    /// Reads RFC 3339; fractions down to milliseconds and offsets are understood, anything else is `None`.
     pub fn parse_rfc3339(text: &str) -> Option<Timestamp> {
         let bytes = text.as_bytes();
         let number = |from: usize, to: usize| text.get(from..to)?.parse::<i64>().ok();
@@ -37,9 +58,11 @@ impl Timestamp {
         }
         let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
         let (hour, minute, second) = (number(11, 13)?, number(14, 16)?, number(17, 19)?);
-        let mut rest = &text[19..];
+        let (mut rest, mut millis) = (&text[19..], 0);
         if let Some(fraction) = rest.strip_prefix('.') {
             rest = fraction.trim_start_matches(|c: char| c.is_ascii_digit());
+            let digits = fraction[..fraction.len() - rest.len()].bytes().map(|byte| i64::from(byte - b'0'));
+            millis = digits.chain([0, 0, 0]).take(3).fold(0, |sum, digit| sum * 10 + digit);
         }
         let offset = match rest {
             "Z" | "z" => 0,
@@ -50,7 +73,7 @@ impl Timestamp {
             }
         };
         let seconds = days_from_civil(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second - offset * 60;
-        Some(Timestamp(seconds * 1000))
+        Some(Timestamp(seconds * 1000 + millis))
     }
 
     fn civil(self) -> (i64, i64, i64, i64) {
@@ -143,10 +166,13 @@ mod tests {
             assert_eq!(Timestamp(milliseconds).rfc3339(), text);
             assert_eq!(Timestamp::parse_rfc3339(text), Some(Timestamp(milliseconds)));
         }
-        assert_eq!(
-            Timestamp::parse_rfc3339("2026-11-23T00:19:37.123+01:00"),
-            Timestamp::parse_rfc3339("2026-11-22T23:19:37Z")
-        );
+        assert_eq!(Timestamp::parse_rfc3339("2026-11-23T00:19:37.123+01:00"), Some(Timestamp(1_795_389_577_123)));
+        for (milliseconds, text) in [(1_795_389_577_042, "2026-11-22T23:19:37.042Z"), (7, "1970-01-01T00:00:00.007Z")] {
+            let mut written = String::new();
+            Timestamp(milliseconds).push_rfc3339_millis(&mut written);
+            assert_eq!((written.as_str(), Timestamp::parse_rfc3339(&written)), (text, Some(Timestamp(milliseconds))));
+        }
+        assert_eq!(Timestamp::parse_rfc3339("2026-11-22T23:19:37.5Z"), Some(Timestamp(1_795_389_577_500)));
         assert_eq!(Timestamp::parse_rfc3339("yesterday"), None);
     }
 }

@@ -108,7 +108,7 @@ struct Reserved {
 const RESERVED: &[Reserved] = &[
     Reserved { names: &["sled::"], places: &[("store", "the index over the journal")] },
     Reserved { names: &["octocrab::"], places: &[("github", "GitHub's wire")] },
-    Reserved { names: &["pingora"], places: &[("router", "the proxy")] },
+    Reserved { names: &["hyper::"], places: &[("router", "the proxy")] },
     Reserved { names: &["instant_acme", "rcgen"], places: &[("acme", "certificates of custom domains")] },
     Reserved {
         names: &["bwrap"],

@@ -10,7 +10,9 @@ use crate::clock::Timestamp;
 use crate::domain::AppName;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use pingora_http::RequestHeader;
+use http::header::{AUTHORIZATION, COOKIE};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue};
 use ring::{digest, hmac};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -93,15 +95,15 @@ pub fn is_own_path(path: &str) -> bool {
 }
 
 /// Judges a request by its head.
-pub(super) fn judge(access: &Access, app: &AppName, head: &RequestHeader, secure: bool, now: Timestamp) -> Verdict {
-    let path = String::from_utf8_lossy(head.raw_path()).into_owned();
+pub(super) fn judge(access: &Access, app: &AppName, head: &Parts, secure: bool, now: Timestamp) -> Verdict {
+    let path = request::path_of(&head.uri).to_owned();
     if path.split('?').next() == Some(ENTER) {
         return enter(access, app, head, &path, secure, now);
     }
-    if cookies(head).any(|(name, value)| COOKIES.contains(&name) && is_cookie(access, app, value, now)) {
+    if cookies(&head.headers).any(|(name, value)| COOKIES.contains(&name) && is_cookie(access, app, value, now)) {
         return Verdict::Open { cookie: None };
     }
-    if let (Some(sealed), Some(password)) = (&access.password, password(head))
+    if let (Some(sealed), Some(password)) = (&access.password, password(&head.headers))
         && is_signed(&access.key, "password", &password, sealed)
     {
         return Verdict::Open { cookie: Some(cookie(access, app, BY_PASSWORD, secure, now)) };
@@ -123,7 +125,7 @@ pub(super) fn judge(access: &Access, app: &AppName, head: &RequestHeader, secure
 }
 
 /// Somebody comes back from the dashboard.
-fn enter(access: &Access, app: &AppName, head: &RequestHeader, path: &str, secure: bool, now: Timestamp) -> Verdict {
+fn enter(access: &Access, app: &AppName, head: &Parts, path: &str, secure: bool, now: Timestamp) -> Verdict {
     let closed = Verdict::Closed(Refusal::bare(403));
     if access.sign_in.is_none() {
         return closed;
@@ -133,7 +135,7 @@ fn enter(access: &Access, app: &AppName, head: &RequestHeader, path: &str, secur
     let to = value("to").map_or_else(|| "/".to_owned(), decode);
     let Some((until, signature)) = value("ticket").and_then(|ticket| ticket.split_once('.')) else { return closed };
     let late = until.parse::<i64>().map_or(true, |until| until < now.0);
-    let bound = cookies(head).filter(|(name, _)| *name == LOGIN).any(|(_, nonce)| {
+    let bound = cookies(&head.headers).filter(|(name, _)| *name == LOGIN).any(|(_, nonce)| {
         let bind = hex::encode(digest::digest(&digest::SHA256, nonce.as_bytes()));
         is_signed(&access.key, "ticket", &format!("{app}\n{until}\n{bind}\n{to}"), signature)
     });
@@ -158,8 +160,8 @@ fn is_cookie(access: &Access, app: &AppName, value: &str, now: Timestamp) -> boo
 }
 
 /// The password of HTTP Basic; whatever name comes with it.
-fn password(head: &RequestHeader) -> Option<String> {
-    let value = head.headers.get("authorization")?.to_str().ok()?;
+fn password(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
     let (scheme, encoded) = value.split_once(' ')?;
     if !scheme.eq_ignore_ascii_case("basic") {
         return None;
@@ -168,27 +170,29 @@ fn password(head: &RequestHeader) -> Option<String> {
     text.split_once(':').map(|(_, password)| password.to_owned())
 }
 
-fn cookies(head: &RequestHeader) -> impl Iterator<Item = (&str, &str)> {
-    let all = head.headers.get_all("cookie").iter().filter_map(|value| value.to_str().ok());
+fn cookies(headers: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {
+    let all = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
     all.flat_map(|value| value.split(';')).filter_map(|pair| pair.trim().split_once('='))
 }
 
 /// Takes out of a request what let it in, whether this app is closed or not. `by_password`: the credentials were ours.
-pub(super) fn conceal(upstream: &mut RequestHeader, by_password: bool) -> pingora_core::Result<()> {
+pub(super) fn conceal(headers: &mut HeaderMap, by_password: bool) {
     if by_password {
-        upstream.remove_header("authorization");
+        headers.remove(AUTHORIZATION);
     }
     let ours = |name: &str| COOKIES.contains(&name) || name == LOGIN;
-    if !cookies(upstream).any(|(name, _)| ours(name)) {
-        return Ok(());
+    if !cookies(headers).any(|(name, _)| ours(name)) {
+        return;
     }
     let others: Vec<String> =
-        cookies(upstream).filter(|(name, _)| !ours(name)).map(|(name, value)| format!("{name}={value}")).collect();
-    upstream.remove_header("cookie");
-    if !others.is_empty() {
-        upstream.insert_header("Cookie", others.join("; "))?;
+        cookies(headers).filter(|(name, _)| !ours(name)).map(|(name, value)| format!("{name}={value}")).collect();
+    headers.remove(COOKIE);
+    // Parts of values that were some are one.
+    if let Ok(value) = HeaderValue::from_str(&others.join("; "))
+        && !others.is_empty()
+    {
+        headers.insert(COOKIE, value);
     }
-    Ok(())
 }
 
 fn encode(text: &str) -> String {
@@ -229,12 +233,12 @@ mod tests {
         Access { key, password, sign_in: Some("https://landfall.example.com/login/app".to_owned()) }
     }
 
-    fn head(path: &str, headers: &[(&'static str, &str)]) -> RequestHeader {
-        let mut head = RequestHeader::build("GET", path.as_bytes(), None).unwrap();
-        headers.iter().for_each(|(name, value)| {
-            head.append_header(*name, *value).unwrap();
-        });
-        head
+    fn head(path: &str, headers: &[(&'static str, &str)]) -> Parts {
+        let mut request = http::Request::builder().uri(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.body(()).unwrap().into_parts().0
     }
 
     fn app() -> AppName {
@@ -310,15 +314,15 @@ mod tests {
     fn the_app_never_sees_what_let_people_in() {
         let mine =
             [("cookie", "a=1; landfall-access=x; b=2"), ("cookie", "__Host-landfall-access=y; landfall-login=z")];
-        let mut upstream = head("/", &mine);
-        upstream.insert_header("authorization", "Basic x").unwrap();
-        conceal(&mut upstream, true).unwrap();
-        let left: Vec<_> = upstream.headers.get_all("cookie").iter().map(|value| value.to_str().unwrap()).collect();
+        let mut theirs = head("/", &mine).headers;
+        theirs.insert("authorization", "Basic x".parse().unwrap());
+        conceal(&mut theirs, true);
+        let left: Vec<_> = theirs.get_all("cookie").iter().map(|value| value.to_str().unwrap()).collect();
         assert_eq!(left, ["a=1; b=2"]);
-        assert!(upstream.headers.get("authorization").is_none());
-        let mut own = head("/", &[("cookie", "a=1"), ("authorization", "Bearer token of the app")]);
-        conceal(&mut own, false).unwrap();
-        assert!(own.headers.get("authorization").is_some() && own.headers.get("cookie").unwrap() == "a=1");
+        assert!(theirs.get("authorization").is_none());
+        let mut own = head("/", &[("cookie", "a=1"), ("authorization", "Bearer token of the app")]).headers;
+        conceal(&mut own, false);
+        assert!(own.get("authorization").is_some() && own.get("cookie").unwrap() == "a=1");
         let secure = cookie(&access(), &app(), BY_LOGIN, true, NOW);
         assert!(secure.starts_with("__Host-landfall-access=") && secure.ends_with("; Secure"), "{secure}");
     }

@@ -1,36 +1,33 @@
-//! The connections of clients: how many there may be, and how long each may take over the head of a request.
+//! The connections of clients: how many there may be, and how long each may take over the head of a request, over an
+//! answer that it does not take, and between two requests.
 //!
-//! The proxy library times single reads, so a client that sends a byte now and then could hold a connection for
-//! ever. Here the head has one deadline and one size, from its first byte to its last.
+//! The head has one deadline and one size, from its first byte to its last: else a client that sends a byte now and then
+//! could hold a connection for ever. No request starts a timer of its own; all connections are looked at now and then.
 
 use super::errors::Refusal;
 use super::framing::{Fault, Framing};
+use super::request::canonical;
+use super::ticks::Ticks;
 use super::trailers::{self, Answer, Trailers};
 use super::wire::Wire;
-use async_trait::async_trait;
-use nix::errno::Errno;
+use http::HeaderValue;
 use nix::sys::socket::{MsgFlags, recv, send, shutdown};
-use pingora_core::protocols::ALPN;
-use pingora_core::protocols::l4::socket::SocketAddr as PeerAddress;
-use pingora_core::protocols::raw_connect::ProxyDigest;
-use pingora_core::protocols::{
-    GetProxyDigest, GetSocketDigest, GetTimingDigest, IO, Peek, Shutdown, SocketDigest, Ssl, TimingDigest, UniqueID,
-};
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, RawFd};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufWriter, ReadBuf};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 use tokio::time::Sleep;
 
-/// Small answers leave as one packet; larger writes pass by the buffer.
-const WRITE_BUFFER: usize = 1460;
+/// For how long an idle connection may say farewell before it is cut.
+const FAREWELL: Duration = Duration::from_secs(5);
 /// What is still read of a client that was answered before it had sent everything, in all and while it pauses.
 /// Closing on unread bytes would reset the connection, and with it the answer.
 const LINGER: Duration = Duration::from_secs(15);
@@ -45,20 +42,28 @@ const LARGE: &[u8] = b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-L
 /// What every client of HTTP/2 has to say first (RFC 9113, 3.4).
 const PREFACE_BYTES: usize = 24;
 
-/// How far a client is with the head of a request.
+/// How far a client is. Moments are those of the router's ticks; 0 is none.
 #[derive(Debug, Default)]
 struct Progress {
-    /// When the head's first byte came, in milliseconds since the start plus one; 0 outside of heads. While TLS is
-    /// agreed on, and over HTTP/2 until the client has said that it speaks it, since when.
+    /// When the head's first byte came; 0 outside of heads. While TLS is agreed on, and over HTTP/2 until the client has
+    /// said that it speaks it, since when.
     head_since: AtomicU64,
+    /// Since when it has taken nothing of what there is to write.
+    stalled_since: AtomicU64,
+    /// Since when nothing is asked of us.
+    idle_since: AtomicU64,
+    /// Requests that are under way.
+    under_way: AtomicUsize,
     /// Nothing can be said but through TLS.
     secure: bool,
+    /// It has idled for too long: TLS and HTTP/2 end a connection with a word.
+    farewell: Notify,
 }
 
 /// Everyone who is connected.
 #[derive(Debug)]
 pub(super) struct Clients {
-    started: Instant,
+    ticks: Ticks,
     limit: usize,
     limit_per_address: usize,
     open: Mutex<Open>,
@@ -71,14 +76,16 @@ struct Open {
 }
 
 impl Clients {
-    pub fn new(started: Instant, limit: usize, limit_per_address: usize) -> Clients {
-        Clients { started, limit, limit_per_address, open: Mutex::default() }
+    pub fn new(ticks: Ticks, limit: usize, limit_per_address: usize) -> Clients {
+        Clients { ticks, limit, limit_per_address, open: Mutex::default() }
     }
 
     /// Takes a connection in; `None` when there are too many.
     pub fn admit(self: &Arc<Clients>, descriptor: RawFd, address: IpAddr, secure: bool) -> Option<Place> {
-        let since = if secure { milliseconds(self.started.elapsed()) + 1 } else { 0 };
-        let progress = Arc::new(Progress { head_since: AtomicU64::new(since), secure });
+        let since = if secure { self.now() } else { 0 };
+        let idle_since = AtomicU64::new(self.now());
+        let progress =
+            Arc::new(Progress { head_since: AtomicU64::new(since), secure, idle_since, ..Progress::default() });
         {
             let mut open = self.lock();
             let total = open.clients.len();
@@ -99,20 +106,32 @@ impl Clients {
         self.lock().clients.len()
     }
 
-    /// Ends the connections whose request's head has taken longer than `limit`.
-    pub fn cut_slow(&self, limit: Duration) {
-        let Some(before) = self.started.elapsed().checked_sub(limit) else { return };
-        let before = milliseconds(before) + 1;
+    /// Ends the connections whose request's head has taken longer than `head`, those that have taken nothing of their answer
+    /// for `stall`, and those that have asked nothing for `keep_alive`.
+    pub fn cut_slow(&self, head: Duration, stall: Duration, keep_alive: Duration) {
+        let is_over = |since: &AtomicU64, limit: Duration| self.ticks.is_past(since.load(Ordering::Acquire), limit);
         for (descriptor, progress) in &self.lock().clients {
-            let since = progress.head_since.load(Ordering::Acquire);
-            if since != 0 && since < before {
-                // Its owner takes the lock before it closes, so the descriptor is still this client's.
-                if !progress.secure {
-                    let _ = send(*descriptor, SLOW, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL);
-                }
+            // Its owner takes the lock before it closes, so the descriptor is still this client's.
+            let stalled = is_over(&progress.stalled_since, stall);
+            let rests = progress.under_way.load(Ordering::Acquire) == 0;
+            // What is read of the next head while an answer is written gets its time afterwards.
+            let slow = rests && is_over(&progress.head_since, head);
+            if slow && !progress.secure {
+                let _ = send(*descriptor, SLOW, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL);
+            }
+            // An answer that the app has given whole may still be on its way to the client.
+            let idles = rests && progress.stalled_since.load(Ordering::Acquire) == 0;
+            if idles && is_over(&progress.idle_since, keep_alive) {
+                progress.farewell.notify_one();
+            }
+            if slow || stalled || (idles && is_over(&progress.idle_since, keep_alive + FAREWELL)) {
                 let _ = shutdown(*descriptor, nix::sys::socket::Shutdown::Both);
             }
         }
+    }
+
+    fn now(&self) -> u64 {
+        self.ticks.now()
     }
 
     fn leave(&self, descriptor: RawFd, address: IpAddr) {
@@ -129,10 +148,6 @@ impl Clients {
     fn lock(&self) -> MutexGuard<'_, Open> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn milliseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// A place among those who are connected, left when it is dropped. That must happen before the descriptor is closed,
@@ -156,16 +171,83 @@ pub(super) fn turn_away(stream: &TcpStream) {
     let _ = stream.try_write(BUSY);
 }
 
+/// A client's connection as its requests know it.
+#[derive(Debug)]
+pub(super) struct Client {
+    pub address: IpAddr,
+    /// The same as headers and log lines write it.
+    pub written_address: HeaderValue,
+    pub secure: bool,
+    pub http2: bool,
+    clients: Arc<Clients>,
+    progress: Arc<Progress>,
+    framing: Mutex<Framing>,
+    trailing: Mutex<Option<Trailing>>,
+}
+
+impl Client {
+    /// The verdict on the head that was just parsed. To be asked once per request of HTTP/1.
+    pub fn verdict(&self) -> Result<(), Refusal> {
+        self.framing().verdict()
+    }
+
+    /// Whether the client broke the rules of HTTP.
+    pub fn is_malformed(&self) -> bool {
+        self.framing().fault().is_some()
+    }
+
+    /// A request begins.
+    pub fn begin(self: &Arc<Client>) -> UnderWay {
+        self.progress.under_way.fetch_add(1, Ordering::AcqRel);
+        UnderWay(self.clone())
+    }
+
+    /// Puts what will have come after the body into the answer that is about to be written in HTTP/1, if that has a place
+    /// for it.
+    pub fn trail(&self, trailers: Trailers) {
+        let trailing = Trailing { answer: Answer::default(), trailers, lines: Vec::new() };
+        *self.trailing.lock().unwrap_or_else(PoisonError::into_inner) = Some(trailing);
+    }
+
+    /// Comes about when the client has idled for too long.
+    pub async fn farewell(&self) {
+        self.progress.farewell.notified().await;
+    }
+
+    fn framing(&self) -> MutexGuard<'_, Framing> {
+        self.framing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An address as headers and log lines write it.
+pub(super) fn written(address: IpAddr) -> HeaderValue {
+    // Digits, letters, dots and colons are a value.
+    HeaderValue::from_str(&address.to_string()).unwrap_or(HeaderValue::from_static(""))
+}
+
+/// A request that is under way, until this is dropped.
+#[derive(Debug)]
+pub(super) struct UnderWay(Arc<Client>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        let (progress, now) = (&self.0.progress, self.0.clients.now());
+        progress.idle_since.store(now, Ordering::Release);
+        if progress.head_since.load(Ordering::Acquire) != 0 {
+            progress.head_since.store(now, Ordering::Release);
+        }
+        progress.under_way.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 /// A client's connection.
 #[derive(Debug)]
 pub(super) struct ClientStream {
     /// The first field, so that it is dropped before the connection.
     place: Place,
-    stream: BufWriter<Wire>,
-    digest: Arc<SocketDigest>,
-    framing: Mutex<Framing>,
-    trailing: Mutex<Option<Trailing>>,
-    /// Bytes of HTTP/2's preface that are still to come: the proxy library would wait for them for ever.
+    wire: Wire,
+    client: Arc<Client>,
+    /// Bytes of HTTP/2's preface that are still to come: the HTTP library would wait for them for ever.
     preface: usize,
     closing: Closing,
 }
@@ -195,78 +277,48 @@ enum Closing {
 impl ClientStream {
     /// A client that was let in. `client` is its address where a load balancer told it.
     pub fn new(place: Place, wire: Wire, client: Option<SocketAddr>) -> ClientStream {
-        let digest = SocketDigest::from_raw_fd(place.descriptor);
-        if let Some(client) = client {
-            let _ = digest.peer_addr.set(Some(PeerAddress::Inet(client)));
-        }
-        let (framing, preface) =
-            if wire.is_http2() { (Framing::opaque(), PREFACE_BYTES) } else { (Framing::default(), 0) };
+        let http2 = wire.is_http2();
+        let (framing, preface) = if http2 { (Framing::opaque(), PREFACE_BYTES) } else { (Framing::default(), 0) };
         if preface == 0 {
             place.progress.head_since.store(0, Ordering::Release);
         }
-        ClientStream {
-            place,
-            stream: BufWriter::with_capacity(WRITE_BUFFER, wire),
-            digest: Arc::new(digest),
+        let address = canonical(client.map_or(place.address, |client| client.ip()));
+        let client = Client {
+            address,
+            written_address: written(address),
+            secure: wire.is_secure(),
+            http2,
+            clients: place.clients.clone(),
+            progress: place.progress.clone(),
             framing: Mutex::new(framing),
             trailing: Mutex::new(None),
-            preface,
-            closing: Closing::No,
-        }
+        };
+        ClientStream { place, wire, client: Arc::new(client), preface, closing: Closing::No }
     }
 
-    pub fn is_secure(&self) -> bool {
-        self.stream.get_ref().is_secure()
-    }
-
-    pub fn is_http2(&self) -> bool {
-        self.stream.get_ref().is_http2()
-    }
-
-    /// Puts what will have come after the body into the answer that is about to be written in HTTP/1, if that has a place
-    /// for it.
-    pub fn trail(&self, trailers: Trailers) {
-        let trailing = Trailing { answer: Answer::default(), trailers, lines: Vec::new() };
-        *self.trailing.lock().unwrap_or_else(PoisonError::into_inner) = Some(trailing);
-    }
-
-    fn tcp(&self) -> &TcpStream {
-        self.stream.get_ref().tcp()
-    }
-
-    /// A client's stream as the proxy library hands it out.
-    pub fn of(stream: &dyn IO) -> Option<&ClientStream> {
-        stream.as_any().downcast_ref::<ClientStream>()
-    }
-
-    /// The verdict on the head that was just parsed. To be asked once per request.
-    pub fn verdict(&self) -> Result<(), Refusal> {
-        self.framing().verdict()
-    }
-
-    /// Whether the client broke the rules of HTTP.
-    pub fn is_malformed(&self) -> bool {
-        self.framing().fault().is_some()
-    }
-
-    /// Whether the client has gone while nothing was asked of it: its end of the connection is closed and everything
-    /// that it sent was read.
-    pub fn is_gone(&self) -> bool {
-        let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
-        match recv(self.tcp().as_raw_fd(), &mut [0], flags) {
-            Ok(count) => count == 0,
-            Err(error) => error != Errno::EAGAIN && error != Errno::EINTR,
-        }
+    pub fn client(&self) -> Arc<Client> {
+        self.client.clone()
     }
 
     /// Whether closing now could meet bytes of the client: then the connection is reset, and with it our answer.
     fn owes_bytes(&self) -> bool {
-        let waiting = recv(self.tcp().as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT);
-        !self.framing().is_between_requests() || waiting.is_ok_and(|count| count > 0)
+        let descriptor = self.wire.tcp().as_raw_fd();
+        let waiting = recv(descriptor, &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT);
+        !self.client.framing().is_between_requests() || waiting.is_ok_and(|count| count > 0)
     }
 
-    fn framing(&self) -> MutexGuard<'_, Framing> {
-        self.framing.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Notes whether the client took what there was to write.
+    fn took<T>(&self, result: Poll<T>) -> Poll<T> {
+        let stalled = &self.place.progress.stalled_since;
+        if result.is_ready() {
+            if stalled.load(Ordering::Relaxed) != 0 {
+                self.place.progress.idle_since.store(self.place.clients.now(), Ordering::Release);
+                stalled.store(0, Ordering::Release);
+            }
+        } else if stalled.load(Ordering::Relaxed) == 0 {
+            stalled.store(self.place.clients.now(), Ordering::Release);
+        }
+        result
     }
 }
 
@@ -278,76 +330,92 @@ impl AsyncRead for ClientStream {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let this = &mut *self;
-        let framing = this.framing.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if framing.fault().is_some() {
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "the request is malformed")));
+        match this.client.framing().fault() {
+            None => {}
+            // The connection ends with the answer that says so.
+            Some(Fault::Refused) => return Poll::Pending,
+            Some(_) => return Poll::Ready(Err(malformed())),
         }
-        let result = Pin::new(&mut this.stream).poll_read(context, buffer);
+        std::task::ready!(Pin::new(&mut this.wire).poll_read(context, buffer))?;
         let bytes = &buffer.filled()[before..];
-        if !bytes.is_empty() {
-            let passed = framing.take(bytes);
-            buffer.set_filled(before + passed);
-            this.preface = this.preface.saturating_sub(passed);
-            if this.preface > 0 {
-                return result;
-            }
-            let since = &this.place.progress.head_since;
-            let began = since.load(Ordering::Acquire);
-            if !framing.in_head() {
-                since.store(0, Ordering::Release);
-            } else if began == 0 {
-                since.store(milliseconds(this.place.clients.started.elapsed()) + 1, Ordering::Release);
-            }
-            if framing.fault() == Some(Fault::TooLarge) && !this.place.progress.secure {
-                let _ = this.stream.get_ref().tcp().try_write(LARGE);
-            }
-            if framing.fault().is_some() && passed == 0 {
-                return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "the request is malformed")));
-            }
+        if bytes.is_empty() {
+            return Poll::Ready(Ok(()));
         }
-        result
+        let mut framing = this.client.framing();
+        let passed = framing.take(bytes);
+        buffer.set_filled(before + passed);
+        this.preface = this.preface.saturating_sub(passed);
+        if this.preface > 0 {
+            return Poll::Ready(Ok(()));
+        }
+        let since = &this.place.progress.head_since;
+        let began = since.load(Ordering::Acquire);
+        if !framing.in_head() {
+            if began != 0 {
+                since.store(0, Ordering::Release);
+            }
+        } else if began == 0 {
+            since.store(this.place.clients.now(), Ordering::Release);
+        }
+        if framing.fault() == Some(Fault::TooLarge) && !this.place.progress.secure {
+            let _ = this.wire.tcp().try_write(LARGE);
+        }
+        match framing.fault() {
+            Some(_) if passed == 0 => Poll::Ready(Err(malformed())),
+            _ => Poll::Ready(Ok(())),
+        }
     }
 }
 
-impl AsyncWrite for ClientStream {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let this = &mut *self;
-        let place = this.trailing.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let Some(trailing) = place else { return Pin::new(&mut this.stream).poll_write(context, bytes) };
+fn malformed() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "the request is malformed")
+}
+
+impl ClientStream {
+    fn write(&mut self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let mut place = self.client.trailing.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(trailing) = &mut *place else { return Pin::new(&mut self.wire).poll_write(context, bytes) };
         if trailing.answer.is_in_trailers() {
             if trailing.lines.is_empty() {
                 trailing.lines = trailers::lines(&trailing.trailers.take());
             }
             while !trailing.lines.is_empty() {
-                let written = std::task::ready!(Pin::new(&mut this.stream).poll_write(context, &trailing.lines))?;
+                let written = std::task::ready!(Pin::new(&mut self.wire).poll_write(context, &trailing.lines))?;
                 if written == 0 {
                     return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
                 }
                 trailing.lines.drain(..written);
             }
             *place = None;
-            return Pin::new(&mut this.stream).poll_write(context, bytes);
+            return Pin::new(&mut self.wire).poll_write(context, bytes);
         }
         // At first only looked at: what is not written comes again.
         let end = trailing.answer.clone().take(bytes);
-        let written = std::task::ready!(Pin::new(&mut this.stream).poll_write(context, &bytes[..end]))?;
+        let written = std::task::ready!(Pin::new(&mut self.wire).poll_write(context, &bytes[..end]))?;
         trailing.answer.take(&bytes[..written]);
         if trailing.answer.is_other() {
             *place = None;
         }
         Poll::Ready(Ok(written))
     }
+}
 
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+impl AsyncWrite for ClientStream {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let result = self.write(context, bytes);
+        self.took(result)
     }
 
-    /// Says that nothing more comes, then reads on for a while what the client still sends. The proxy library ends a
-    /// connection through here.
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let result = Pin::new(&mut self.wire).poll_flush(context);
+        self.took(result)
+    }
+
+    /// Says that nothing more comes, then reads on for a while what the client still sends.
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if matches!(this.closing, Closing::No) {
-            std::task::ready!(Pin::new(&mut this.stream).poll_shutdown(context))?;
+            std::task::ready!(Pin::new(&mut this.wire).poll_shutdown(context))?;
             if !this.owes_bytes() {
                 this.closing = Closing::Over;
                 return Poll::Ready(Ok(()));
@@ -360,7 +428,7 @@ impl AsyncWrite for ClientStream {
             let mut piece = [0; 16 * 1024];
             let mut buffer = ReadBuf::new(&mut piece);
             // Past the grammar: what comes now is not read, only taken off the wire.
-            match Pin::new(this.stream.get_mut()).poll_read(context, &mut buffer) {
+            match Pin::new(&mut this.wire).poll_read(context, &mut buffer) {
                 Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
                     let now = tokio::time::Instant::now();
                     *left = left.saturating_sub(buffer.filled().len());
@@ -384,53 +452,16 @@ impl AsyncWrite for ClientStream {
         context: &mut Context<'_>,
         buffers: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if self.trailing.get_mut().unwrap_or_else(PoisonError::into_inner).is_some() {
+        let trails = self.client.trailing.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        if trails {
             let first = buffers.iter().find(|buffer| !buffer.is_empty());
             return self.poll_write(context, first.map_or(&[], |buffer| buffer));
         }
-        Pin::new(&mut self.stream).poll_write_vectored(context, buffers)
+        let result = Pin::new(&mut self.wire).poll_write_vectored(context, buffers);
+        self.took(result)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-}
-
-#[async_trait]
-impl Shutdown for ClientStream {
-    async fn shutdown(&mut self) {
-        let _ = AsyncWriteExt::shutdown(self).await;
-    }
-}
-
-impl UniqueID for ClientStream {
-    fn id(&self) -> RawFd {
-        self.tcp().as_raw_fd()
-    }
-}
-
-impl Ssl for ClientStream {
-    fn selected_alpn_proto(&self) -> Option<ALPN> {
-        self.stream.get_ref().is_http2().then_some(ALPN::H2)
-    }
-}
-
-impl Peek for ClientStream {}
-
-impl GetTimingDigest for ClientStream {
-    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
-        Vec::new()
-    }
-}
-
-impl GetProxyDigest for ClientStream {
-    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
-        None
-    }
-}
-
-impl GetSocketDigest for ClientStream {
-    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
-        Some(self.digest.clone())
+        self.wire.is_write_vectored()
     }
 }

@@ -5,24 +5,17 @@
 //! Every connection is kept in its target's register from the moment it exists until just before its descriptor is
 //! closed: that is how idle ones of a target that left are closed, and silent ones are cut.
 
-use super::trailers;
-use async_trait::async_trait;
+use super::ticks::Ticks;
 use nix::errno::Errno;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, Shutdown, recvmsg, shutdown};
-use pingora_core::connectors::L4Connect;
-use pingora_core::protocols::l4::socket::SocketAddr as PeerAddress;
-use pingora_core::protocols::l4::stream::Stream;
-use pingora_core::protocols::l4::virt::{VirtualSockOpt, VirtualSocket, VirtualSocketStream};
-use pingora_core::upstreams::peer::{Tracer, Tracing};
-use pingora_core::{Error, ErrorType};
 use std::collections::HashMap;
-use std::io::{self, IoSliceMut};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixListener, UnixStream};
@@ -42,13 +35,96 @@ pub(super) enum DialError {
     Broken(#[source] io::Error),
 }
 
-/// One connection to an app, as its target's register knows it.
-#[derive(Debug, Default)]
+/// Why a connection was cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Cut {
+    /// No byte of an answer in time.
+    FirstByte = 1,
+    /// Nothing came or went for too long.
+    Silence = 2,
+}
+
+/// In place of a moment: the answer has begun.
+const ANSWERED: u64 = u64::MAX;
+
+/// One connection to an app, as its target's register knows it. Moments are those of the router's ticks; 0 is none.
+#[derive(Debug)]
 pub(super) struct Connection {
-    /// When a request was sent whose answer has not begun, in milliseconds since the router's start plus one; else 0.
-    pub awaiting_since: AtomicU64,
-    /// Cut because the answer did not begin in time.
-    pub timed_out: AtomicBool,
+    ticks: Ticks,
+    /// When a request was sent whole whose answer has not begun.
+    awaiting_since: AtomicU64,
+    /// When the last byte came or went.
+    active_at: AtomicU64,
+    /// Whether the app owes us something, or we it; silence is no fault of its while its client does not take what it
+    /// sent, or while there is no request.
+    waiting: AtomicBool,
+    /// A `Cut`, or 0.
+    cut: AtomicU8,
+    /// Bytes that came of the app.
+    received: AtomicU64,
+}
+
+impl Connection {
+    fn new(ticks: Ticks) -> Connection {
+        Connection {
+            ticks,
+            awaiting_since: AtomicU64::new(0),
+            active_at: AtomicU64::new(0),
+            waiting: AtomicBool::new(false),
+            cut: AtomicU8::new(0),
+            received: AtomicU64::new(0),
+        }
+    }
+
+    /// A request begins. `whole`: all of it is in its head.
+    pub fn begin(&self, whole: bool) {
+        let now = self.ticks.now();
+        self.active_at.store(now, Ordering::Release);
+        self.awaiting_since.store(if whole { now } else { 0 }, Ordering::Release);
+        self.waiting.store(true, Ordering::Release);
+    }
+
+    /// The request is whole: from here on the app owes an answer, unless it has begun one.
+    pub fn sent(&self) {
+        let _ = self.awaiting_since.compare_exchange(0, self.ticks.now(), Ordering::AcqRel, Ordering::Acquire);
+    }
+
+    pub fn answered(&self) {
+        self.awaiting_since.store(ANSWERED, Ordering::Release);
+    }
+
+    /// The time of silence begins when it begins to be the app's.
+    pub fn set_waiting(&self, waiting: bool) {
+        if waiting && !self.waiting.load(Ordering::Acquire) {
+            self.touch();
+        }
+        self.waiting.store(waiting, Ordering::Release);
+    }
+
+    pub fn cut(&self) -> Option<Cut> {
+        let cut = self.cut.load(Ordering::Acquire);
+        [Cut::FirstByte, Cut::Silence].into_iter().find(|kind| *kind as u8 == cut)
+    }
+
+    pub fn received(&self) -> u64 {
+        self.received.load(Ordering::Acquire)
+    }
+
+    fn touch(&self) {
+        self.active_at.store(self.ticks.now(), Ordering::Release);
+    }
+
+    /// Why it is to be cut, if so.
+    fn overdue(&self, first_byte: Duration, silence: Duration) -> Option<Cut> {
+        let awaiting = self.awaiting_since.load(Ordering::Acquire);
+        if awaiting != ANSWERED && self.ticks.is_past(awaiting, first_byte) {
+            return Some(Cut::FirstByte);
+        }
+        let silent =
+            self.waiting.load(Ordering::Acquire) && self.ticks.is_past(self.active_at.load(Ordering::Acquire), silence);
+        silent.then_some(Cut::Silence)
+    }
 }
 
 /// The open connections of one target.
@@ -60,10 +136,6 @@ pub(super) struct Connections {
 impl Connections {
     fn lock(&self) -> MutexGuard<'_, HashMap<RawFd, Arc<Connection>>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub fn get(&self, descriptor: RawFd) -> Option<Arc<Connection>> {
-        self.lock().get(&descriptor).cloned()
     }
 
     pub fn count(&self) -> usize {
@@ -78,141 +150,71 @@ impl Connections {
         }
     }
 
-    /// Cuts those that have waited for an answer since before `limit` (milliseconds plus one, as above).
-    pub fn cut_silent(&self, limit: u64) {
+    /// Cuts those that have waited for an answer for `first_byte`, and those on which nothing has happened for `silence`.
+    pub fn cut_silent(&self, first_byte: Duration, silence: Duration) {
         for (descriptor, connection) in self.lock().iter() {
-            let since = connection.awaiting_since.load(Ordering::Acquire);
-            if since != 0 && since < limit && !connection.timed_out.swap(true, Ordering::AcqRel) {
+            let Some(cut) = connection.overdue(first_byte, silence) else { continue };
+            if connection.cut.compare_exchange(0, cut as u8, Ordering::AcqRel, Ordering::Acquire).is_ok() {
                 let _ = shutdown(*descriptor, Shutdown::Both);
             }
         }
     }
 }
 
-/// Takes its connection out of the register just before the descriptor is closed.
-#[derive(Debug, Clone)]
+/// Takes its connection out of the register when it is dropped, which is just before the descriptor is closed.
+#[derive(Debug)]
 struct Registered {
     connections: Arc<Connections>,
     descriptor: RawFd,
 }
 
-impl Tracing for Registered {
-    fn on_connected(&self) {}
-
-    fn on_disconnected(&self) {
+impl Drop for Registered {
+    fn drop(&mut self) {
         self.connections.lock().remove(&self.descriptor);
     }
-
-    fn boxed_clone(&self) -> Box<dyn Tracing> {
-        Box::new(self.clone())
-    }
 }
 
-/// Makes the connections of one target for the proxy library.
-#[derive(Debug, Clone)]
-pub(super) struct Dialler {
-    pub socket: PathBuf,
-    pub timeout: Duration,
-    pub connections: Arc<Connections>,
-    /// Set for the one connection of a request that asks for another protocol or takes trailers; the connection is put
-    /// here, since its descriptor is not to be had of the library.
-    pub own: Option<Arc<OnceLock<Arc<Connection>>>>,
-    /// Set with it for a request whose client takes trailers; they are put here.
-    pub trailers: Option<trailers::Trailers>,
+/// A connection to an app, in its target's register for as long as it is open.
+#[derive(Debug)]
+pub(super) struct AppStream {
+    /// The first field, so that it is dropped before the descriptor is closed.
+    _registered: Registered,
+    stream: TcpStream,
+    connection: Arc<Connection>,
+    /// The app takes no more. What it has said by then, and that it ended, is still to be read: it may have answered before
+    /// it had the whole request.
+    deaf: bool,
 }
 
-#[async_trait]
-impl L4Connect for Dialler {
-    async fn connect(&self, _address: &PeerAddress) -> pingora_core::Result<Stream> {
-        let stream = dial(&self.socket, self.timeout).await.map_err(|error| {
-            let kind = match &error {
-                DialError::Refused | DialError::NoSupervisor(_) => ErrorType::ConnectRefused,
-                DialError::TimedOut(_) => ErrorType::ConnectTimedout,
-                DialError::Protocol | DialError::Broken(_) => ErrorType::ConnectError,
-            };
-            Error::because(kind, "dialling the process", error)
-        })?;
+impl AppStream {
+    pub fn register(stream: TcpStream, connections: &Arc<Connections>, ticks: Ticks) -> (AppStream, Arc<Connection>) {
         let descriptor = stream.as_raw_fd();
-        let connection = Arc::<Connection>::default();
-        self.connections.lock().insert(descriptor, connection.clone());
-        let mut stream = match (&self.own, &self.trailers) {
-            (None, _) => Stream::from(stream),
-            (Some(place), trailers) => {
-                let _ = place.set(connection);
-                Stream::from(VirtualSocketStream::new(match trailers {
-                    None => Box::new(Patient { stream, flushes: 0, reader: None }) as Box<_>,
-                    Some(found) => Box::new(Attentive { stream, reader: trailers::Reader::new(found.clone()) }),
-                }))
+        let connection = Arc::new(Connection::new(ticks));
+        connections.lock().insert(descriptor, connection.clone());
+        let _registered = Registered { connections: connections.clone(), descriptor };
+        (AppStream { _registered, stream, connection: connection.clone(), deaf: false }, connection)
+    }
+}
+
+impl AppStream {
+    fn wrote(&mut self, result: Poll<io::Result<usize>>, length: usize) -> Poll<io::Result<usize>> {
+        match result {
+            Poll::Ready(Err(error))
+                if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) =>
+            {
+                self.deaf = true;
+                Poll::Ready(Ok(length))
             }
-        };
-        let registered = Registered { connections: self.connections.clone(), descriptor };
-        stream.tracer = Some(Tracer(Box::new(registered)));
-        Ok(stream)
-    }
-}
-
-/// A connection on which nothing is read before the request is wholly sent: its head, and the end of its empty body.
-///
-/// The proxy library hands the two on one after the other while it reads already. If the app agrees to change the
-/// protocol before the library has dealt with the second, it takes that for the end of what follows the change, and
-/// the connection ends as soon as it has begun.
-#[derive(Debug)]
-struct Patient {
-    stream: TcpStream,
-    /// The head is flushed once, the body's end once more.
-    flushes: u8,
-    reader: Option<Waker>,
-}
-
-impl AsyncRead for Patient {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if self.flushes < 2 {
-            self.reader = Some(context.waker().clone());
-            return Poll::Pending;
+            Poll::Ready(result) => {
+                self.connection.touch();
+                Poll::Ready(result)
+            }
+            Poll::Pending => Poll::Pending,
         }
-        Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }
 
-impl AsyncWrite for Patient {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        std::task::ready!(Pin::new(&mut self.stream).poll_flush(context))?;
-        self.flushes = self.flushes.saturating_add(1);
-        if self.flushes >= 2
-            && let Some(reader) = self.reader.take()
-        {
-            reader.wake();
-        }
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-}
-
-impl VirtualSocket for Patient {
-    fn set_socket_option(&self, option: VirtualSockOpt) -> io::Result<()> {
-        set_option(&self.stream, option)
-    }
-}
-
-/// A connection whose answer is looked through for trailers.
-#[derive(Debug)]
-struct Attentive {
-    stream: TcpStream,
-    reader: trailers::Reader,
-}
-
-impl AsyncRead for Attentive {
+impl AsyncRead for AppStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -220,14 +222,38 @@ impl AsyncRead for Attentive {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let result = Pin::new(&mut self.stream).poll_read(context, buffer);
-        self.reader.read(&buffer.filled()[before..]);
+        if result.is_ready() {
+            self.connection.touch();
+            self.connection.received.fetch_add((buffer.filled().len() - before) as u64, Ordering::AcqRel);
+        }
         result
     }
 }
 
-impl AsyncWrite for Attentive {
+impl AsyncWrite for AppStream {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        if self.deaf {
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        let result = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.wrote(result, bytes.len())
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffers: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let length = buffers.iter().map(|buffer| buffer.len()).sum();
+        if self.deaf {
+            return Poll::Ready(Ok(length));
+        }
+        let result = Pin::new(&mut self.stream).poll_write_vectored(context, buffers);
+        self.wrote(result, length)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -236,20 +262,6 @@ impl AsyncWrite for Attentive {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-}
-
-impl VirtualSocket for Attentive {
-    fn set_socket_option(&self, option: VirtualSockOpt) -> io::Result<()> {
-        set_option(&self.stream, option)
-    }
-}
-
-fn set_option(stream: &TcpStream, option: VirtualSockOpt) -> io::Result<()> {
-    match option {
-        VirtualSockOpt::NoDelay => stream.set_nodelay(true),
-        // The library sets none on its own, and neither do we.
-        _ => Ok(()),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Follows a client's bytes through heads and bodies by the strict grammar, in front of the proxy library's parser.
+//! Follows a client's bytes through heads and bodies by the strict grammar, in front of the HTTP library's parser.
 //!
 //! The library takes an empty chunk size for zero and a bare line feed for a line's end; a proxy in front of this one
 //! may not, and then the two see different requests. Bytes pass only up to the first that the strict grammar forbids.
@@ -63,6 +63,8 @@ enum State {
 /// Why no more bytes pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fault {
+    /// A head on which there is a verdict.
+    Refused,
     Malformed,
     TooLarge,
 }
@@ -158,7 +160,7 @@ impl Framing {
             Ok(Body::Length(length)) => State::Length(length),
             Ok(Body::Chunked) => SIZE,
             Ok(Body::Opaque) => State::Opaque,
-            Err(_) => State::Broken(Fault::Malformed),
+            Err(_) => State::Broken(Fault::Refused),
         };
         self.verdicts.push_back(checked.map(|_| ()));
         self.head = Vec::new();
@@ -245,10 +247,6 @@ impl Chunks {
     pub fn is_in_trailers(&self) -> bool {
         matches!(self.0, State::Trailer { .. } | State::TrailerEnd { .. })
     }
-
-    pub fn is_over(&self) -> bool {
-        self.0 == State::Head
-    }
 }
 
 #[cfg(test)]
@@ -329,7 +327,7 @@ mod tests {
         let bad = "GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n";
         let bytes = format!("{GET}{bad}{GET}");
         for piece in 1..bytes.len() {
-            let expected = (GET.len() + bad.len(), vec![200, 400], Some(Fault::Malformed));
+            let expected = (GET.len() + bad.len(), vec![200, 400], Some(Fault::Refused));
             assert_eq!(play(&bytes, piece), expected, "by {piece}");
         }
         assert_eq!(Framing::default().verdict(), Err(Refusal::bare(400)), "a head that never ended");

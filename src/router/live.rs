@@ -6,24 +6,21 @@
 
 use super::RouterOptions;
 use super::access::Access;
-use super::dial::{Connection, Connections, Dialler};
+use super::dial::{Connections, DialError};
 use super::keep;
 use super::knocks::Knocks;
+use super::link::{Idle, Link};
 use super::metrics::AppMetrics;
 use super::table::{self, Canary, Notice, Route, Table, TableError, Target, TargetState};
-use super::trailers::Trailers;
+use super::ticks::Ticks;
 use crate::domain::{AppName, ProcessId};
 use arc_swap::ArcSwap;
-use pingora_core::upstreams::peer::HttpPeer;
 use std::collections::{BTreeMap, HashMap};
-use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Marks the pool's keys of connections that serve one request only.
-const UPGRADES: u64 = 1 << 63;
 const OPEN: u64 = 1 << 63;
 const COUNT: u64 = OPEN - 1;
 
@@ -43,8 +40,10 @@ pub(super) struct LiveTarget {
     pub process: ProcessId,
     pub name: String,
     pub release: String,
+    /// What its numbers are found by: release and name.
+    pub label: String,
     pub socket: PathBuf,
-    /// Unique in this router's life; what its pooled connections are found by.
+    /// Unique in this router's life.
     pub number: u64,
     pub requests: AtomicU64,
     pub connections: Arc<Connections>,
@@ -55,8 +54,7 @@ pub(super) struct LiveTarget {
     checked_every: bool,
     /// Others are preferred until a health check goes well.
     down: AtomicBool,
-    dialler: Dialler,
-    peer: HttpPeer,
+    idle: Idle,
     /// The highest bit is set while the gate is open; the others count the requests inside.
     gate: AtomicU64,
     /// Until when others are preferred, in milliseconds since the start, after a connection failed.
@@ -70,82 +68,59 @@ impl Drop for InFlight {
     fn drop(&mut self) {
         let before = self.0.gate.fetch_sub(1, Ordering::AcqRel);
         if before == 1 {
-            self.0.connections.close();
+            self.0.close();
         }
     }
 }
 
 impl LiveTarget {
-    fn new(app: &AppName, target: &Target, number: u64, options: &RouterOptions) -> LiveTarget {
-        let connections = Arc::new(Connections::default());
-        let dialler = Dialler {
-            socket: target.socket.clone(),
-            timeout: options.connect_timeout,
-            connections: connections.clone(),
-            own: None,
-            trailers: None,
-        };
-        // The address says nothing (0.0.0.0 also tells the pool not to compare it with the socket's own): the group
-        // key is what tells targets apart.
-        let mut peer = HttpPeer::new((Ipv4Addr::UNSPECIFIED, 1), false, String::new());
-        peer.group_key = number;
-        peer.options.custom_l4 = Some(Arc::new(dialler.clone()));
-        peer.options.total_connection_timeout = Some(options.connect_timeout + Duration::from_secs(1));
-        peer.options.read_timeout = Some(options.idle_timeout);
-        peer.options.write_timeout = Some(options.idle_timeout);
-        peer.options.idle_timeout = Some(options.pooled_timeout);
+    fn new(app: &AppName, target: &Target, number: u64) -> LiveTarget {
         LiveTarget {
             app: app.clone(),
             process: target.process.clone(),
             name: target.name.clone(),
             release: target.release.clone(),
+            label: format!("{}/{}", target.release, target.name),
             socket: target.socket.clone(),
             number,
             requests: AtomicU64::new(0),
-            connections,
+            connections: Arc::default(),
             health: Mutex::default(),
             failure: tokio::sync::Notify::new(),
             checked_every: target.health_seconds.is_some(),
-            dialler,
+            idle: Idle::default(),
             down: AtomicBool::new(false),
-            peer,
             gate: AtomicU64::new(0),
             avoided_until: AtomicU64::new(0),
         }
     }
 
-    pub fn peer(&self) -> Box<HttpPeer> {
-        Box::new(self.peer.clone())
+    /// A connection that has served a request already and is good for another.
+    pub async fn idle_link(&self) -> Option<Link> {
+        self.idle.take().await
     }
 
-    /// As `peer`, for one request that may not be repeated: a connection of its own. A pooled one may be closed by the
-    /// process at the very moment that the request is sent over it, and then nobody could tell whether it was read.
-    pub fn fresh_peer(&self, unique: u64) -> Box<HttpPeer> {
-        let mut peer = self.peer.clone();
-        peer.group_key = unique | UPGRADES;
-        peer.options.idle_timeout = Some(Duration::ZERO);
-        Box::new(peer)
+    /// A connection of one's own.
+    pub async fn fresh_link(&self, limit: Duration, ticks: &Ticks) -> Result<Link, DialError> {
+        Link::open(&self.socket, limit, &self.connections, ticks.clone()).await
     }
 
-    /// As `peer`, for one request that asks for another protocol: a connection of its own, which is found in the place
-    /// that comes with it.
-    pub fn upgrade_peer(&self, unique: u64) -> (Box<HttpPeer>, Arc<OnceLock<Arc<Connection>>>) {
-        self.own_peer(unique, None)
+    /// Keeps a connection for the next request, if there may be one.
+    pub fn keep_link(&self, link: Link, ticks: &Ticks) {
+        if self.gate.load(Ordering::Acquire) & OPEN != 0 {
+            self.idle.put(link, ticks.now());
+        }
     }
 
-    /// As `upgrade_peer`, for one request whose client takes trailers; they are found in the place that comes last.
-    pub fn trailed_peer(&self, unique: u64) -> (Box<HttpPeer>, Arc<OnceLock<Arc<Connection>>>, Trailers) {
-        let found = Trailers::default();
-        let (peer, own) = self.own_peer(unique, Some(found.clone()));
-        (peer, own, found)
+    /// Closes connections that have waited for a request for so long.
+    pub fn expire_links(&self, ticks: &Ticks, limit: Duration) {
+        self.idle.expire(ticks, limit);
     }
 
-    fn own_peer(&self, unique: u64, trailers: Option<Trailers>) -> (Box<HttpPeer>, Arc<OnceLock<Arc<Connection>>>) {
-        let place = Arc::new(OnceLock::new());
-        let dialler = Dialler { own: Some(place.clone()), trailers, ..self.dialler.clone() };
-        let mut peer = self.fresh_peer(unique);
-        peer.options.custom_l4 = Some(Arc::new(dialler));
-        (peer, place)
+    /// Ends every connection. Only to be called when no request is inside and none can come.
+    fn close(&self) {
+        self.idle.clear();
+        self.connections.close();
     }
 
     pub fn in_flight(&self) -> u64 {
@@ -197,7 +172,7 @@ impl LiveTarget {
     fn shut(&self) {
         let before = self.gate.fetch_and(!OPEN, Ordering::AcqRel);
         if before & COUNT == 0 {
-            self.connections.close();
+            self.close();
         }
     }
 }
@@ -278,6 +253,7 @@ pub(super) struct Live {
 pub(super) struct Routes {
     pub options: RouterOptions,
     pub started: Instant,
+    pub ticks: Ticks,
     live: ArcSwap<Live>,
     /// Taken by whoever changes the table, so that tables follow each other whole.
     change: Mutex<Leaving>,
@@ -302,9 +278,11 @@ struct Leaving(Vec<Arc<LiveTarget>>);
 impl Routes {
     pub fn new(options: RouterOptions) -> Routes {
         let kept = Mutex::new(keep::load(&options.state_dir));
+        let started = Instant::now();
         Routes {
             options,
-            started: Instant::now(),
+            started,
+            ticks: Ticks::new(started),
             live: ArcSwap::default(),
             change: Mutex::default(),
             leaving: AtomicBool::new(false),
@@ -324,11 +302,6 @@ impl Routes {
 
     pub fn live(&self) -> arc_swap::Guard<Arc<Live>> {
         self.live.load()
-    }
-
-    /// A number that nothing else in this router's life has.
-    pub fn unique(&self) -> u64 {
-        self.numbers.fetch_add(1, Ordering::Relaxed)
     }
 
     pub fn app_of(&self, host: &str) -> Option<Arc<LiveApp>> {
@@ -431,7 +404,7 @@ impl Routes {
             }
             _ => {
                 let number = self.numbers.fetch_add(1, Ordering::Relaxed);
-                Arc::new(LiveTarget::new(app, target, number, &self.options))
+                Arc::new(LiveTarget::new(app, target, number))
             }
         }
     }

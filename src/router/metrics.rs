@@ -105,8 +105,8 @@ pub(super) struct Sample<'a> {
     pub code: Option<Code>,
     pub bytes: u64,
     pub took: Duration,
-    /// Release and name of the process that it was at.
-    pub process: Option<(&'a str, &'a str)>,
+    /// Release and name of the process that it was at, `v3/web.1`.
+    pub process: Option<&'a str>,
     pub now: Timestamp,
 }
 
@@ -177,9 +177,14 @@ impl AppMetrics {
         let mut counted = self.lock();
         counted.total.record(sample);
         counted.series.get_or_insert_default().record(sample);
-        let Some((release, name)) = sample.process else { return };
-        let key = format!("{release}/{name}");
-        if !counted.processes.contains_key(&key) && counted.processes.len() >= PROCESSES {
+        let Some(key) = sample.process else { return };
+        let counted = &mut *counted;
+        if let (Some(series), Some(total)) = (counted.processes.get_mut(key), counted.process_totals.get_mut(key)) {
+            series.record(sample);
+            total.record(sample);
+            return;
+        }
+        if !counted.processes.contains_key(key) && counted.processes.len() >= PROCESSES {
             let newest = |series: &Series| series.minutes.back().map_or(0, |slot| slot.at.0);
             let quietest =
                 counted.processes.iter().min_by_key(|(_, series)| newest(series)).map(|(key, _)| key.clone());
@@ -188,8 +193,8 @@ impl AppMetrics {
                 counted.process_totals.remove(&quietest);
             }
         }
-        counted.process_totals.entry(key.clone()).or_default().record(sample);
-        counted.processes.entry(key).or_default().record(sample);
+        counted.process_totals.entry(key.to_owned()).or_default().record(sample);
+        counted.processes.entry(key.to_owned()).or_default().record(sample);
     }
 
     /// What was counted since the router started.
@@ -337,7 +342,7 @@ mod tests {
             code: (status == 503).then_some(Code::H12),
             bytes: 5,
             took: Duration::from_millis(took),
-            process: Some(("v1", "web.1")),
+            process: Some("v1/web.1"),
             now: Timestamp(second * 1000),
         }
     }
@@ -402,9 +407,9 @@ mod tests {
     #[test]
     fn a_quiet_process_makes_room_and_numbers_outlive_the_router() {
         let metrics = AppMetrics::default();
-        let names: Vec<String> = (0..PROCESSES + 3).map(|number| format!("web.{number}")).collect();
+        let names: Vec<String> = (0..PROCESSES + 3).map(|number| format!("v1/web.{number}")).collect();
         for (second, name) in names.iter().enumerate() {
-            let process = Some(("v1", name.as_str()));
+            let process = Some(name.as_str());
             metrics.record(&Sample { process, ..sample(200, 1, 60 * second as i64) });
         }
         let now = Timestamp(60_000 * names.len() as i64);

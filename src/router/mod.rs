@@ -7,12 +7,14 @@
 
 mod access;
 mod announced;
+mod body;
 mod certificates;
 mod client;
 mod clients;
 mod control;
 mod dial;
 mod errors;
+mod exchange;
 mod framing;
 mod handover;
 mod health;
@@ -20,6 +22,7 @@ mod histogram;
 mod keep;
 mod knocks;
 mod leaving;
+mod link;
 mod live;
 mod log;
 mod metrics;
@@ -28,10 +31,12 @@ mod proxy;
 mod request;
 mod server;
 mod siblings;
+mod streams;
 mod table;
 mod tail;
 #[cfg(test)]
 mod tests;
+mod ticks;
 mod trailers;
 mod trust;
 mod wire;

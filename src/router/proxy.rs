@@ -1,45 +1,52 @@
-//! One request from a client to a process and back, told as the proxy library's phases.
+//! One request from a client to a process and back.
 //!
-//! In reading order: what a client may send (`request_filter`), which process gets it (`upstream_peer`), what is
-//! written into it (`upstream_request_filter`), what happens when it goes wrong (`fail_to_connect`,
-//! `error_while_proxy`, `fail_to_proxy`), and what is counted (`logging`).
+//! In reading order: what a client may send and who answers it (`answer`, `admit`), which process gets it and over which
+//! connection (`forward`, `target`, `hold`), what is written into it and into its answer (`head_for_app`, `pass_on`), and
+//! what is said when it goes wrong (`refusal_of`, `page`).
 
 use super::access::{self, Verdict};
+use super::body::{AnswerBody, AppBody, ClientBody, Sending};
 use super::certificates::Certificates;
-use super::clients::ClientStream;
-use super::dial::Connection;
+use super::clients::Client;
+use super::dial::{Connection, Cut, DialError};
 use super::errors::{self, Code, Refusal};
-use super::live::{Choice, InFlight, LiveApp, LiveTarget, Routes};
-use super::log::{Entry, Log};
-use super::metrics::{AppInFlight, Sample};
+use super::exchange::{CLIENT_GONE, Exchange};
+use super::link::Link;
+use super::live::{Choice, InFlight, LiveApp, Routes};
+use super::log::Log;
+use super::metrics::AppInFlight;
 use super::pages::Pages;
 use super::request;
 use super::siblings;
 use super::table::{Notice, normalise_host};
 use super::trailers::{self, Trailers};
-use super::trust::{self, Origin};
-use crate::clock::{Clock, Timestamp};
+use crate::clock::Clock;
 use crate::domain::AppName;
-use async_trait::async_trait;
 use bytes::Bytes;
-use pingora_core::protocols::Digest;
-use pingora_core::upstreams::peer::HttpPeer;
-use pingora_core::{Error, ErrorSource, ErrorType, Result};
-use pingora_http::{RequestHeader, ResponseHeader};
-use pingora_proxy::{FailToProxy, ProxyHttp, Session};
-use std::os::fd::RawFd;
+use http::header::{self, HeaderName};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
+use hyper::body::{Body, Incoming};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
+use tokio::io::AsyncWriteExt;
 
-/// How long a client's connection may idle between two requests.
-pub(super) const KEEP_ALIVE_SECONDS: u64 = 75;
 /// For how long others are preferred to a process that could not be reached.
 const AVOIDED: Duration = Duration::from_secs(1);
-/// How often a request that waits looks whether its client is still there.
-const HELD_LOOK: Duration = Duration::from_millis(500);
 /// Swaps that one request may look again after.
 const LOOKS: usize = 8;
+/// Connections that one request may be tried over.
+const ATTEMPTS: usize = 16;
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const X_REQUEST_START: HeaderName = HeaderName::from_static("x-request-start");
+const X_ROBOTS_TAG: HeaderName = HeaderName::from_static("x-robots-tag");
 
 pub(super) struct Proxy {
     pub routes: Arc<Routes>,
@@ -53,158 +60,231 @@ pub(super) struct Proxy {
     pub certificates: Option<Arc<Certificates>>,
 }
 
-/// What one request gathers on its way.
-pub(super) struct Context {
-    started: Instant,
-    arrived: Timestamp,
-    request_id: String,
-    origin: Option<Origin>,
-    host: String,
-    app: Option<Arc<LiveApp>>,
-    counted: Option<AppInFlight>,
-    /// The process that the request is at, and the same for the log after it left.
-    inside: Option<InFlight>,
-    process: Option<Arc<LiveTarget>>,
-    tried: Vec<u64>,
-    /// Since when it waits for a process, or first did.
-    held_since: Option<Instant>,
-    /// Connections that broke before an answer began.
-    broken: u32,
-    connection: Option<Arc<Connection>>,
-    /// Where the connection is found that was made for a change of protocol, or for trailers.
-    own: Option<Arc<OnceLock<Arc<Connection>>>>,
-    /// Where what comes after the answer's body is found, if the client takes it.
-    trailers: Option<Trailers>,
-    chosen_at: Option<Instant>,
-    connect: Option<Duration>,
-    refusal: Option<Refusal>,
-    /// The process has begun its answer.
-    answered: bool,
-    accounted: bool,
-    /// Nobody who was let in: no use of the app.
-    outsider: bool,
-    /// What the answer gives to the browser that was let in by the password.
-    let_in: Option<String>,
+/// The client has gone, so there is nobody to answer.
+#[derive(Debug, thiserror::Error)]
+#[error("the client has gone")]
+pub(super) struct Gone;
+
+/// Why a request goes to no process.
+enum Stop {
+    /// With a page that says so.
+    Refused(Refusal),
+    /// With an answer of the router's own.
+    Answered(Response<Bytes>),
 }
 
-/// Whether the request may be sent a second time where nobody knows what became of the first.
-fn is_repeatable(session: &mut Session) -> bool {
-    session.req_header().method.is_idempotent() && session.is_body_empty()
+impl From<Refusal> for Stop {
+    fn from(refusal: Refusal) -> Stop {
+        Stop::Refused(refusal)
+    }
 }
 
-#[async_trait]
-impl ProxyHttp for Proxy {
-    type CTX = Context;
+/// An answer that a process began.
+struct Answered {
+    response: Response<Incoming>,
+    link: Link,
+    /// The connection may serve another request.
+    reusable: bool,
+    /// What the request's client and its process have of the connection each, if the process agreed to change the protocol.
+    tunnel: Option<(OnUpgrade, OnUpgrade)>,
+    /// The client still waits to be told to send its body.
+    unsent: bool,
+}
 
-    fn new_ctx(&self) -> Context {
-        Context {
-            started: Instant::now(),
-            arrived: self.clock.now(),
-            request_id: String::new(),
-            origin: None,
-            host: String::new(),
-            app: None,
-            counted: None,
-            inside: None,
-            process: None,
-            tried: Vec::new(),
-            held_since: None,
-            broken: 0,
-            connection: None,
-            own: None,
-            trailers: None,
-            chosen_at: None,
-            connect: None,
-            refusal: None,
-            answered: false,
-            accounted: false,
-            outsider: false,
-            let_in: None,
+impl Proxy {
+    /// Answers one request.
+    pub async fn answer(
+        self: Arc<Proxy>,
+        client: Arc<Client>,
+        request: Request<Incoming>,
+    ) -> Result<Response<AnswerBody>, Gone> {
+        let (head, body) = request.into_parts();
+        let version = head.version;
+        let mut exchange = Exchange::begin(&self, client, &head);
+        let accept = head.headers.get(header::ACCEPT).cloned();
+        // Where another protocol is asked for, what follows was not followed, whether that is taken up or not.
+        let mut close = self.routes.is_leaving() || head.headers.contains_key(header::UPGRADE);
+        let mut response = match self.admit(&mut exchange, &head).await {
+            Err(Stop::Answered(answer)) => self.own(exchange, answer),
+            Err(Stop::Refused(refusal)) => {
+                // What follows on the connection can't be trusted to be a request, or is a body that nobody reads.
+                close |= matches!(refusal.status, 400 | 401 | 403 | 405 | 414 | 431);
+                self.page(exchange, refusal, accept.as_ref())
+            }
+            Ok(()) => {
+                let takes_trailers = trailers::wanted(&head.headers);
+                match self.forward(&mut exchange, head, body).await {
+                    Ok(answered) => {
+                        close = (close || answered.unsent) && answered.tunnel.is_none();
+                        self.pass_on(exchange, answered, takes_trailers)
+                    }
+                    Err(refusal) if refusal.status == CLIENT_GONE => {
+                        exchange.refusal = Some(refusal);
+                        exchange.complete();
+                        return Err(Gone);
+                    }
+                    Err(refusal) => {
+                        close = true;
+                        self.page(exchange, refusal, accept.as_ref())
+                    }
+                }
+            }
+        };
+        if close && version != Version::HTTP_2 {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
+        Ok(response)
     }
 
-    async fn request_filter(&self, session: &mut Session, context: &mut Context) -> Result<bool> {
+    /// Whether a request may go to a process of its app.
+    async fn admit(&self, exchange: &mut Exchange, head: &Parts) -> Result<(), Stop> {
         let options = &self.routes.options;
-        let kept = session.req_header().headers.get("x-request-id").and_then(|value| value.to_str().ok());
-        context.request_id = request::kept_request_id(kept).unwrap_or_else(request::new_request_id);
-        let client = session.client_addr().and_then(|address| address.as_inet()).map(|address| address.ip());
-        // HTTP/2 is agreed on through TLS only.
-        let secure = session.is_http2() || client_of(session).is_some_and(ClientStream::is_secure);
-        let port = self.secure_port.filter(|_| secure).unwrap_or(self.port);
-        context.origin = client.map(|peer| {
-            let own = Origin { client: peer, secure, port };
-            trust::origin(session.req_header(), own, &options.trusted)
-        });
-
-        session.set_read_timeout(Some(options.idle_timeout));
-        session.set_write_timeout(Some(options.idle_timeout));
-        session.set_total_drain_timeout(Some(options.connect_timeout));
-        if session.get_keepalive() == Some(0) {
-            session.set_keepalive(Some(KEEP_ALIVE_SECONDS));
-        }
-        if self.routes.is_leaving() {
-            // The next request goes to the router that took our place.
-            session.set_keepalive(None);
-        }
-        session.as_downstream_mut().set_pipelining_enabled(true);
-
-        let verdict = if session.is_http2() {
-            request::check_streamed_head(session.req_header())
+        if exchange.client.http2 {
+            request::check_streamed_head(head)?;
         } else {
-            client_of(session).map_or(Err(Refusal::bare(400)), ClientStream::verdict)
-        };
-        if session.is_upgrade_req() {
-            // Whether it is taken up or not, what follows was not followed.
-            session.set_keepalive(None);
+            exchange.client.verdict()?;
         }
-        if let Err(refusal) = verdict {
-            // What follows on the connection can't be trusted to be a request.
-            session.set_keepalive(None);
-            return self.refuse(session, context, refusal).await;
+        let host = request::host_of(head)?;
+        let name = normalise_host(host);
+        let known = name.is_some();
+        exchange.host = name.unwrap_or_else(|| host.to_owned());
+        if !exchange.client.secure
+            && let Some(answer) = self.challenge(head).await
+        {
+            return Err(Stop::Answered(written(200, &[(header::CONTENT_TYPE, "application/octet-stream")], answer)));
         }
-        let head = session.req_header();
-        let host = head.headers.get("host").and_then(|value| value.to_str().ok());
-        let host = host.or_else(|| head.uri.authority().map(|authority| authority.as_str()));
-        let Some(host) = host.map(|host| (host, normalise_host(host))) else {
-            session.set_keepalive(None);
-            return self.refuse(session, context, Refusal::bare(400)).await;
-        };
-        context.host = host.1.clone().unwrap_or_else(|| host.0.to_owned());
-        if !secure && let Some(answer) = self.challenge(session.req_header()).await {
-            return self.write_challenge(session, context, answer).await;
-        }
-        let app = host.1.and_then(|host| self.routes.app_of(&host));
-        let Some(app) = app else {
-            return self.refuse(session, context, Refusal::bare(404)).await;
-        };
-        let origin_secure = context.origin.is_some_and(|origin| origin.secure);
+        let app = if known { self.routes.app_of(&exchange.host) } else { None };
+        let app = app.ok_or(Refusal::bare(404))?;
+        exchange.app = Some(app.clone());
+        let secure = exchange.origin.secure;
         let covered = |host: &str| self.certificates.as_ref().is_some_and(|certificates| certificates.covers(host));
-        if let Some(port) = self.secure_port.filter(|_| options.redirect && !origin_secure && covered(&context.host)) {
-            context.app = Some(app);
-            return self.redirect(session, context, port).await;
+        if let Some(port) = self.secure_port.filter(|_| options.redirect && !secure && covered(&exchange.host)) {
+            // The same address with TLS, whatever was asked. What a body of the request is, nobody reads.
+            let port = if port == 443 { String::new() } else { format!(":{port}") };
+            let path = request::origin_form(&head.uri).map(|uri| uri.to_string()).unwrap_or_default();
+            let path = if path.starts_with('/') { path.as_str() } else { "/" };
+            let to = format!("https://{}{port}{path}", exchange.host);
+            let answer = written(308, &[(header::LOCATION, &to), (header::CONNECTION, "close")], Vec::new());
+            return Err(Stop::Answered(answer));
         }
         if let Some(access) = &app.access {
-            match access::judge(access, &app.name, session.req_header(), origin_secure, context.arrived) {
-                Verdict::Open { cookie } => context.let_in = cookie,
+            match access::judge(access, &app.name, head, secure, exchange.arrived) {
+                Verdict::Open { cookie } => exchange.let_in = cookie,
                 closed => {
-                    (context.outsider, context.app) = (true, Some(app.clone()));
-                    return self.turn_away(session, context, &app.name, closed).await;
+                    exchange.outsider = true;
+                    return Err(self.turn_away(exchange, head, &app.name, closed));
                 }
             }
         }
         if app.notice == Some(Notice::Maintenance) {
-            context.app = Some(app);
-            return self.refuse(session, context, Refusal::without_target(Some(Notice::Maintenance))).await;
+            return Err(Refusal::without_target(Some(Notice::Maintenance)).into());
         }
-        context.counted = Some(AppInFlight::new(&app.metrics, context.arrived));
-        context.app = Some(app);
-        Ok(false)
+        exchange.counted = Some(AppInFlight::new(&app.metrics, exchange.arrived));
+        Ok(())
     }
 
-    async fn upstream_peer(&self, session: &mut Session, context: &mut Context) -> Result<Box<HttpPeer>> {
-        context.inside = None;
-        context.connection = None;
-        context.connect = None;
+    /// Takes a request to a process, and to another one where that may be done, until one answers.
+    async fn forward(&self, exchange: &mut Exchange, mut head: Parts, body: Incoming) -> Result<Answered, Refusal> {
+        let upgrade = request::is_upgrade(&head);
+        let client_side = head.extensions.remove::<OnUpgrade>().filter(|_| upgrade);
+        let expects = expects(&head.headers);
+        let (mut body, sending) = ClientBody::new(body, exchange.client.http2, expects);
+        let whole = body.is_end_stream();
+        // Whether the request may be sent a second time where nobody knows what became of the first.
+        let repeatable = head.method.is_idempotent() && whole;
+        let mut head = Some(self.head_for_app(exchange, head, upgrade, whole)?);
+        for _ in 0..ATTEMPTS {
+            exchange.inside = None;
+            exchange.connect = None;
+            let inside = self.target(exchange).await?;
+            let process = inside.0.clone();
+            exchange.process = Some(process.clone());
+            exchange.inside = Some(inside);
+            // A connection that has served before may be closed by the process at the very moment that the request is
+            // sent over it, and then nobody could tell whether it was read.
+            let idle = if repeatable && !upgrade { process.idle_link().await } else { None };
+            let reused = idle.is_some();
+            let dialled = Instant::now();
+            let link = match idle {
+                Some(link) => Ok(link),
+                None => process.fresh_link(self.routes.options.connect_timeout, &self.routes.ticks).await,
+            };
+            let mut link = match link {
+                Ok(link) => link,
+                Err(error) => {
+                    self.unreachable(exchange, &error);
+                    continue;
+                }
+            };
+            exchange.connect = Some(if reused { Duration::ZERO } else { dialled.elapsed() });
+            let Some(parts) = head.take() else { break };
+            if repeatable {
+                head = Some(parts.clone());
+            }
+            body.over(&link.connection);
+            let mut request = Request::from_parts(parts, body);
+            if expects {
+                let sending = sending.clone();
+                hyper::ext::on_informational(&mut request, move |hint| {
+                    if hint.status() == StatusCode::CONTINUE {
+                        sending.permit();
+                    }
+                });
+            }
+            body = ClientBody::Empty;
+            link.connection.begin(whole);
+            match link.sender.try_send_request(request).await {
+                Ok(mut response) => {
+                    link.connection.answered();
+                    check_answer(&response, upgrade)?;
+                    // Whatever went wrong before at another process was made up for.
+                    exchange.refusal = None;
+                    let tunnel = match client_side {
+                        Some(client_side) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                            Some((client_side, hyper::upgrade::on(&mut response)))
+                        }
+                        _ => None,
+                    };
+                    // Who was told no may keep its body to itself, and what comes next would be taken for it.
+                    let unsent = expects && !sending.is_whole();
+                    return Ok(Answered { response, link, reusable: repeatable && !upgrade, tunnel, unsent });
+                }
+                Err(mut error) => {
+                    if let Some(unsent) = error.take_message() {
+                        // The connection was closed before anything of it was written, so whatever it is, it may be sent again.
+                        let (parts, unsent) = unsent.into_parts();
+                        (head, body) = (Some(parts), unsent);
+                    } else {
+                        let error = error.into_error();
+                        let broken = !error.is_parse() && !sending.is_broken() && link.connection.cut().is_none();
+                        if !repeatable || !broken {
+                            return Err(refusal_of(&exchange.client, &sending, &link.connection, &error));
+                        }
+                    }
+                    // A kept connection that the process closed says nothing of the process; a fresh one that broke does.
+                    exchange.refusal = Some(Refusal::coded(503, Code::H13));
+                    if !reused && let Some(inside) = exchange.inside.take() {
+                        inside.0.avoid(self.routes.now(), AVOIDED);
+                        exchange.broken += 1;
+                        // Once more, if there is no other: did it end, or does it only not answer?
+                        if exchange.broken > 1 {
+                            exchange.tried.push(inside.0.number);
+                        }
+                    }
+                }
+            }
+        }
+        Err(exchange.refusal.unwrap_or(Refusal::coded(503, Code::H99)))
+    }
+
+    /// A place at a process of the app that a request is for, waiting for one where that is worth it.
+    async fn target(&self, exchange: &mut Exchange) -> Result<InFlight, Refusal> {
+        // Mostly the app that it was let in to has a process free; if a newer table holds by now, a gate tells.
+        if let Some(app) = exchange.app.as_ref().filter(|_| exchange.process.is_none())
+            && let Choice::Target(inside) = app.choose(&exchange.tried, self.routes.now())
+        {
+            return Ok(inside);
+        }
         let mut looks = 0;
         while looks < LOOKS {
             // Listened for before the look, so that nothing that happens after it is missed.
@@ -212,272 +292,255 @@ impl ProxyHttp for Proxy {
             tokio::pin!(turned);
             turned.as_mut().enable();
             // Looked up afresh each time: a swap may have come since the request arrived or failed elsewhere.
-            let Some(app) = self.routes.app_of(&context.host) else {
-                return self.refused(context, Refusal::bare(404));
-            };
-            context.app = Some(app.clone());
-            match app.choose(&context.tried, self.routes.now()) {
-                Choice::Target(inside) => {
-                    let peer = if session.is_upgrade_req() {
-                        let (peer, place) = inside.0.upgrade_peer(self.routes.unique());
-                        context.own = Some(place);
-                        peer
-                    } else if !session.is_http2() && trailers::wanted(&session.req_header().headers) {
-                        let (peer, own, found) = inside.0.trailed_peer(self.routes.unique());
-                        (context.own, context.trailers) = (Some(own), Some(found));
-                        peer
-                    } else if !is_repeatable(session) {
-                        inside.0.fresh_peer(self.routes.unique())
-                    } else {
-                        inside.0.peer()
-                    };
-                    context.process = Some(inside.0.clone());
-                    context.inside = Some(inside);
-                    context.chosen_at = Some(Instant::now());
-                    return Ok(peer);
-                }
+            let app = self.routes.app_of(&exchange.host).ok_or(Refusal::bare(404))?;
+            exchange.app = Some(app.clone());
+            match app.choose(&exchange.tried, self.routes.now()) {
+                Choice::Target(inside) => return Ok(inside),
                 // The gate was shut after the new table had become the one to look in, so the next look differs.
                 Choice::LookAgain => {
                     looks += 1;
                     tokio::task::yield_now().await;
                 }
-                Choice::Nothing => {
-                    if let Err(refusal) = self.hold(session, context, &app, turned).await {
-                        return self.refused(context, refusal);
-                    }
-                }
+                Choice::Nothing => self.hold(exchange, &app, turned).await?,
             }
         }
-        self.refused(context, Refusal::coded(503, Code::H99))
+        Err(Refusal::coded(503, Code::H99))
     }
 
-    async fn connected_to_upstream(
+    /// Lets a request wait until the next look is worth it, or says why it is not to wait: nothing comes up, the time
+    /// is over, or too many wait already. If its client goes away, this is dropped.
+    async fn hold(
         &self,
-        session: &mut Session,
-        reused: bool,
-        _peer: &HttpPeer,
-        descriptor: RawFd,
-        _digest: Option<&Digest>,
-        context: &mut Context,
-    ) -> Result<()> {
-        let took = context.chosen_at.map_or(Duration::ZERO, |chosen| chosen.elapsed());
-        context.connect = Some(if reused { Duration::ZERO } else { took });
-        let connection = match &context.own {
-            Some(place) => place.get().cloned(),
-            None => context.inside.as_ref().and_then(|inside| inside.0.connections.get(descriptor)),
+        exchange: &mut Exchange,
+        app: &LiveApp,
+        turned: impl Future<Output = ()>,
+    ) -> Result<(), Refusal> {
+        let options = &self.routes.options;
+        let unreachable = app.has_active();
+        let (limit, refusal) = if unreachable {
+            let refusal = exchange.refusal.unwrap_or(Refusal::coded(503, Code::H21));
+            // A process that crashed is replaced within moments, as soon as that is seen. One that takes connections
+            // and hangs up, or that takes none for seconds, is no such case.
+            if refusal.code != Some(Code::H21) {
+                return Err(refusal);
+            }
+            (options.restart_timeout, refusal)
+        } else if app.hold || app.asleep {
+            (options.hold_timeout, Refusal::coded(503, Code::H20))
+        } else {
+            return Err(Refusal::without_target(app.notice));
         };
-        // A pooled connection has to be the chosen target's own; nothing is sent over one that is not.
-        let Some(connection) = connection else {
-            return Err(Error::explain(ErrorType::InternalError, "a connection of another process").into_in());
+        let since = *exchange.held_since.get_or_insert_with(Instant::now);
+        let Some(left) = limit.checked_sub(since.elapsed()).filter(|left| !left.is_zero()) else {
+            return Err(refusal);
         };
-        if session.is_body_empty() {
-            connection.awaiting_since.store(self.routes.now() + 1, Ordering::Release);
+        let held = Held { all: &self.routes.held, of_app: &app.metrics.held };
+        let (all, of_app) = (held.all.fetch_add(1, Ordering::AcqRel), held.of_app.fetch_add(1, Ordering::AcqRel));
+        if all >= options.held || of_app >= options.held_per_app {
+            return Err(Refusal::coded(503, Code::H11));
         }
-        context.connection = Some(connection);
+        if app.asleep {
+            self.routes.knocks.knock(&app.name, self.clock.now());
+        }
+        let _ = tokio::time::timeout(left.min(HELD_LOOK), turned).await;
+        app.forgive(&mut exchange.tried);
         Ok(())
     }
 
-    async fn upstream_request_filter(
-        &self,
-        session: &mut Session,
-        upstream: &mut RequestHeader,
-        context: &mut Context,
-    ) -> Result<()> {
-        if let Some(target) = request::origin_form(upstream.raw_path()) {
-            // The authority is in `Host` already: the two were compared when the request was read.
-            upstream.set_raw_path(&target)?;
-        }
-        access::conceal(upstream, context.let_in.is_some())?;
-        if context.trailers.is_some() {
-            // The library drops both, since they are of one connection; ours to the app takes trailers too.
-            upstream.insert_header("TE", "trailers")?;
-            upstream.append_header("Connection", "TE")?;
-        }
-        let foreign: Vec<_> =
-            upstream.headers.keys().filter(|name| request::is_forwarding(name.as_str())).cloned().collect();
-        for name in foreign {
-            upstream.remove_header(&name);
-        }
-        if let Some(origin) = context.origin {
-            upstream.insert_header("X-Forwarded-For", origin.client.to_string())?;
-        }
-        let (secure, port) = context.origin.map_or((false, self.port), |origin| (origin.secure, origin.port));
-        upstream.insert_header("X-Forwarded-Proto", if secure { "https" } else { "http" })?;
-        upstream.insert_header("X-Forwarded-Port", port.to_string())?;
-        upstream.insert_header("X-Request-Start", context.arrived.0.to_string())?;
-        upstream.insert_header("X-Request-Id", context.request_id.as_str())?;
-        // The library sends HTTP/1.1 whatever came; `Via` names what came.
-        let version = match session.req_header().version {
-            http::Version::HTTP_2 => "2 landfall",
-            http::Version::HTTP_10 | http::Version::HTTP_09 => "1.0 landfall",
-            _ => "1.1 landfall",
-        };
-        let via = match upstream.headers.get("via").and_then(|via| via.to_str().ok()) {
-            Some(before) => format!("{before}, {version}"),
-            None => version.to_owned(),
-        };
-        upstream.insert_header("Via", via)?;
-        Ok(())
-    }
-
-    async fn request_body_filter(
-        &self,
-        _session: &mut Session,
-        _body: &mut Option<Bytes>,
-        end: bool,
-        context: &mut Context,
-    ) -> Result<()> {
-        // Only once the request is whole does the app owe an answer.
-        if end
-            && !context.answered
-            && let Some(connection) = &context.connection
-        {
-            connection.awaiting_since.store(self.routes.now() + 1, Ordering::Release);
-        }
-        Ok(())
-    }
-
-    async fn upstream_response_filter(
-        &self,
-        session: &mut Session,
-        upstream: &mut ResponseHeader,
-        context: &mut Context,
-    ) -> Result<()> {
-        if upstream.status.is_informational() && upstream.status.as_u16() != 101 {
-            return Ok(());
-        }
-        if let Some(connection) = &context.connection {
-            connection.awaiting_since.store(0, Ordering::Release);
-        }
-        context.answered = true;
-        // Whatever went wrong before at another process was made up for.
-        context.refusal = None;
-        if upstream.status.as_u16() == 101 && !session.is_upgrade_req() {
-            // Else whatever the app says next would be passed on as if the client had asked for another protocol.
-            return Err(
-                Error::explain(ErrorType::InvalidHTTPHeader, "a change of protocol that nobody asked for").into_up()
-            );
-        }
-        let codings = upstream.headers.get_all("transfer-encoding");
-        let chunked = codings.iter().all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
-        if !chunked || codings.iter().count() > 1 {
-            return Err(Error::explain(ErrorType::InvalidHTTPHeader, "a transfer coding other than chunked").into_up());
-        }
-        siblings::keep_cookies_apart(upstream, &context.host, &self.routes.options.domain)?;
-        if let Some(cookie) = &context.let_in {
-            upstream.append_header("Set-Cookie", cookie.as_str())?;
-        }
-        if context.app.as_ref().is_some_and(|app| app.noindex) {
-            upstream.insert_header("X-Robots-Tag", "noindex")?;
-        }
-        if let Some(trailers) = &context.trailers
-            && session.req_header().method != http::Method::HEAD
-            && let Some(client) = client_of(session)
-        {
-            client.trail(trailers.clone());
-        }
-        Ok(())
-    }
-
-    fn fail_to_connect(
-        &self,
-        _session: &mut Session,
-        _peer: &HttpPeer,
-        context: &mut Context,
-        mut error: Box<Error>,
-    ) -> Box<Error> {
-        let code = if *error.etype() == ErrorType::ConnectTimedout { Code::H19 } else { Code::H21 };
-        context.refusal = Some(Refusal::coded(503, code));
-        if let Some(inside) = context.inside.take() {
+    /// Notes that a process could not be reached. Nothing of the request was sent, so whatever it is, it may go to another.
+    fn unreachable(&self, exchange: &mut Exchange, error: &DialError) {
+        let code = if matches!(error, DialError::TimedOut(_)) { Code::H19 } else { Code::H21 };
+        exchange.refusal = Some(Refusal::coded(503, code));
+        if let Some(inside) = exchange.inside.take() {
             inside.0.avoid(self.routes.now(), AVOIDED);
-            context.tried.push(inside.0.number);
-            let cause = error.root_cause().to_string();
-            if inside.0.failed(&cause) {
+            exchange.tried.push(inside.0.number);
+            if inside.0.failed(&error.to_string()) {
                 self.routes.changed.notify_one();
             }
         }
-        // Nothing of the request was sent, so whatever it is, it may go to another process.
-        error.set_retry(true);
-        error
     }
 
-    fn error_while_proxy(
-        &self,
-        peer: &HttpPeer,
-        session: &mut Session,
-        error: Box<Error>,
-        context: &mut Context,
-        reused: bool,
-    ) -> Box<Error> {
-        let mut error = error.more_context(format!("process: {}", peer.group_key));
-        let safe = is_repeatable(session);
-        let untouched = session.response_written().is_none_or(|written| written.status.is_informational());
-        let cut = context.connection.as_ref().is_some_and(|connection| connection.timed_out.load(Ordering::Acquire));
-        let broken = *error.esource() == ErrorSource::Upstream
-            && matches!(error.etype(), ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError);
-        if safe && untouched && broken && !cut && !context.answered {
-            // A pooled connection that the process closed says nothing of the process; a fresh one that broke does.
-            if !reused && let Some(inside) = context.inside.take() {
-                inside.0.avoid(self.routes.now(), AVOIDED);
-                context.broken += 1;
-                // Once more, if there is no other: did it end, or does it only not answer?
-                if context.broken > 1 {
-                    context.tried.push(inside.0.number);
-                }
-                context.refusal = Some(Refusal::coded(503, Code::H13));
+    /// The head as the app gets it. `whole`: no body follows it.
+    fn head_for_app(&self, exchange: &Exchange, mut head: Parts, upgrade: bool, whole: bool) -> Result<Parts, Refusal> {
+        let version = match head.version {
+            Version::HTTP_2 => "2 landfall",
+            Version::HTTP_10 | Version::HTTP_09 => "1.0 landfall",
+            _ => "1.1 landfall",
+        };
+        let headers = &mut head.headers;
+        if head.version == Version::HTTP_2 {
+            if let Some(authority) = head.uri.authority() {
+                headers.insert(header::HOST, value(authority.as_str())?);
             }
-            error.set_retry(true);
-        } else {
-            error.set_retry(false);
+            join_cookies(headers);
         }
-        error
+        let protocol = headers.get(header::UPGRADE).filter(|_| upgrade).cloned();
+        let takes_trailers = trailers::wanted(headers);
+        request::end_hop(headers);
+        if let Some(protocol) = protocol {
+            headers.insert(header::UPGRADE, protocol);
+            headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        } else if takes_trailers {
+            headers.insert(header::TE, HeaderValue::from_static("trailers"));
+            headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
+        }
+        if !whole && !headers.contains_key(header::CONTENT_LENGTH) {
+            headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
+        access::conceal(headers, exchange.let_in.is_some());
+        let foreign: Vec<HeaderName> =
+            headers.keys().filter(|name| request::is_forwarding(name.as_str())).cloned().collect();
+        for name in foreign {
+            headers.remove(name);
+        }
+        let origin = &exchange.origin;
+        headers.reserve(6);
+        headers.insert(X_FORWARDED_FOR, exchange.written_address.clone());
+        let scheme = if origin.secure { "https" } else { "http" };
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
+        headers.insert(X_FORWARDED_PORT, HeaderValue::from(origin.port));
+        headers.insert(X_REQUEST_START, HeaderValue::from(exchange.arrived.0));
+        headers.insert(X_REQUEST_ID, exchange.request_id.clone());
+        // What is sent is HTTP/1.1 whatever came; `Via` names what came.
+        let via = match headers.get(header::VIA).and_then(|via| via.to_str().ok()) {
+            Some(before) => value(format!("{before}, {version}"))?,
+            None => HeaderValue::from_static(version),
+        };
+        headers.insert(header::VIA, via);
+        head.uri = request::origin_form(&head.uri).map_err(|_| Refusal::bare(400))?;
+        head.version = Version::HTTP_11;
+        Ok(head)
     }
 
-    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, context: &mut Context) -> FailToProxy {
-        let refusal = refusal_of(session, error, context);
-        context.refusal = Some(refusal);
-        session.set_keepalive(None);
-        let written = session.response_written().is_some_and(|written| !written.status.is_informational());
-        if written || refusal.status == CLIENT_GONE {
-            return FailToProxy { error_code: 0, can_reuse_downstream: false };
+    /// Gives the client what a process has begun to answer.
+    fn pass_on(&self, mut exchange: Box<Exchange>, answered: Answered, takes_trailers: bool) -> Response<AnswerBody> {
+        let Answered { response, link, reusable, tunnel, .. } = answered;
+        let (mut head, incoming) = response.into_parts();
+        let headers = &mut head.headers;
+        let chunked = headers.contains_key(header::TRANSFER_ENCODING);
+        let protocol = headers.get(header::UPGRADE).filter(|_| tunnel.is_some()).cloned();
+        request::end_hop(headers);
+        if chunked {
+            // Its chunks are what ends it.
+            headers.remove(header::CONTENT_LENGTH);
         }
-        if let Err(error) = self.write_page(session, context, refusal).await {
-            tracing::debug!(%error, "the client did not take its error page");
+        if let Some(protocol) = protocol {
+            headers.insert(header::UPGRADE, protocol);
+            headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         }
-        // Waiting for the client to read its page is no part of the request.
-        self.account(session, context);
-        // A stream of HTTP/2 has ended with its page; to shut it down would take the page back.
-        if !session.is_http2() {
-            session.as_downstream_mut().shutdown().await;
+        siblings::keep_cookies_apart(headers, &exchange.host, &self.routes.options.domain);
+        if let Some(cookie) = exchange.let_in.as_deref().and_then(|cookie| value(cookie).ok()) {
+            headers.append(header::SET_COOKIE, cookie);
         }
-        FailToProxy { error_code: refusal.status, can_reuse_downstream: false }
+        if exchange.app.as_ref().is_some_and(|app| app.noindex) {
+            headers.insert(X_ROBOTS_TAG, HeaderValue::from_static("noindex"));
+        }
+        head.version = Version::HTTP_11;
+        exchange.status = Some(head.status.as_u16());
+        if let Some((client, app)) = tunnel {
+            tokio::spawn(lead_through(exchange, client, app, link));
+            return Response::from_parts(head, AnswerBody::Page(None));
+        }
+        let mut place = None;
+        if takes_trailers && !exchange.client.http2 && exchange.method != Method::HEAD {
+            let trailers = place.insert(Trailers::default());
+            exchange.client.trail(trailers.clone());
+        }
+        let length = head.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+        let mut body = AppBody {
+            incoming,
+            left: length,
+            link: Some(link),
+            reusable,
+            trailers: place,
+            exchange: Some(exchange),
+            ticks: self.routes.ticks.clone(),
+        };
+        body.end_if_empty();
+        Response::from_parts(head, AnswerBody::App(Box::new(body)))
     }
 
-    fn suppress_error_log(&self, _session: &Session, _context: &Context, _error: &Error) -> bool {
-        true
+    /// The answer to a certificate authority that looks whether a domain leads here (RFC 8555, 8.3), if it is one that
+    /// the control plane waits for.
+    async fn challenge(&self, head: &Parts) -> Option<Vec<u8>> {
+        let token = request::path_of(&head.uri).strip_prefix("/.well-known/acme-challenge/")?;
+        let known = (1..=256).contains(&token.len())
+            && token.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
+        if !known || head.method != Method::GET {
+            return None;
+        }
+        tokio::fs::read(self.routes.options.state_dir.join("challenges").join(token)).await.ok()
     }
 
-    fn suppress_proxy_warn_log(
+    /// Answers who was not let in: with the page that says so, or by sending them to where they can log in. What a body of
+    /// the request is, nobody reads.
+    fn turn_away(&self, exchange: &Exchange, head: &Parts, app: &AppName, verdict: Verdict) -> Stop {
+        let (status, name, text, cookie) = match verdict {
+            Verdict::Elsewhere { to, cookie } => (303, header::LOCATION, to, Some(cookie)),
+            Verdict::Closed(refusal) if refusal.status == 401 => {
+                (401, header::WWW_AUTHENTICATE, format!("Basic realm=\"{app}\", charset=\"UTF-8\""), None)
+            }
+            Verdict::Closed(refusal) => return Stop::Refused(refusal),
+            Verdict::Open { .. } => return Stop::Refused(Refusal::coded(500, Code::H99)),
+        };
+        let accept = head.headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
+        let page = errors::render(Refusal::bare(status), exchange.name(), accept, &self.pages);
+        let mut fields = vec![
+            (name, text.as_str()),
+            (header::CONTENT_TYPE, page.content_type),
+            (header::CACHE_CONTROL, "no-store"),
+            (X_ROBOTS_TAG, "noindex"),
+            (header::CONNECTION, "close"),
+        ];
+        if let Some(cookie) = &cookie {
+            fields.push((header::SET_COOKIE, cookie));
+        }
+        let body = if status == 401 { page.body.into_bytes() } else { Vec::new() };
+        Stop::Answered(written(status, &fields, body))
+    }
+
+    /// An answer of the router's own that is no page of an error.
+    fn own(&self, mut exchange: Box<Exchange>, answer: Response<Bytes>) -> Response<AnswerBody> {
+        let (mut head, body) = answer.into_parts();
+        head.headers.insert(X_REQUEST_ID, exchange.request_id.clone());
+        if exchange.client.http2 {
+            head.headers.remove(header::CONNECTION);
+        }
+        exchange.status = Some(head.status.as_u16());
+        let body = Some(body).filter(|body| !body.is_empty() && exchange.method != Method::HEAD);
+        exchange.bytes = body.as_ref().map_or(0, |body| body.len() as u64);
+        exchange.complete();
+        Response::from_parts(head, AnswerBody::Page(body))
+    }
+
+    /// The page that says why a request was refused. That the client reads it is no part of the request.
+    fn page(
         &self,
-        _session: &Session,
-        _context: &Context,
-        _error: &Error,
-        _log: pingora_proxy::ProxyWarnLogContext,
-    ) -> bool {
-        true
-    }
-
-    async fn logging(&self, session: &mut Session, _error: Option<&Error>, context: &mut Context) {
-        self.account(session, context);
+        mut exchange: Box<Exchange>,
+        refusal: Refusal,
+        accept: Option<&HeaderValue>,
+    ) -> Response<AnswerBody> {
+        exchange.refusal = Some(refusal);
+        let accept = accept.and_then(|accept| accept.to_str().ok());
+        let page = errors::render(refusal, exchange.name(), accept, &self.pages);
+        let mut fields = vec![
+            (header::CONTENT_TYPE, page.content_type),
+            (header::CACHE_CONTROL, "no-store"),
+            (X_ROBOTS_TAG, "noindex"),
+            (header::SERVER, "landfall"),
+        ];
+        if refusal.notice == Some(Notice::Gone) {
+            // What a closed pull request's app left in browsers must not outlive it.
+            fields.push((CLEAR_SITE_DATA, "\"cache\", \"cookies\", \"storage\""));
+        }
+        let answer = written(refusal.status, &fields, page.body.into_bytes());
+        self.own(exchange, answer)
     }
 }
 
-fn client_of(session: &Session) -> Option<&ClientStream> {
-    session.as_downstream().stream().and_then(|stream| ClientStream::of(stream.as_ref()))
-}
-
-/// What a client that went away is logged as, after nginx.
-const CLIENT_GONE: u16 = 499;
+const CLEAR_SITE_DATA: HeaderName = HeaderName::from_static("clear-site-data");
+/// How often a request that waits looks for a process, if nothing tells it to.
+const HELD_LOOK: Duration = Duration::from_millis(500);
 
 /// A request that waits for a process, counted until it is dropped.
 struct Held<'a> {
@@ -492,244 +555,110 @@ impl Drop for Held<'_> {
     }
 }
 
-impl Proxy {
-    /// Lets a request wait until the next look is worth it, or says why it is not to wait: nothing comes up, the time
-    /// is over, too many wait already, or the client has gone.
-    async fn hold(
-        &self,
-        session: &Session,
-        context: &mut Context,
-        app: &LiveApp,
-        turned: impl Future<Output = ()>,
-    ) -> Result<(), Refusal> {
-        let options = &self.routes.options;
-        let unreachable = app.has_active();
-        let (limit, refusal) = if unreachable {
-            let refusal = context.refusal.unwrap_or(Refusal::coded(503, Code::H21));
-            // A process that crashed is replaced within moments, as soon as that is seen. One that takes connections
-            // and hangs up, or that takes none for seconds, is no such case.
-            if refusal.code != Some(Code::H21) {
-                return Err(refusal);
-            }
-            (options.restart_timeout, refusal)
-        } else if app.hold || app.asleep {
-            (options.hold_timeout, Refusal::coded(503, Code::H20))
-        } else {
-            return Err(Refusal::without_target(app.notice));
-        };
-        let since = *context.held_since.get_or_insert_with(Instant::now);
-        let Some(left) = limit.checked_sub(since.elapsed()).filter(|left| !left.is_zero()) else {
-            return Err(refusal);
-        };
-        let held = Held { all: &self.routes.held, of_app: &app.metrics.held };
-        let (all, of_app) = (held.all.fetch_add(1, Ordering::AcqRel), held.of_app.fetch_add(1, Ordering::AcqRel));
-        if all >= options.held || of_app >= options.held_per_app {
-            return Err(Refusal::coded(503, Code::H11));
-        }
-        if app.asleep {
-            self.routes.knocks.knock(&app.name, self.clock.now());
-        }
-        tokio::select! {
-            () = turned => {}
-            () = tokio::time::sleep(left.min(HELD_LOOK)) => {}
-        }
-        if client_of(session).is_some_and(ClientStream::is_gone) {
-            return Err(Refusal::coded(CLIENT_GONE, Code::H27));
-        }
-        app.forgive(&mut context.tried);
-        Ok(())
-    }
+/// A value of a header that the router writes. What can be none came from outside, and is refused.
+fn value(text: impl TryInto<HeaderValue>) -> Result<HeaderValue, Refusal> {
+    text.try_into().map_err(|_| Refusal::bare(400))
+}
 
-    /// Counts and logs a request, once.
-    fn account(&self, session: &Session, context: &mut Context) {
-        if std::mem::replace(&mut context.accounted, true) {
-            return;
+/// An answer of the router's own.
+fn written(status: u16, fields: &[(HeaderName, &str)], body: Vec<u8>) -> Response<Bytes> {
+    let mut answer = Response::new(Bytes::from(body));
+    *answer.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let length = answer.body().len();
+    let headers = answer.headers_mut();
+    for (name, text) in fields {
+        if let Ok(value) = value(*text) {
+            headers.append(name, value);
         }
-        let written = session.response_written().map(|written| written.status.as_u16());
-        let refusal = context.refusal;
-        // A line shows what the client got; an answer that was cut off is told by its code.
-        let status = match (written.filter(|status| *status >= 200 || *status == 101), refusal) {
-            (Some(status), _) => status,
-            (None, Some(refusal)) => refusal.status,
-            (None, None) => CLIENT_GONE,
-        };
-        let code = refusal.and_then(|refusal| refusal.code);
-        let bytes = session.body_bytes_sent() as u64;
-        let took = context.started.elapsed();
-        if let Some(app) = context.app.as_ref().filter(|_| !context.outsider) {
-            let process = context.process.as_ref().map(|process| (process.release.as_str(), process.name.as_str()));
-            app.metrics.record(&Sample { status, code, bytes, took, process, now: self.clock.now() });
-        }
-        let header = session.req_header();
-        let entry = Entry {
-            method: header.method.as_str(),
-            path: header.raw_path(),
-            host: &context.host,
-            request_id: &context.request_id,
-            client: context.origin.map(|origin| origin.client),
-            secure: context.origin.is_some_and(|origin| origin.secure),
-            process: context.process.as_ref().map(|process| process.name.as_str()),
-            connect: context.connect,
-            service: took.saturating_sub(context.connect.unwrap_or_default()),
-            status,
-            bytes,
-            code,
-        };
-        self.log.request(context.app.as_ref().map(|app| &app.name), &entry);
-        // The process is done with this request; what is left concerns the client alone.
-        context.inside = None;
-        context.counted = None;
     }
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    answer
+}
 
-    /// Answers a request by itself; the phase's `true` says that nothing is left to do.
-    async fn refuse(&self, session: &mut Session, context: &mut Context, refusal: Refusal) -> Result<bool> {
-        context.refusal = Some(refusal);
-        self.write_page(session, context, refusal).await?;
-        Ok(true)
-    }
+/// Whether the client waits for a word before it sends its body.
+fn expects(headers: &HeaderMap) -> bool {
+    headers.get(header::EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+}
 
-    /// Sends a client to the same address with TLS, whatever it asked.
-    async fn redirect(&self, session: &mut Session, context: &Context, port: u16) -> Result<bool> {
-        let path = request::origin_form(session.req_header().raw_path())
-            .unwrap_or_else(|| session.req_header().raw_path().to_vec());
-        let path = String::from_utf8_lossy(&path).into_owned();
-        let path = if path.starts_with('/') { path } else { "/".to_owned() };
-        let port = if port == 443 { String::new() } else { format!(":{port}") };
-        let mut header = ResponseHeader::build(308, Some(4))?;
-        header.insert_header("Location", format!("https://{}{port}{path}", context.host))?;
-        header.insert_header("Content-Length", "0")?;
-        header.insert_header("X-Request-Id", context.request_id.as_str())?;
-        // What a body of the request is, nobody reads.
-        session.set_keepalive(None);
-        session.write_response_header(Box::new(header), true).await?;
-        Ok(true)
-    }
-
-    /// The answer to a certificate authority that looks whether a domain leads here (RFC 8555, 8.3), if it is one that
-    /// the control plane waits for.
-    async fn challenge(&self, header: &RequestHeader) -> Option<Vec<u8>> {
-        let token = header.raw_path().strip_prefix(b"/.well-known/acme-challenge/")?;
-        let token = std::str::from_utf8(token).ok().filter(|token| {
-            (1..=256).contains(&token.len())
-                && token.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
-        })?;
-        if header.method != http::Method::GET {
-            return None;
-        }
-        tokio::fs::read(self.routes.options.state_dir.join("challenges").join(token)).await.ok()
-    }
-
-    async fn write_challenge(&self, session: &mut Session, context: &Context, answer: Vec<u8>) -> Result<bool> {
-        let mut header = ResponseHeader::build(200, Some(4))?;
-        header.insert_header("Content-Type", "application/octet-stream")?;
-        header.insert_header("Content-Length", answer.len().to_string())?;
-        header.insert_header("X-Request-Id", context.request_id.as_str())?;
-        session.write_response_header(Box::new(header), false).await?;
-        session.write_response_body(Some(Bytes::from(answer)), true).await?;
-        Ok(true)
-    }
-
-    /// Answers who was not let in: with the page that says so, or by sending them to where they can log in.
-    async fn turn_away(
-        &self,
-        session: &mut Session,
-        context: &mut Context,
-        app: &AppName,
-        verdict: Verdict,
-    ) -> Result<bool> {
-        // What a body of the request is, nobody reads.
-        session.set_keepalive(None);
-        let (status, name, value, cookie) = match verdict {
-            Verdict::Elsewhere { to, cookie } => (303, "Location", to, Some(cookie)),
-            Verdict::Closed(refusal) if refusal.status == 401 => {
-                (401, "WWW-Authenticate", format!("Basic realm=\"{app}\", charset=\"UTF-8\""), None)
-            }
-            Verdict::Closed(refusal) => return self.refuse(session, context, refusal).await,
-            Verdict::Open { .. } => return Ok(false),
-        };
-        let accept = session.req_header().headers.get("accept").and_then(|accept| accept.to_str().ok());
-        let page = errors::render(Refusal::bare(status), &context.request_id, accept, &self.pages);
-        let mut header = ResponseHeader::build(status, Some(8))?;
-        header.insert_header(name, value)?;
-        if let Some(cookie) = cookie {
-            header.insert_header("Set-Cookie", cookie)?;
-        }
-        header.insert_header("Content-Type", page.content_type)?;
-        header.insert_header("Cache-Control", "no-store")?;
-        header.insert_header("X-Robots-Tag", "noindex")?;
-        header.insert_header("X-Request-Id", context.request_id.as_str())?;
-        let body = if status == 401 { page.body } else { String::new() };
-        header.insert_header("Content-Length", body.len().to_string())?;
-        let bare = session.req_header().method.as_str() == "HEAD" || body.is_empty();
-        session.write_response_header(Box::new(header), bare).await?;
-        if !bare {
-            session.write_response_body(Some(Bytes::from(body)), true).await?;
-        }
-        Ok(true)
-    }
-
-    fn refused<T>(&self, context: &mut Context, refusal: Refusal) -> Result<T> {
-        context.refusal = Some(refusal);
-        Err(Error::explain(REFUSED, "answered by the router").into_in())
-    }
-
-    async fn write_page(&self, session: &mut Session, context: &Context, refusal: Refusal) -> Result<()> {
-        let accept = session.req_header().headers.get("accept").and_then(|accept| accept.to_str().ok());
-        let page = errors::render(refusal, &context.request_id, accept, &self.pages);
-        let mut header = ResponseHeader::build(refusal.status, Some(8))?;
-        header.insert_header("Content-Type", page.content_type)?;
-        header.insert_header("Content-Length", page.body.len().to_string())?;
-        header.insert_header("Cache-Control", "no-store")?;
-        header.insert_header("X-Robots-Tag", "noindex")?;
-        header.insert_header("X-Request-Id", context.request_id.as_str())?;
-        header.insert_header("Server", "landfall")?;
-        if refusal.notice == Some(Notice::Gone) {
-            // What a closed pull request's app left in browsers must not outlive it.
-            header.insert_header("Clear-Site-Data", "\"cache\", \"cookies\", \"storage\"")?;
-        }
-        let head = session.req_header().method.as_str() == "HEAD";
-        session.write_response_header(Box::new(header), head).await?;
-        if !head {
-            session.write_response_body(Some(Bytes::from(page.body)), true).await?;
-        }
-        Ok(())
+/// Cookies may come in several fields over HTTP/2, and in one only after that (RFC 9113, 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let all: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if all.len() > 1
+        && let Ok(one) = HeaderValue::from_bytes(&all.join(b"; ".as_slice()))
+    {
+        headers.insert(header::COOKIE, one);
     }
 }
 
-const REFUSED: ErrorType = ErrorType::Custom("Refused");
+/// Refuses what would be read otherwise by somebody else: a change of protocol that nobody asked for, after which whatever
+/// the app says would be passed on, and codings other than chunked.
+fn check_answer(response: &Response<Incoming>, upgrade: bool) -> Result<(), Refusal> {
+    let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    let codings = response.headers().get_all(header::TRANSFER_ENCODING);
+    let chunked = codings.iter().all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
+    // The library takes `5, 5` for 5 and passes it on as it was written.
+    let lengths = response.headers().get_all(header::CONTENT_LENGTH);
+    let number = lengths.iter().all(|length| length.as_bytes().iter().all(u8::is_ascii_digit));
+    let one_each = codings.iter().count() <= 1 && lengths.iter().count() <= 1;
+    if (switched && !upgrade) || !chunked || !number || !one_each {
+        return Err(Refusal::coded(503, Code::H17));
+    }
+    Ok(())
+}
 
-/// Which of the router's answers an error calls for.
-fn refusal_of(session: &mut Session, error: &Error, context: &Context) -> Refusal {
-    let begun = session.response_written().is_some_and(|written| !written.status.is_informational());
-    if *error.etype() == REFUSED {
-        return context.refusal.unwrap_or(Refusal::coded(500, Code::H99));
+/// Which of the router's answers it calls for that a process did not answer.
+fn refusal_of(client: &Client, sending: &Sending, connection: &Connection, error: &hyper::Error) -> Refusal {
+    match connection.cut() {
+        Some(Cut::FirstByte) => return Refusal::coded(503, Code::H12),
+        // The app can't be blamed for silence while the client owes it the rest of the request.
+        Some(Cut::Silence) if !sending.is_whole() => return Refusal::coded(408, Code::H28),
+        Some(Cut::Silence) => return Refusal::coded(503, Code::H15),
+        None => {}
     }
-    if context.connection.as_ref().is_some_and(|connection| connection.timed_out.load(Ordering::Acquire)) {
-        return Refusal::coded(503, Code::H12);
+    if client.is_malformed() {
+        Refusal::bare(400)
+    } else if sending.is_broken() {
+        Refusal::coded(CLIENT_GONE, Code::H27)
+    } else if error.is_parse() {
+        Refusal::coded(503, Code::H17)
+    } else {
+        Refusal::coded(503, Code::H13)
     }
-    if client_of(session).is_some_and(ClientStream::is_malformed) {
-        return Refusal::bare(400);
+}
+
+/// Passes bytes both ways once the client and a process have agreed on another protocol, until both are done.
+async fn lead_through(mut exchange: Box<Exchange>, client: OnUpgrade, app: OnUpgrade, link: Link) {
+    let connection = &link.connection;
+    let before = connection.received();
+    let (Ok(client), Ok(app)) = tokio::join!(client, app) else { return };
+    connection.set_waiting(true);
+    let (mut from_client, mut to_client) = tokio::io::split(TokioIo::new(client));
+    let (mut from_app, mut to_app) = tokio::io::split(TokioIo::new(app));
+    let ended = {
+        let up = async {
+            let copied = tokio::io::copy(&mut from_client, &mut to_app).await;
+            let _ = to_app.shutdown().await;
+            copied
+        };
+        let down = tokio::io::copy(&mut from_app, &mut to_client);
+        tokio::pin!(up, down);
+        // A client may end its half first. When the app has ended, nobody reads what the client still says.
+        tokio::select! {
+            down = &mut down => down,
+            up = &mut up => match up {
+                Ok(_) => down.await,
+                Err(error) => Err(error),
+            },
+        }
+    };
+    exchange.bytes = connection.received() - before;
+    if connection.cut().is_some() {
+        exchange.refusal = Some(Refusal::coded(503, Code::H15));
+    } else if let Err(error) = ended {
+        tracing::debug!(%error, "a connection with another protocol broke off");
     }
-    match (error.esource(), error.etype()) {
-        (ErrorSource::Upstream, kind) => match kind {
-            ErrorType::ConnectTimedout => Refusal::coded(503, Code::H19),
-            ErrorType::ConnectRefused | ErrorType::ConnectError | ErrorType::SocketError => {
-                Refusal::coded(503, Code::H21)
-            }
-            // The app can't be blamed for silence while the client owes it the rest of the request.
-            ErrorType::ReadTimedout if !begun && !session.is_body_done() => Refusal::coded(408, Code::H28),
-            ErrorType::ReadTimedout | ErrorType::WriteTimedout => Refusal::coded(503, Code::H15),
-            ErrorType::InvalidHTTPHeader if !begun => Refusal::coded(503, Code::H17),
-            _ if begun => Refusal::coded(503, Code::H18),
-            _ => Refusal::coded(503, Code::H13),
-        },
-        (ErrorSource::Downstream, kind) => match kind {
-            ErrorType::ReadTimedout => Refusal::coded(408, Code::H28),
-            ErrorType::WriteTimedout | ErrorType::WriteError | ErrorType::ReadError | ErrorType::ConnectionClosed => {
-                Refusal::coded(CLIENT_GONE, Code::H27)
-            }
-            _ => Refusal::bare(400),
-        },
-        (ErrorSource::Internal | ErrorSource::Unset, _) => Refusal::coded(500, Code::H99),
-    }
+    // What is left concerns the client alone.
+    exchange.complete();
+    drop((link, from_app, to_app));
+    let _ = to_client.shutdown().await;
 }

@@ -1,10 +1,12 @@
 //! What a request must look like to be passed on, and what is written into it on the way.
 //!
-//! The proxy library parses leniently in places (bare line feeds, a `Content-Length` beside `Transfer-Encoding`,
+//! The HTTP library parses leniently in places (bare line feeds, a `Content-Length` beside `Transfer-Encoding`,
 //! several equal lengths, codings before `chunked`). Two parsers that disagree are how requests are smuggled, so the
 //! head's own bytes are held against the strict grammar here, and whatever differs is refused.
 
 use super::errors::Refusal;
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version, header};
 use std::cell::RefCell;
 use std::net::IpAddr;
 
@@ -89,42 +91,97 @@ pub(super) fn check_head(raw: &[u8]) -> Result<Body, Refusal> {
 
 /// Holds a head that came in frames of HTTP/2 against what it must not be once it is written as HTTP/1.1. The library
 /// has refused what HTTP/2 itself forbids.
-pub(super) fn check_streamed_head(head: &pingora_http::RequestHeader) -> Result<(), Refusal> {
-    if head.method == http::Method::CONNECT {
+pub(super) fn check_streamed_head(head: &Parts) -> Result<(), Refusal> {
+    if head.method == Method::CONNECT {
         return Err(Refusal::bare(405));
     }
-    let path = head.raw_path();
+    let path = path_of(&head.uri).as_bytes();
     if path.len() > MAX_LINE {
         return Err(Refusal::bare(414));
     }
-    // The library may keep the scheme and the authority in front of the path.
-    let form = origin_form(path);
-    let path = form.as_deref().unwrap_or(path);
-    let rooted = path.starts_with(b"/") || (path == b"*" && head.method == http::Method::OPTIONS);
+    let rooted = path.starts_with(b"/") || (path == b"*" && head.method == Method::OPTIONS);
     if !rooted || path.iter().any(|byte| *byte <= b' ' || *byte == 0x7f || *byte == b'#') {
         return Err(MALFORMED);
     }
     if head.headers.len() > MAX_HEADERS || head.headers.values().any(|value| value.len() > MAX_HEADER) {
         return Err(Refusal::bare(431));
     }
-    let hop = ["transfer-encoding", "upgrade", "connection", "keep-alive", "proxy-connection"];
-    if hop.iter().any(|name| head.headers.contains_key(*name)) {
+    if HOP_BY_HOP.iter().any(|name| *name != header::TE && head.headers.contains_key(name)) {
         return Err(MALFORMED);
     }
-    // The authority and `Host` are two words for one thing: where they differ, somebody would believe the other one.
-    let hosts: Vec<_> = head.headers.get_all("host").iter().collect();
-    let authority = head.uri.authority().map(|authority| authority.as_str().as_bytes());
-    let same = |host: &&http::HeaderValue| authority.is_none_or(|other| host.as_bytes().eq_ignore_ascii_case(other));
-    if hosts.len() > 1 || !hosts.iter().all(same) || (hosts.is_empty() && authority.is_none()) {
-        return Err(MALFORMED);
-    }
-    let lengths: Vec<_> = head.headers.get_all("content-length").iter().collect();
+    let lengths: Vec<_> = head.headers.get_all(header::CONTENT_LENGTH).iter().collect();
     let number =
-        |value: &&http::HeaderValue| (1..=18).contains(&value.len()) && value.as_bytes().iter().all(u8::is_ascii_digit);
+        |value: &&HeaderValue| (1..=18).contains(&value.len()) && value.as_bytes().iter().all(u8::is_ascii_digit);
     if lengths.len() > 1 || !lengths.iter().all(number) {
         return Err(MALFORMED);
     }
     Ok(())
+}
+
+/// The host that a request is for, as it was written. `Host` and an authority in front of the path are two words for one
+/// thing: where they differ, somebody would believe the other one. Who writes a user's name into it means to mislead.
+pub(super) fn host_of(head: &Parts) -> Result<&str, Refusal> {
+    let mut hosts = head.headers.get_all(header::HOST).iter();
+    let (host, other) = (hosts.next(), hosts.next());
+    let authority = head.uri.authority().map(http::uri::Authority::as_str);
+    let host = match (host.map(HeaderValue::to_str), authority) {
+        (Some(Ok(host)), Some(authority)) if !host.eq_ignore_ascii_case(authority) => return Err(MALFORMED),
+        (Some(Ok(host)), _) => host,
+        (None, Some(authority)) => authority,
+        (Some(Err(_)) | None, _) => return Err(MALFORMED),
+    };
+    if other.is_some() || host.contains('@') { Err(MALFORMED) } else { Ok(host) }
+}
+
+/// A target's path and query without scheme and authority, as they were written.
+pub(super) fn path_of(uri: &Uri) -> &str {
+    uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str)
+}
+
+/// A target as an app gets it.
+pub(super) fn origin_form(uri: &Uri) -> Result<Uri, http::Error> {
+    match uri.path_and_query() {
+        Some(path) => Uri::builder().path_and_query(path.clone()).build(),
+        None => Ok(Uri::from_static("/")),
+    }
+}
+
+/// What concerns one connection alone (RFC 9110, 7.6.1), and what people have taken for it.
+const HOP_BY_HOP: [HeaderName; 7] = [
+    header::CONNECTION,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    header::TE,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    HeaderName::from_static("proxy-authorization"),
+];
+
+/// Takes out what concerns one connection alone, and what `Connection` says does. What says where a message ends or whom it
+/// is for is not for it to say.
+pub(super) fn end_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(header::CONNECTION) {
+        let lists = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
+        let named: Vec<HeaderName> = lists
+            .flat_map(|list| list.split(','))
+            .filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok())
+            .filter(|name| *name != header::HOST && *name != header::CONTENT_LENGTH)
+            .collect();
+        for name in named {
+            headers.remove(name);
+        }
+    }
+    for name in &HOP_BY_HOP {
+        headers.remove(name);
+    }
+}
+
+/// Whether a request asks for another protocol, by both of the words that it takes.
+pub(super) fn is_upgrade(head: &Parts) -> bool {
+    let words = head.headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    head.version == Version::HTTP_11
+        && head.headers.contains_key(header::UPGRADE)
+        && words.flat_map(|list| list.split(',')).any(|word| word.trim().eq_ignore_ascii_case("upgrade"))
 }
 
 fn check_request_line(line: &[u8]) -> Result<&[u8], Refusal> {
@@ -188,23 +245,16 @@ fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-/// A target in absolute form without its scheme and authority; `None` for every other form.
-pub(super) fn origin_form(target: &[u8]) -> Option<Vec<u8>> {
-    let after = [b"http://".as_slice(), b"https://"].iter().find_map(|scheme| {
-        let start = target.get(..scheme.len())?;
-        start.eq_ignore_ascii_case(scheme).then(|| &target[scheme.len()..])
-    })?;
-    let authority = after.iter().position(|byte| matches!(byte, b'/' | b'?')).unwrap_or(after.len());
-    let path = &after[authority..];
-    Some(if path.starts_with(b"/") { path.to_vec() } else { [b"/", path].concat() })
+/// What a request is called in logs: the client's name for it if that is one to keep, else a new one.
+pub(super) fn request_id(headers: &HeaderMap) -> HeaderValue {
+    let kept = headers.get("x-request-id").filter(|value| is_request_id(value.as_bytes()));
+    kept.cloned().unwrap_or_else(|| HeaderValue::try_from(new_request_id()).unwrap_or(HeaderValue::from_static("")))
 }
 
-/// The client's id for the request if it is one to keep: 20..200 of `[A-Za-z0-9+/=-]` (as on Heroku).
-pub(super) fn kept_request_id(value: Option<&str>) -> Option<String> {
-    let value = value?;
-    let valid = (20..=200).contains(&value.len())
-        && value.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=' | b'-'));
-    valid.then(|| value.to_owned())
+/// 20..200 of `[A-Za-z0-9+/=-]` (as on Heroku).
+fn is_request_id(value: &[u8]) -> bool {
+    (20..=200).contains(&value.len())
+        && value.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=' | b'-'))
 }
 
 /// Random bytes that are fetched at once; an id takes sixteen of them.
@@ -233,8 +283,16 @@ pub(super) fn new_request_id() -> String {
     });
     bytes[6] = (bytes[6] & 0x0f) | 0x40;
     bytes[8] = (bytes[8] & 0x3f) | 0x80;
-    let digits = hex::encode(bytes);
-    [&digits[..8], &digits[8..12], &digits[12..16], &digits[16..20], &digits[20..]].join("-")
+    let mut id = String::with_capacity(36);
+    for (index, byte) in bytes.into_iter().enumerate() {
+        if matches!(index, 4 | 6 | 8 | 10) {
+            id.push('-');
+        }
+        for digit in [byte >> 4, byte & 15] {
+            id.push(char::from(b"0123456789abcdef"[usize::from(digit)]));
+        }
+    }
+    id
 }
 
 /// Whether a header says where a request came from. The router says so itself; a client's word is dropped, also in
@@ -262,6 +320,7 @@ pub(super) fn canonical(address: IpAddr) -> IpAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
 
     fn status(raw: &str) -> u16 {
         check_head(raw.as_bytes()).map_or_else(|refusal| refusal.status, |_| 200)
@@ -298,26 +357,47 @@ mod tests {
 
     #[test]
     fn absolute_targets_lose_their_authority() {
-        for (target, origin) in [
-            ("http://a/x?y", Some("/x?y")),
-            ("HTTP://a", Some("/")),
-            ("https://a?x", Some("/?x")),
-            ("/x", None),
-            ("*", None),
-        ] {
-            assert_eq!(origin_form(target.as_bytes()).as_deref(), origin.map(str::as_bytes), "{target}");
+        for (target, origin) in
+            [("http://a/x?y", "/x?y"), ("HTTP://a", "/"), ("https://a?x", "/?x"), ("/x", "/x"), ("*", "*")]
+        {
+            let uri: Uri = target.parse().unwrap();
+            assert_eq!(origin_form(&uri).unwrap().to_string(), origin, "{target}");
         }
     }
 
     #[test]
+    fn what_concerns_one_connection_goes_no_further() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("connection", "close, X-Hop"),
+            ("connection", "Host, content-length"),
+            ("x-hop", "1"),
+            ("host", "a"),
+            ("content-length", "5"),
+            ("te", "gzip"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "h2c"),
+            ("keep-alive", "5"),
+            ("proxy-connection", "keep-alive"),
+            ("x-end", "1"),
+        ] {
+            headers.append(HeaderName::from_static(name), value.parse().unwrap());
+        }
+        end_hop(&mut headers);
+        let left: BTreeSet<&str> = headers.keys().map(HeaderName::as_str).collect();
+        assert_eq!(left, BTreeSet::from(["host", "content-length", "x-end"]));
+    }
+
+    #[test]
     fn request_ids_are_kept_or_made() {
-        let good = "abcDEF019+/=-abcdefgh";
-        assert_eq!(kept_request_id(Some(good)).as_deref(), Some(good));
+        assert!(is_request_id(b"abcDEF019+/=-abcdefgh"));
         for bad in ["", "short", "abcdefghijklmnopqrst\"", "abcdefghijklmnopqrst uv", &"a".repeat(201)] {
-            assert_eq!(kept_request_id(Some(bad)), None, "{bad}");
+            assert!(!is_request_id(bad.as_bytes()), "{bad}");
         }
         let (one, other) = (new_request_id(), new_request_id());
-        assert!(one != other && kept_request_id(Some(&one)) == Some(one.clone()), "{one}");
+        assert!(one != other && is_request_id(one.as_bytes()), "{one}");
+        let dashes: Vec<usize> = one.match_indices('-').map(|(at, _)| at).collect();
+        assert_eq!((one.len(), dashes, &one[14..15]), (36, vec![8, 13, 18, 23], "4"));
     }
 
     #[test]

@@ -12,17 +12,18 @@ use super::leaving;
 use super::live::Routes;
 use super::log::Log;
 use super::pages::Pages;
-use super::proxy::{KEEP_ALIVE_SECONDS, Proxy};
+use super::proxy::Proxy;
 use super::request::canonical;
+use super::streams::Streams;
 use super::table;
 use super::trust::Trusted;
 use super::wire::Wire;
 use crate::clock::Clock;
 use anyhow::Context as _;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use pingora_core::apps::{HttpServerApp, HttpServerOptions, ServerApp};
-use pingora_core::server::configuration::ServerConf;
-use pingora_proxy::{HttpProxy, http_proxy};
 use std::fs::File;
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -34,8 +35,10 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-/// Idle connections to processes that are kept, of all apps.
-const POOLED: usize = 4096;
+/// Bytes of one stream of HTTP/2, an upload, that may be under way.
+const STREAM_WINDOW: u32 = 1 << 20;
+/// Bytes of a head over HTTP/2, as over HTTP/1.
+const MAX_HEAD: u32 = 128 * 1024;
 
 /// What a router runs with.
 #[derive(Debug, Clone)]
@@ -69,6 +72,8 @@ pub struct RouterOptions {
     pub first_byte_timeout: Duration,
     /// Silence on a request that is under way: 55 s (as on Heroku).
     pub idle_timeout: Duration,
+    /// How long a client's connection may idle between two requests, and before the first: 75 s.
+    pub keep_alive: Duration,
     /// How long a connection to a process is kept for the next request. Shorter than the shortest keep-alive of
     /// common app servers (gunicorn: 2 s), so that the process is never the one to close it under a request.
     pub pooled_timeout: Duration,
@@ -108,6 +113,7 @@ impl RouterOptions {
             head_timeout: Duration::from_secs(5),
             first_byte_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(55),
+            keep_alive: Duration::from_secs(75),
             pooled_timeout: Duration::from_millis(1500),
             hold_timeout: Duration::from_secs(75),
             restart_timeout: Duration::from_secs(5),
@@ -162,7 +168,7 @@ pub(super) fn run_until(options: RouterOptions, ended: impl Future<Output = ()>)
         .enable_all()
         .build()
         .context("could not start the runtime")?;
-    let result = runtime.block_on(serve(options, threads, ended));
+    let result = runtime.block_on(serve(options, ended));
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
 }
@@ -189,11 +195,7 @@ impl Entrance {
     }
 }
 
-async fn serve(
-    options: RouterOptions,
-    threads: usize,
-    ended: impl Future<Output = ()>,
-) -> anyhow::Result<Option<File>> {
+async fn serve(options: RouterOptions, ended: impl Future<Output = ()>) -> anyhow::Result<Option<File>> {
     let clock = Clock::System;
     let folder = options.state_dir.clone();
     let (drain_timeout, handover_timeout) = (options.drain_timeout, options.handover_timeout);
@@ -207,7 +209,7 @@ async fn serve(
     let pages = Arc::new(Pages::load(options.error_pages.as_deref())?);
     tokio::spawn(pages.clone().follow(options.certificate_interval));
     let mut claim = handover::claim(&folder).await?;
-    let log = Log::start(&folder, clock.clone()).context("could not open the log")?;
+    let log = Log::start(&folder, clock.now()).context("could not open the log")?;
     let mut entrances = vec![Entrance::open(&mut claim, "plain", options.listen, None).await?];
     if let Some((listen, certificates)) = certificates {
         tokio::spawn(certificates.clone().follow(options.certificate_interval));
@@ -224,7 +226,7 @@ async fn serve(
     }
 
     let limits = (routes.options.connections, routes.options.connections_per_address);
-    let clients = Arc::new(Clients::new(routes.started, limits.0, limits.1));
+    let clients = Arc::new(Clients::new(routes.ticks.clone(), limits.0, limits.1));
     let (stop, mut stopped) = watch::channel(false);
     let control_socket = listen_for_control(&folder, "router.sock")?;
     let mut successors = listen_for_control(&folder, handover::SOCKET)?;
@@ -245,17 +247,8 @@ async fn serve(
     tokio::spawn(control::serve(control_socket, Arc::new(control)));
     tokio::spawn(health::check_all(routes.clone()));
     tokio::spawn(keep::keep(routes.clone()));
-    tokio::spawn(cut_silent(routes.clone()));
-    tokio::spawn(cut_slow(clients.clone(), routes.options.head_timeout));
+    tokio::spawn(look_around(routes.clone(), clients.clone()));
 
-    let configuration = ServerConf {
-        threads,
-        max_retries: 16,
-        // For each thread. Idle connections go after `pooled_timeout` anyway; this only must not be less than what a
-        // thousand busy apps keep open.
-        upstream_keepalive_pool_size: POOLED,
-        ..ServerConf::default()
-    };
     let proxy = Proxy {
         routes: routes.clone(),
         log,
@@ -265,10 +258,6 @@ async fn serve(
         secure_port: secure_address.map(|address| address.port()),
         certificates: entrances.get(1).and_then(|entrance| entrance.certificates.clone()),
     };
-    let mut proxy = http_proxy(&Arc::new(configuration), proxy);
-    let mut server_options = HttpServerOptions::default();
-    server_options.h2_idle_timeout = Some(Duration::from_secs(KEEP_ALIVE_SECONDS));
-    proxy.server_options = Some(server_options);
     let proxy = Arc::new(proxy);
     let (leave, left) = watch::channel(false);
     let door =
@@ -334,8 +323,7 @@ async fn serve(
     }
     leave.send_replace(true);
     stop.send_replace(true);
-    proxy.http_cleanup().await;
-    drain(&routes, drain_timeout).await;
+    drain(&routes, &clients, drain_timeout).await;
     if let Some(aside) = replaced {
         leaving::report(&routes).await;
         let _ = std::fs::remove_file(aside);
@@ -384,7 +372,7 @@ async fn hand_over(routes: &Arc<Routes>, successor: Successor) -> Option<PathBuf
 /// What a new connection needs.
 #[derive(Clone)]
 struct Door {
-    proxy: Arc<HttpProxy<Proxy>>,
+    proxy: Arc<Proxy>,
     clients: Arc<Clients>,
     routes: Arc<Routes>,
     stopped: watch::Receiver<bool>,
@@ -408,9 +396,9 @@ async fn accept(listener: TcpListener, certificates: Option<Arc<Certificates>>, 
                     clients::turn_away(&stream);
                     continue;
                 };
-                let (proxy, stopped) = (door.proxy.clone(), door.stopped.clone());
+                let door = door.clone();
                 let stream = ClientStream::new(place, Wire::Plain(stream), None);
-                tokio::spawn(async move { proxy.process_new(Box::new(stream), &stopped).await });
+                tokio::spawn(async move { door.serve(stream).await });
             }
             Err(error) => {
                 // Out of descriptors, mostly: those that are open have to end before another can come.
@@ -448,50 +436,85 @@ impl Door {
             }
             return;
         };
-        let handshake = certificates.acceptor().accept(stream);
+        let handshake = certificates.acceptor().accept(stream).into_fallible();
         tokio::pin!(handshake);
         // After the connection, so that on any way out it is dropped before it.
         let Some(place) = self.clients.admit(descriptor, source, true) else { return };
         match handshake.as_mut().await {
             Ok(stream) => self.serve(ClientStream::new(place, Wire::Secure(Box::new(stream)), client)).await,
-            Err(error) => tracing::debug!(%address, %error, "no TLS came about"),
-        }
-    }
-
-    async fn serve(&self, stream: ClientStream) {
-        let ended = if stream.is_http2() { &self.left } else { &self.stopped };
-        self.proxy.process_new(Box::new(stream), ended).await;
-    }
-}
-
-/// Cuts requests whose answer does not begin in time. The proxy library's own timeout restarts with every byte of
-/// either side and cannot tell the first byte from later ones.
-async fn cut_silent(routes: Arc<Routes>) {
-    let limit = routes.options.first_byte_timeout;
-    let mut tick = tokio::time::interval((limit / 8).clamp(Duration::from_millis(10), Duration::from_millis(500)));
-    let limit = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
-    loop {
-        tick.tick().await;
-        if let Some(before) = routes.now().checked_sub(limit) {
-            for (_, target) in routes.targets() {
-                target.connections.cut_silent(before + 1);
+            Err((error, stream)) => {
+                tracing::debug!(%address, %error, "no TLS came about");
+                drop(place);
+                drop(stream);
             }
         }
     }
-}
 
-/// Cuts clients whose request's head does not arrive in time.
-async fn cut_slow(clients: Arc<Clients>, limit: Duration) {
-    let mut tick = tokio::time::interval((limit / 8).clamp(Duration::from_millis(10), Duration::from_millis(500)));
-    loop {
-        tick.tick().await;
-        clients.cut_slow(limit);
+    /// Serves one connection to its end.
+    async fn serve(&self, stream: ClientStream) {
+        let client = stream.client();
+        let (proxy, known) = (self.proxy.clone(), client.clone());
+        let service = service_fn(move |request| proxy.clone().answer(known.clone(), request));
+        let stream = TokioIo::new(stream);
+        let (mut stopped, mut left) = (self.stopped.clone(), self.left.clone());
+        if !client.http2 {
+            let connection = http1::Builder::new()
+                .auto_date_header(false)
+                .title_case_headers(true)
+                .serve_connection(stream, service)
+                .with_upgrades();
+            tokio::pin!(connection);
+            tokio::select! {
+                _ = connection.as_mut() => return,
+                _ = stopped.wait_for(|stop| *stop) => {}
+                () = client.farewell() => {}
+            }
+            connection.as_mut().graceful_shutdown();
+            let _ = connection.await;
+            return;
+        }
+        let options = &self.routes.options;
+        let streams = Streams { ticks: self.routes.ticks.clone(), limit: options.idle_timeout };
+        let connection = http2::Builder::new(streams)
+            .auto_date_header(false)
+            .max_header_list_size(MAX_HEAD)
+            // Several times that of a stream, so that one that stands still holds up no other.
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(8 * STREAM_WINDOW)
+            .serve_connection(stream, service);
+        tokio::pin!(connection);
+        tokio::select! {
+            _ = connection.as_mut() => return,
+            _ = left.wait_for(|left| *left) => {}
+            () = client.farewell() => {}
+        }
+        connection.as_mut().graceful_shutdown();
+        let _ = connection.await;
     }
 }
 
-async fn drain(routes: &Routes, limit: Duration) {
+/// Looks now and then at everything that has a limit: cuts clients whose request's head does not arrive in time, who do not
+/// take their answer or ask nothing, and requests whose answer does not begin in time or on which nothing happens any more;
+/// ends connections that have waited long enough for their next request.
+async fn look_around(routes: Arc<Routes>, clients: Arc<Clients>) {
+    let options = &routes.options;
+    let shortest = options.head_timeout.min(options.first_byte_timeout).min(options.keep_alive);
+    let mut tick = tokio::time::interval((shortest / 8).clamp(Duration::from_millis(10), Duration::from_millis(500)));
+    loop {
+        tick.tick().await;
+        routes.ticks.advance();
+        clients.cut_slow(options.head_timeout, options.idle_timeout, options.keep_alive);
+        for (_, target) in routes.targets() {
+            target.connections.cut_silent(options.first_byte_timeout, options.idle_timeout);
+            target.expire_links(&routes.ticks, options.pooled_timeout);
+        }
+    }
+}
+
+/// Waits until nobody is connected: an app may be done with a request whose client has not got all of the answer yet.
+async fn drain(routes: &Routes, clients: &Clients, limit: Duration) {
     let deadline = tokio::time::Instant::now() + limit;
-    while routes.targets().iter().any(|(_, target)| target.in_flight() > 0) {
+    while clients.count() > 0 || routes.targets().iter().any(|(_, target)| target.in_flight() > 0) {
         if tokio::time::Instant::now() >= deadline {
             tracing::warn!("stopped with requests in flight");
             return;

@@ -4,27 +4,26 @@
 //! cookie that names a wider domain than the app's own host is made one of that host alone: the app itself gets it back,
 //! nobody else does. Custom domains belong to their app whole, and their cookies are left as they are.
 
-use http::HeaderValue;
-use pingora_http::ResponseHeader;
+use http::header::SET_COOKIE;
+use http::{HeaderMap, HeaderValue};
 
 /// Takes the wider domain out of each cookie of an answer, if the host is one of those below the router's domain.
-pub(super) fn keep_cookies_apart(answer: &mut ResponseHeader, host: &str, domain: &str) -> pingora_core::Result<()> {
-    if !answer.headers.contains_key("set-cookie") || !is_below(host, domain) {
-        return Ok(());
+pub(super) fn keep_cookies_apart(headers: &mut HeaderMap, host: &str, domain: &str) {
+    if !headers.contains_key(SET_COOKIE) || !is_below(host, domain) {
+        return;
     }
-    let all = || answer.headers.get_all("set-cookie").iter();
+    let all = || headers.get_all(SET_COOKIE).iter();
     if !all().any(|cookie| is_wide(cookie.as_bytes(), host)) {
-        return Ok(());
+        return;
     }
     let narrowed: Vec<Vec<u8>> = all().map(|cookie| narrow(cookie.as_bytes(), host)).collect();
-    answer.remove_header("set-cookie");
+    headers.remove(SET_COOKIE);
     for cookie in narrowed {
         // Parts of a value that was one are a value.
         if let Ok(value) = HeaderValue::from_bytes(&cookie) {
-            answer.append_header("Set-Cookie", value)?;
+            headers.append(SET_COOKIE, value);
         }
     }
-    Ok(())
 }
 
 fn is_below(host: &str, domain: &str) -> bool {
@@ -61,12 +60,12 @@ mod tests {
     use super::*;
 
     fn pass(cookies: &[&str], host: &str) -> Vec<String> {
-        let mut answer = ResponseHeader::build(200, None).unwrap();
+        let mut headers = HeaderMap::new();
         for cookie in cookies {
-            answer.append_header("Set-Cookie", *cookie).unwrap();
+            headers.append(SET_COOKIE, cookie.parse().unwrap());
         }
-        keep_cookies_apart(&mut answer, host, "apps.example.com").unwrap();
-        let all = answer.headers.get_all("set-cookie").iter();
+        keep_cookies_apart(&mut headers, host, "apps.example.com");
+        let all = headers.get_all(SET_COOKIE).iter();
         all.map(|cookie| String::from_utf8_lossy(cookie.as_bytes()).into_owned()).collect()
     }
 

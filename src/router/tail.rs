@@ -5,6 +5,7 @@ use crate::clock::Timestamp;
 use crate::domain::AppName;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 /// Lines and bytes that are kept: of two seconds at ten thousand requests a second.
 const LINES: usize = 20_000;
@@ -30,20 +31,21 @@ pub struct TailPage {
 
 #[derive(Default)]
 pub(super) struct Tail {
-    lines: VecDeque<TailLine>,
+    /// Each with its app and its number there.
+    lines: VecDeque<(AppName, u64, Arc<String>)>,
     bytes: usize,
     /// How many lines there have been.
     count: u64,
 }
 
 impl Tail {
-    pub fn push(&mut self, app: AppName, number: u64, line: &str) {
+    pub fn push(&mut self, app: AppName, number: u64, line: Arc<String>) {
         self.count += 1;
         self.bytes += line.len();
-        self.lines.push_back(TailLine { app, number, line: line.to_owned() });
+        self.lines.push_back((app, number, line));
         while self.lines.len() > LINES || self.bytes > BYTES {
-            let Some(oldest) = self.lines.pop_front() else { break };
-            self.bytes -= oldest.line.len();
+            let Some((_, _, oldest)) = self.lines.pop_front() else { break };
+            self.bytes -= oldest.len();
         }
     }
 
@@ -51,7 +53,10 @@ impl Tail {
     pub fn after(&self, cursor: u64, limit: usize) -> (Vec<TailLine>, u64) {
         let first = self.count - self.lines.len() as u64;
         let skip = usize::try_from(cursor.saturating_sub(first)).unwrap_or(usize::MAX);
-        let lines: Vec<TailLine> = self.lines.iter().skip(skip).take(limit).cloned().collect();
+        let lines = self.lines.iter().skip(skip).take(limit);
+        let lines: Vec<TailLine> = lines
+            .map(|(app, number, line)| TailLine { app: app.clone(), number: *number, line: line.to_string() })
+            .collect();
         let next = cursor.max(first).min(self.count) + lines.len() as u64;
         (lines, next)
     }
@@ -66,8 +71,8 @@ mod tests {
         let mut tail = Tail::default();
         let (one, two): (AppName, AppName) = ("one".parse().unwrap(), "two".parse().unwrap());
         for number in 1..=10 {
-            tail.push(one.clone(), number, "x");
-            tail.push(two.clone(), number, "y");
+            tail.push(one.clone(), number, Arc::new("x".to_owned()));
+            tail.push(two.clone(), number, Arc::new("y".to_owned()));
         }
         let (mut seen, mut cursor) = (Vec::new(), 0);
         loop {
@@ -81,7 +86,7 @@ mod tests {
         assert_eq!((seen.len(), cursor), (20, 20));
         assert_eq!((seen[18].app.clone(), seen[18].number), (one.clone(), 10));
         for number in 11..=30_010 {
-            tail.push(one.clone(), number, "x");
+            tail.push(one.clone(), number, Arc::new("x".to_owned()));
         }
         let (lines, next) = tail.after(cursor, 1);
         assert_eq!((lines[0].number, next), (10_011, 10_021));

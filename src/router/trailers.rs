@@ -1,12 +1,11 @@
-//! Fields that come after an answer's body (RFC 9110, 6.5), for clients that say that they take them.
+//! Fields that come after a body (RFC 9110, 6.5): those of a request, and those of an answer whose client takes them.
 //!
-//! The proxy library reads them over and drops them. So for a request with `TE: trailers` they are read off the bytes
-//! that the app sends, on a connection of the request's own, and put in between the bytes that go to the client. Both
-//! sides are followed by the grammar of chunked bodies; where one of them is anything else, nothing is put in. Over
-//! HTTP/2 the library has no place where they could be put in after the last byte and before the end.
+//! Over HTTP/2 they are the HTTP library's. Over HTTP/1.1 it writes only those that the head announced in `Trailer`, and few
+//! apps announce any. So they are put in between the bytes that go to the client, which are followed by the grammar of
+//! chunked bodies; where the answer is anything else, nothing is put in.
 
 use super::framing::{Chunks, MAX_HEAD};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::HeaderMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Names that may not come late, since whoever reads them must know before the body how to read it, where it leads, who
@@ -69,21 +68,24 @@ impl Trailers {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Keeps of some lines those that are fields which may come late.
-    fn keep(&self, lines: &[u8]) {
-        let mut fields = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for line in lines.split(|byte| *byte == b'\n') {
-            let Some(colon) = line.iter().position(|byte| *byte == b':') else { continue };
-            let Ok(name) = HeaderName::from_bytes(&line[..colon]) else { continue };
-            let Ok(value) = HeaderValue::from_bytes(line[colon + 1..].trim_ascii()) else { continue };
-            let word = name.as_str();
-            let late = EARLY.binary_search(&word).is_err()
-                && !["access-control-", "x-forwarded-", "sec-"].iter().any(|prefix| word.starts_with(prefix));
-            if late {
-                fields.append(name, value);
-            }
+    pub fn put(&self, fields: HeaderMap) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = fields;
+    }
+}
+
+/// Of some fields those that may come late.
+pub(super) fn late(fields: HeaderMap) -> HeaderMap {
+    let may_be_late = |word: &str| {
+        EARLY.binary_search(&word).is_err()
+            && !["access-control-", "x-forwarded-", "sec-"].iter().any(|prefix| word.starts_with(prefix))
+    };
+    let mut late = HeaderMap::with_capacity(fields.len());
+    for (name, value) in &fields {
+        if may_be_late(name.as_str()) {
+            late.append(name, value.clone());
         }
     }
+    late
 }
 
 /// Fields as the lines between the last chunk and the empty line that ends the body.
@@ -184,74 +186,45 @@ fn after_head(head: &[u8]) -> Answer {
     }
 }
 
-/// Reads the trailers of one answer off the bytes that its app sends.
-#[derive(Debug)]
-pub(super) struct Reader {
-    answer: Answer,
-    lines: Vec<u8>,
-    found: Trailers,
-}
-
-impl Reader {
-    pub fn new(found: Trailers) -> Reader {
-        Reader { answer: Answer::default(), lines: Vec::new(), found }
-    }
-
-    pub fn read(&mut self, bytes: &[u8]) {
-        let taken = self.answer.take(bytes);
-        let Answer::Body(chunks) = &mut self.answer else { return };
-        for byte in &bytes[taken..] {
-            if chunks.step(std::slice::from_ref(byte)).is_none() {
-                self.answer = Answer::Other;
-                return;
-            }
-            self.lines.push(*byte);
-            if chunks.is_over() {
-                self.found.keep(&self.lines);
-                self.answer = Answer::Other;
-                return;
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn read(bytes: &str, piece: usize) -> Vec<String> {
-        let found = Trailers::default();
-        let mut reader = Reader::new(found.clone());
-        bytes.as_bytes().chunks(piece).for_each(|part| reader.read(part));
-        let lines = String::from_utf8(lines(&found.take())).unwrap();
-        lines.lines().map(str::to_owned).collect()
+    /// Where in an answer the place for its trailers is, if it has one.
+    fn place(bytes: &str, piece: usize) -> Option<usize> {
+        let mut follower = Answer::default();
+        let mut taken = 0;
+        for part in bytes.as_bytes().chunks(piece) {
+            let step = follower.take(part);
+            taken += step;
+            if step < part.len() {
+                break;
+            }
+        }
+        follower.is_in_trailers().then_some(taken)
     }
 
     #[test]
-    fn fields_after_the_last_chunk_are_read_however_they_are_cut() {
-        let chunked =
-            "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
-        let body = "a;x=y\r\n0\r\n\r\nX: no\r\n0\r\nX-Sum: 1\r\nServer-Timing: db;dur=5\r\n\r\n";
-        let whole = format!("{chunked}{body}HTTP/1.1 200 OK\r\nX-Next: 1\r\n\r\n");
-        for piece in 1..whole.len() {
-            assert_eq!(read(&whole, piece), ["x-sum: 1", "server-timing: db;dur=5"], "by {piece}");
-        }
-        for (name, value) in [
-            ("Content-Length", "5"),
-            ("Set-Cookie", "a=b"),
-            ("Transfer-Encoding", "chunked"),
-            ("Location", "/"),
-            ("Access-Control-Allow-Origin", "*"),
-            ("X-Forwarded-For", "::1"),
-            ("bad name", "1"),
+    fn fields_that_say_how_a_message_is_to_be_read_may_not_come_late() {
+        let mut fields = HeaderMap::new();
+        for name in [
+            "content-length",
+            "set-cookie",
+            "transfer-encoding",
+            "location",
+            "access-control-allow-origin",
+            "x-forwarded-for",
+            "x-sum",
+            "server-timing",
         ] {
-            let trailed = format!("{chunked}0\r\n{name}: {value}\r\nX-Sum: 1\r\n\r\n");
-            assert_eq!(read(&trailed, 1000), ["x-sum: 1"], "{name}");
+            fields.append(http::HeaderName::from_static(name), http::HeaderValue::from_static("1"));
         }
+        fields.append("x-sum", http::HeaderValue::from_static("2"));
+        assert_eq!(lines(&late(fields)), b"x-sum: 1\r\nx-sum: 2\r\nserver-timing: 1\r\n");
     }
 
     #[test]
-    fn nothing_is_read_off_what_is_not_a_chunked_answer() {
+    fn nothing_is_put_into_what_is_not_a_chunked_answer() {
         for head in [
             "HTTP/1.1 200 OK\r\nContent-Length: 30\r\n\r\n",
             "HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n",
@@ -261,31 +234,27 @@ mod tests {
             "HTTP/1.1 200 OK\r\n\r\n",
             "nonsense\r\n\r\n",
         ] {
-            assert_eq!(read(&format!("{head}0\r\nX-Sum: 1\r\n\r\n"), 7), Vec::<String>::new(), "{head}");
+            assert_eq!(place(&format!("{head}0\r\n\r\n"), 7), None, "{head}");
         }
         let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
-        for body in ["0\r\nX-Sum: 1\r\n", "x\r\n0\r\nX-Sum: 1\r\n\r\n", "0\r\nX-Sum: 1\n\r\n", "0\nX-Sum: 1\r\n\r\n"] {
-            assert_eq!(read(&format!("{chunked}{body}"), 7), Vec::<String>::new(), "{body:?}");
+        for body in ["x\r\n0\r\n\r\n", "0\n\r\n"] {
+            assert_eq!(place(&format!("{chunked}{body}"), 7), None, "{body:?}");
         }
-        let endless = format!("{chunked}0\r\n{}\r\n", "X-Sum: 1\r\n".repeat(2000));
-        assert_eq!(read(&endless, 100), Vec::<String>::new(), "more than eight KiB of them");
     }
 
     #[test]
     fn the_place_for_trailers_is_found_in_the_chunks_alone() {
-        let answer = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n7\r\n\r\n0\r\n\r\n\r\n0\r\n";
+        let hinted = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let answer = format!("{hinted}7\r\n\r\n0\r\n\r\n\r\n0\r\n");
         for piece in 1..answer.len() {
-            let mut follower = Answer::default();
-            let taken: usize = answer.as_bytes().chunks(piece).map(|part| follower.take(part)).sum();
-            assert!(taken == answer.len() && follower.is_in_trailers(), "by {piece}");
-            assert_eq!(follower.take(b"\r\n"), 0);
+            assert_eq!(place(&format!("{answer}\r\n"), piece), Some(answer.len()), "by {piece}");
         }
     }
 
     #[test]
     fn names_that_come_early_are_in_order() {
         assert!(EARLY.is_sorted(), "they are looked up by halves");
-        let headers = |value: &str| [(HeaderName::from_static("te"), value.parse().unwrap())].into_iter().collect();
+        let headers = |value: &str| [(http::header::TE, value.parse().unwrap())].into_iter().collect();
         assert!(wanted(&headers("trailers")) && wanted(&headers("gzip;q=1, Trailers")) && !wanted(&headers("gzip")));
     }
 }

@@ -273,6 +273,19 @@ fn a_client_that_goes_away_is_h27() {
 }
 
 #[test]
+fn a_client_that_takes_nothing_of_its_answer_is_cut() {
+    let (_folder, app, router) = broken(|_, stream| {
+        respond(stream, 200, &vec![b'x'; 64 << 20]);
+        Next::Close
+    });
+    let mut client = router.client();
+    client.send("GET / HTTP/1.1\r\nHost: hello.localhost\r\n\r\n");
+    eventually("the request", || (app.count() == 1).then_some(()));
+    expect_codes(&router, &[(Code::H27, 1)]);
+    eventually("the end of its connection", || (router.status().connections == 0).then_some(()));
+}
+
+#[test]
 fn a_request_that_stops_is_h28() {
     let (_folder, app, router) = broken(|_, stream| {
         respond(stream, 200, b"");
@@ -404,4 +417,75 @@ fn a_request_that_may_not_be_repeated_gets_a_connection_of_its_own() {
     }
     let posts = app.seen.lock().unwrap().iter().filter(|seen| seen.line.starts_with("POST")).count();
     assert_eq!(posts, 20);
+}
+
+#[test]
+fn who_leaves_while_a_process_cannot_be_reached_is_no_error_of_the_app() {
+    let folder = tempfile::tempdir().unwrap();
+    let app = App::start(folder.path(), "one");
+    app.refusing.store(true, Ordering::SeqCst);
+    let router = RunningRouter::start(folder.path());
+    router.set(table(1, vec![app.target(Active)]));
+    let mut client = router.client();
+    client.send("GET / HTTP/1.1\r\nHost: hello.localhost\r\n\r\n");
+    let held = || router.status().apps[&"hello".parse().unwrap()].held;
+    eventually("it to wait", || (held() == 1).then_some(()));
+    drop(client);
+    expect_codes(&router, &[(Code::H27, 1)]);
+}
+
+#[test]
+fn a_process_that_hangs_up_at_once_is_not_dialled_again_and_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let accepted = Arc::new(AtomicUsize::new(0));
+    let count = accepted.clone();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            count.fetch_add(1, Ordering::SeqCst);
+            drop(stream);
+        }
+    });
+    let app = App::passing(folder.path(), "curt", address);
+    let router = RunningRouter::start(folder.path());
+    router.set(table(1, vec![app.target(Active)]));
+    for method in ["GET", "POST"] {
+        accepted.store(0, Ordering::SeqCst);
+        let head = format!("{method} / HTTP/1.1\r\nHost: hello.localhost\r\nContent-Length: 0\r\n\r\n");
+        let answer = router.client().request(&head);
+        assert!(answer.status == 503 && answer.body.contains("H13"), "{method}: {answer:?}");
+        assert!(accepted.load(Ordering::SeqCst) <= 4, "{method}: {accepted:?}");
+    }
+}
+
+#[test]
+fn nothing_follows_a_request_for_another_protocol_even_if_the_router_answers_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let app = App::start(folder.path(), "one");
+    let router = RunningRouter::start(folder.path());
+    router.set(table_with(1, vec![app.target(Active)], Some(Notice::Maintenance)));
+    let mut client = router.client();
+    let head = "GET / HTTP/1.1\r\nHost: hello.localhost\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n";
+    let answer = client.request(head);
+    assert_eq!((answer.status, answer.header("connection")), (503, Some("close")));
+    assert!(client.answer().is_none());
+}
+
+#[test]
+fn a_websocket_ends_with_its_app_although_its_client_stays() {
+    let (_folder, app, router) = broken(|_, stream| {
+        let _ = stream
+            .write_all(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\nbye");
+        Next::Close
+    });
+    let mut client = router.client();
+    let head = "GET / HTTP/1.1\r\nHost: hello.localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    assert_eq!(client.request(head).status, 101);
+    let mut said = Vec::new();
+    client.reader.read_to_end(&mut said).unwrap();
+    assert_eq!(said, b"bye");
+    let process = app.target(Active).process;
+    eventually("its end", || (router.status().targets[&process].in_flight == 0).then_some(()));
+    assert_eq!(codes(&router), []);
 }

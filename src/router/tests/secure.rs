@@ -50,6 +50,33 @@ pub fn configuration(protocols: &[&[u8]]) -> Arc<rustls::ClientConfig> {
     Arc::new(configuration)
 }
 
+/// A client of HTTP/2, on a connection that was agreed on.
+pub async fn speak_http2(address: SocketAddr) -> h2::client::SendRequest<bytes::Bytes> {
+    speak_http2_as(address, &h2::client::Builder::new()).await
+}
+
+pub async fn speak_http2_as(address: SocketAddr, how: &h2::client::Builder) -> h2::client::SendRequest<bytes::Bytes> {
+    let tcp = tokio::net::TcpStream::connect(address).await.unwrap();
+    let name = ServerName::try_from("hello.localhost").unwrap();
+    let connector = tokio_rustls::TlsConnector::from(configuration(&[b"h2"]));
+    let stream = connector.connect(name, tcp).await.unwrap();
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(b"h2".as_slice()));
+    let (client, connection) = how.handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    client
+}
+
+/// A connection over TLS that was agreed on and says what it is told to.
+fn secure(address: SocketAddr, protocol: &[u8]) -> rustls::StreamOwned<rustls::ClientConnection, TcpStream> {
+    let tcp = TcpStream::connect(address).unwrap();
+    tcp.set_read_timeout(Some(PATIENCE)).unwrap();
+    let name = ServerName::try_from("hello.localhost").unwrap();
+    let connection = rustls::ClientConnection::new(configuration(&[protocol]), name).unwrap();
+    let mut stream = rustls::StreamOwned::new(connection, tcp);
+    stream.conn.complete_io(&mut stream.sock).unwrap();
+    stream
+}
+
 /// One request over TLS, and the certificate that was shown.
 fn ask(stream: TcpStream, request: &str) -> (String, Vec<u8>) {
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -129,13 +156,7 @@ fn requests_of_one_http2_connection_go_to_the_app_each_by_itself() {
     let (router, address) = secured(folder.path(), |_| {});
     router.set(table(1, vec![app.target(Active)]));
     router.call(async {
-        let tcp = tokio::net::TcpStream::connect(address).await.unwrap();
-        let name = ServerName::try_from("hello.localhost").unwrap();
-        let connector = tokio_rustls::TlsConnector::from(configuration(&[b"h2"]));
-        let stream = connector.connect(name, tcp).await.unwrap();
-        assert_eq!(stream.get_ref().1.alpn_protocol(), Some(b"h2".as_slice()));
-        let (mut client, connection) = h2::client::handshake(stream).await.unwrap();
-        tokio::spawn(connection);
+        let mut client = speak_http2(address).await;
         let mut ask = async |method: &str, host: &str, path: &str, body: &'static [u8]| {
             let request =
                 http::Request::builder().method(method).uri(format!("https://{host}{path}")).body(()).unwrap();
@@ -212,16 +233,33 @@ fn who_agrees_on_http2_and_says_nothing_is_cut() {
     let (router, address) = secured(folder.path(), |options| options.head_timeout = Duration::from_millis(300));
     router.set(table(1, vec![app.target(Active)]));
     for said in [b"".as_slice(), b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r"] {
-        let tcp = TcpStream::connect(address).unwrap();
-        tcp.set_read_timeout(Some(PATIENCE)).unwrap();
-        let name = ServerName::try_from("hello.localhost").unwrap();
-        let connection = rustls::ClientConnection::new(configuration(&[b"h2"]), name).unwrap();
-        let mut silent = rustls::StreamOwned::new(connection, tcp);
-        silent.conn.complete_io(&mut silent.sock).unwrap();
+        let mut silent = secure(address, b"h2");
         silent.write_all(said).unwrap();
         // What the router says of its settings may come first; then the end.
         let mut bytes = [0; 1000];
         while let Ok(1..) = silent.read(&mut bytes) {}
         eventually("its end", || (router.status().connections == 0).then_some(()));
     }
+}
+
+#[test]
+fn connections_that_idle_are_closed_whatever_they_speak() {
+    let folder = tempfile::tempdir().unwrap();
+    let app = App::start(folder.path(), "one");
+    let (router, address) = secured(folder.path(), |options| {
+        options.redirect = false;
+        options.keep_alive = Duration::from_millis(300);
+    });
+    router.set(table(1, vec![app.target(Active)]));
+    let get = "GET / HTTP/1.1\r\nHost: hello.localhost\r\n\r\n";
+    let (mut asked, untouched) = (router.client(), router.client());
+    assert_eq!(asked.request(get).body, "one");
+    let (mut secure_asked, secure_untouched) = (secure(address, b"http/1.1"), secure(address, b"http/1.1"));
+    secure_asked.write_all(get.as_bytes()).unwrap();
+    assert!(secure_asked.read(&mut [0; 1000]).unwrap() > 0);
+    // This one never answers a PING, with which the end of a connection begins.
+    let mut deaf = secure(address, b"h2");
+    deaf.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").unwrap();
+    eventually("all to be closed", || (router.status().connections == 0).then_some(()));
+    drop((asked, untouched, secure_asked, secure_untouched, deaf));
 }

@@ -1,8 +1,9 @@
 //! What a client may not say over HTTP/2, since it would mean something else once it is written as HTTP/1.1. The frames
 //! are written by hand: a client library would refuse to send them.
 
-use super::secure::{configuration, secured};
+use super::secure::{configuration, secured, speak_http2, speak_http2_as};
 use super::world::*;
+use crate::router::Code;
 use crate::router::TargetState::Active;
 use rustls::pki_types::ServerName;
 use std::io::{BufRead, Read, Write};
@@ -374,4 +375,197 @@ fn trailers_reach_who_takes_them_over_http1() {
     let mut text = String::new();
     client.reader.read_to_string(&mut text).unwrap();
     assert!(text.starts_with("HTTP/1.1 200 OK") && !text.contains("x-sum"), "{text:?}");
+}
+
+#[test]
+fn trailers_reach_clients_of_http2() {
+    let folder = tempfile::tempdir().unwrap();
+    let app = trailing(folder.path());
+    let (router, address) = secured(folder.path(), |_| {});
+    router.set(table(1, vec![app.target(Active)]));
+    let (text, late) = router.call(async {
+        let client = speak_http2(address).await;
+        let request = http::Request::builder().uri("https://hello.localhost/trailed").header("te", "trailers");
+        let mut client = client.ready().await.unwrap();
+        let (answer, _) = client.send_request(request.body(()).unwrap(), true).unwrap();
+        let mut stream = answer.await.unwrap().into_body();
+        let mut text = Vec::new();
+        while let Some(piece) = stream.data().await {
+            text.extend_from_slice(&piece.unwrap());
+        }
+        (text, stream.trailers().await.unwrap().expect("trailers"))
+    });
+    assert_eq!(text, b"\r\n0\r\n\r\n0\r\n\r\n");
+    let late: std::collections::BTreeMap<&str, &[u8]> =
+        late.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+    assert_eq!(late, [("x-end", b"2".as_slice()), ("x-sum", b"1")].into());
+}
+
+/// An app on a socket of the test's: `answer` gets each connection once the first bytes of a request other than the health
+/// check have come, and those bytes.
+fn raw_app(
+    folder: &std::path::Path,
+    answer: impl Fn(TcpStream, Vec<u8>) + Send + Sync + 'static,
+) -> (App, std::sync::Arc<std::sync::Mutex<Vec<u8>>>) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let seen = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let (answer, shown) = (std::sync::Arc::new(answer), seen.clone());
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let (answer, seen) = (answer.clone(), seen.clone());
+            std::thread::spawn(move || {
+                let mut bytes = vec![0; 4096];
+                let count = stream.read(&mut bytes).unwrap_or(0);
+                bytes.truncate(count);
+                if bytes.starts_with(b"GET /health") {
+                    respond(&mut stream, 200, b"");
+                } else if count > 0 {
+                    seen.lock().unwrap().extend_from_slice(&bytes);
+                    let mut copy = stream.try_clone().unwrap();
+                    let rest = seen.clone();
+                    std::thread::spawn(move || {
+                        let mut piece = [0; 4096];
+                        while let Ok(count @ 1..) = copy.read(&mut piece) {
+                            rest.lock().unwrap().extend_from_slice(&piece[..count]);
+                        }
+                    });
+                    answer(stream, bytes);
+                }
+            });
+        }
+    });
+    (App::passing(folder, "raw", address), shown)
+}
+
+#[test]
+fn trailers_of_a_request_reach_the_app_if_they_were_announced() {
+    let folder = tempfile::tempdir().unwrap();
+    let (app, seen) = raw_app(folder.path(), |mut stream, _| {
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        respond(&mut stream, 200, b"taken");
+        std::thread::sleep(std::time::Duration::from_millis(300));
+    });
+    let router = RunningRouter::start(folder.path());
+    router.set(table(1, vec![app.target(Active)]));
+    let answer = router.client().request(
+        "POST /up HTTP/1.1\r\nHost: hello.localhost\r\nTransfer-Encoding: chunked\r\nTrailer: X-Check\r\n\r\n\
+         3\r\nsum\r\n0\r\nX-Check: 2\r\nX-Other: 3\r\nContent-Length: 50\r\n\r\n",
+    );
+    assert_eq!(answer.body, "taken");
+    let seen = String::from_utf8_lossy(&seen.lock().unwrap()).to_ascii_lowercase();
+    let body = seen.split_once("\r\n\r\n").map(|(_, body)| body.to_owned());
+    assert_eq!(body.as_deref(), Some("3\r\nsum\r\n0\r\nx-check: 2\r\n\r\n"), "{seen}");
+}
+
+#[test]
+fn who_asks_first_is_told_what_the_app_says() {
+    let folder = tempfile::tempdir().unwrap();
+    // One path refuses by the head alone, one says that it wants the body after a while, one never says anything first.
+    let (app, seen) = raw_app(folder.path(), |mut stream, head| {
+        if head.starts_with(b"PUT /refused") {
+            let _ = stream.write_all(b"HTTP/1.1 413 X\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+            return;
+        }
+        if head.starts_with(b"PUT /wanted") {
+            let _ = stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n");
+        }
+        std::thread::sleep(std::time::Duration::from_millis(1_500));
+        respond(&mut stream, 200, b"taken");
+        std::thread::sleep(std::time::Duration::from_millis(200));
+    });
+    let router = RunningRouter::start(folder.path());
+    router.set(table(1, vec![app.target(Active)]));
+    let ask = |path: &str| {
+        let mut client = router.client();
+        client.send(format!(
+            "PUT {path} HTTP/1.1\r\nHost: hello.localhost\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n"
+        ));
+        let first = client.answer().expect("an answer");
+        (client, first.status)
+    };
+    assert_eq!(ask("/refused").1, 413, "nothing was asked for");
+    for path in ["/wanted", "/silent"] {
+        let (mut client, first) = ask(path);
+        assert_eq!(first, 100, "{path}");
+        assert!(!seen.lock().unwrap().ends_with(b"body"), "{path}");
+        client.send("body");
+        let answer = client.answer().expect("an answer");
+        assert_eq!((answer.status, answer.body.as_str()), (200, "taken"), "{path}");
+        assert!(seen.lock().unwrap().ends_with(b"body"), "{path}");
+        seen.lock().unwrap().clear();
+    }
+}
+
+fn codes(router: &RunningRouter) -> Vec<(Code, u64)> {
+    let status = router.status();
+    status.apps.values().flat_map(|app| app.h_codes.iter().map(|(code, count)| (*code, *count))).collect()
+}
+
+#[test]
+fn a_stream_whose_client_takes_nothing_is_ended() {
+    let folder = tempfile::tempdir().unwrap();
+    let app = App::behaving(folder.path(), "one", |_, stream| {
+        respond(stream, 200, &vec![b'x'; 4 << 20]);
+        Next::Close
+    });
+    let (router, address) =
+        secured(folder.path(), |options| options.idle_timeout = std::time::Duration::from_millis(500));
+    router.set(table(1, vec![app.target(Active)]));
+    let client = router.call(async {
+        let client = speak_http2_as(address, h2::client::Builder::new().initial_window_size(0)).await;
+        let request = http::Request::builder().uri("https://hello.localhost/").body(()).unwrap();
+        let mut client = client.ready().await.unwrap();
+        let (answer, _) = client.send_request(request, true).unwrap();
+        assert_eq!(answer.await.unwrap().status(), 200);
+        client
+    });
+    let process = app.target(Active).process;
+    eventually("its end", || (router.status().targets[&process].in_flight == 0).then_some(()));
+    eventually("its code", || (codes(&router) == [(Code::H27, 1)]).then_some(()));
+    drop(client);
+}
+
+#[test]
+fn an_upload_over_http2_whose_end_comes_by_itself_is_owed_an_answer_like_any() {
+    let folder = tempfile::tempdir().unwrap();
+    let app = App::behaving(folder.path(), "one", |_, _| {
+        std::thread::sleep(std::time::Duration::from_secs(3));
+        Next::Close
+    });
+    let (router, address) =
+        secured(folder.path(), |options| options.first_byte_timeout = std::time::Duration::from_millis(300));
+    router.set(table(1, vec![app.target(Active)]));
+    let came = Raw::connect(address).ask(&fields("POST", &[("content-length", "4")]), &[b"book", b""]);
+    assert!(matches!(came, Came::Answer(_)), "{came:?}");
+    eventually("its code", || (codes(&router) == [(Code::H12, 1)]).then_some(()));
+}
+
+#[test]
+fn an_answer_to_an_upload_that_the_app_does_not_take_arrives_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut head = [0; 1024];
+            let _ = stream.read(&mut head);
+            respond(&mut stream, if head.starts_with(b"GET /health") { 200 } else { 413 }, &[b'x'; 20_000]);
+            // Closed with the upload unread, so the connection is reset.
+        }
+    });
+    let app = App::passing(folder.path(), "full", address);
+    let router = RunningRouter::start(folder.path());
+    router.set(table(1, vec![app.target(Active)]));
+    for _ in 0..10 {
+        let mut client = router.client();
+        let mut writer = client.stream.try_clone().unwrap();
+        let writing = std::thread::spawn(move || {
+            let _ = writer.write_all(b"POST / HTTP/1.1\r\nHost: hello.localhost\r\nContent-Length: 5000000\r\n\r\n");
+            (0..50).for_each(|_| drop(writer.write_all(&[b'x'; 100_000])));
+        });
+        let answer = client.answer().expect("an answer that is whole");
+        assert_eq!((answer.status, answer.body.len()), (413, 20_000));
+        writing.join().unwrap();
+    }
 }

@@ -339,7 +339,7 @@ fn a_websocket_goes_through_and_counts_while_it_lasts() {
     assert_eq!((app.s1xx, app.h_codes.len()), (1, 0), "{app:?}");
 }
 
-/// The app's consent may be there before the proxy library has dealt with the end of the request.
+/// The app's consent may be there before the router has dealt with the end of the request.
 #[test]
 fn a_websocket_that_is_agreed_to_at_once_stays_open() {
     let folder = tempfile::tempdir().unwrap();

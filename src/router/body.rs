@@ -1,0 +1,282 @@
+//! What flows through a request: the client's bytes to the app, and the app's, or a page of ours, to the client.
+
+use super::dial::{Connection, Cut};
+use super::errors::{Code, Refusal};
+use super::exchange::Exchange;
+use super::link::Link;
+use super::streams;
+use super::ticks::Ticks;
+use super::trailers::{self, Trailers};
+use bytes::Bytes;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::time::Sleep;
+
+/// For how long the app may leave a client waiting that asked whether it should send its body. Apps that do not know the
+/// question never answer it.
+const PERMISSION: Duration = Duration::from_secs(1);
+
+/// The body of a request on its way to the app.
+pub(super) enum ClientBody {
+    Empty,
+    Upload(Box<Upload>),
+}
+
+pub(super) struct Upload {
+    incoming: Incoming,
+    http2: bool,
+    sending: Arc<Sending>,
+    connection: Option<Arc<Connection>>,
+    permission: Option<Pin<Box<Sleep>>>,
+}
+
+/// Why a request's body does not go on.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Broken {
+    #[error(transparent)]
+    Library(#[from] hyper::Error),
+    /// Over HTTP/2 a client may say that it takes no more, and mean that it sends no more.
+    #[error("the client ended its stream in the middle")]
+    Short,
+}
+
+/// How far a request's body is, for whoever has to say what went wrong.
+#[derive(Debug, Default)]
+pub(super) struct Sending {
+    /// All of it has come.
+    whole: AtomicBool,
+    /// The client broke off, or broke the rules.
+    broken: AtomicBool,
+    /// The app has asked for it, where the client wants it to be asked for.
+    permitted: AtomicBool,
+}
+
+impl Sending {
+    pub fn is_whole(&self) -> bool {
+        self.whole.load(Ordering::Acquire)
+    }
+
+    pub fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Acquire)
+    }
+
+    pub fn permit(&self) {
+        self.permitted.store(true, Ordering::Release);
+    }
+}
+
+impl ClientBody {
+    /// `asks`: the client waits for a word before it sends it.
+    pub fn new(incoming: Incoming, http2: bool, asks: bool) -> (ClientBody, Arc<Sending>) {
+        let sending = Arc::<Sending>::default();
+        if incoming.is_end_stream() {
+            sending.whole.store(true, Ordering::Release);
+            return (ClientBody::Empty, sending);
+        }
+        let permission = asks.then(|| Box::pin(tokio::time::sleep(PERMISSION)));
+        let upload = Upload { incoming, http2, sending: sending.clone(), connection: None, permission };
+        (ClientBody::Upload(Box::new(upload)), sending)
+    }
+
+    /// The connection that it is sent over.
+    pub fn over(&mut self, connection: &Arc<Connection>) {
+        if let ClientBody::Upload(upload) = self {
+            upload.connection = Some(connection.clone());
+        }
+    }
+}
+
+impl Upload {
+    fn end(&self) {
+        self.sending.whole.store(true, Ordering::Release);
+        if let Some(connection) = &self.connection {
+            connection.sent();
+        }
+    }
+}
+
+impl Body for ClientBody {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let ClientBody::Upload(upload) = &mut *self else { return Poll::Ready(None) };
+        if let Some(permission) = &mut upload.permission {
+            if !upload.sending.permitted.load(Ordering::Acquire) {
+                std::task::ready!(permission.as_mut().poll(context));
+            }
+            upload.permission = None;
+        }
+        let frame = std::task::ready!(Pin::new(&mut upload.incoming).poll_frame(context));
+        let ended = upload.incoming.is_end_stream();
+        let frame = match frame {
+            Some(Ok(frame)) => Some(Ok(only_late(frame))),
+            Some(Err(error)) => Some(Err(Broken::from(error))),
+            None if upload.http2 && !ended => Some(Err(Broken::Short)),
+            None => None,
+        };
+        // Where the length is known, nobody asks for what comes after the last byte.
+        let whole = ended || frame.is_none() || upload.incoming.size_hint().exact() == Some(0);
+        if matches!(frame, Some(Err(_))) {
+            upload.sending.broken.store(true, Ordering::Release);
+        } else if whole {
+            upload.end();
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            ClientBody::Empty => true,
+            ClientBody::Upload(upload) => upload.incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            ClientBody::Empty => SizeHint::with_exact(0),
+            ClientBody::Upload(upload) => upload.incoming.size_hint(),
+        }
+    }
+}
+
+/// Trailers without those that may not come late; data as it is.
+fn only_late(frame: Frame<Bytes>) -> Frame<Bytes> {
+    match frame.into_trailers() {
+        Ok(fields) => Frame::trailers(trailers::late(fields)),
+        Err(frame) => frame,
+    }
+}
+
+/// The body of an answer on its way to the client.
+pub(super) enum AnswerBody {
+    Page(Option<Bytes>),
+    App(Box<AppBody>),
+}
+
+pub(super) struct AppBody {
+    pub incoming: Incoming,
+    /// Bytes that are to come, if the app said so.
+    pub left: Option<u64>,
+    /// The connection that it comes over; given back when all has come, if it is good for another request.
+    pub link: Option<Link>,
+    pub reusable: bool,
+    /// Where trailers are put for a client of HTTP/1.
+    pub trailers: Option<Trailers>,
+    /// Taken when it is over.
+    pub exchange: Option<Box<Exchange>>,
+    pub ticks: Ticks,
+}
+
+impl AppBody {
+    /// Everything has come: the app is done with this request, and what is left concerns the client alone.
+    fn end(&mut self) {
+        let (link, exchange) = (self.link.take(), self.exchange.take());
+        match (link, &exchange) {
+            (Some(link), Some(exchange)) if self.reusable => exchange.give_back(link),
+            // It ends by itself, unless the app answered before it had the whole request and takes no more of it.
+            (Some(link), _) => link.connection.set_waiting(true),
+            (None, _) => {}
+        }
+        if let Some(exchange) = exchange {
+            exchange.complete();
+        }
+    }
+
+    fn set_waiting(&self, waiting: bool) {
+        if let Some(link) = &self.link {
+            link.connection.set_waiting(waiting);
+        }
+    }
+
+    /// The app broke off in the middle.
+    fn fail(&mut self) {
+        let silent = self.link.as_ref().is_some_and(|link| link.connection.cut() == Some(Cut::Silence));
+        let code = if silent { Code::H15 } else { Code::H18 };
+        if let Some(mut exchange) = self.exchange.take() {
+            exchange.refusal = Some(Refusal::coded(503, code));
+            exchange.complete();
+        }
+        self.link = None;
+    }
+
+    /// Ends at once what has no body.
+    pub fn end_if_empty(&mut self) {
+        if self.left == Some(0) || self.incoming.is_end_stream() {
+            self.end();
+        }
+    }
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let body = match &mut *self {
+            AnswerBody::Page(page) => return Poll::Ready(page.take().map(|page| Ok(Frame::data(page)))),
+            AnswerBody::App(body) => body,
+        };
+        let frame = Pin::new(&mut body.incoming).poll_frame(context);
+        body.set_waiting(frame.is_pending());
+        streams::handed_over(frame.is_ready().then(|| body.ticks.now()));
+        let Poll::Ready(frame) = frame else { return Poll::Pending };
+        match frame {
+            Some(Ok(frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    let length = data.len() as u64;
+                    if let Some(exchange) = &mut body.exchange {
+                        exchange.bytes += length;
+                    }
+                    body.left = body.left.map(|left| left.saturating_sub(length));
+                    body.end_if_empty();
+                    return Poll::Ready(Some(Ok(frame)));
+                }
+                let Ok(fields) = frame.into_trailers() else {
+                    body.end();
+                    return Poll::Ready(None);
+                };
+                let fields = trailers::late(fields);
+                let place = body.trailers.take();
+                body.end();
+                match place {
+                    // Written by the connection itself, between the last chunk and its end.
+                    Some(place) => {
+                        place.put(fields);
+                        Poll::Ready(None)
+                    }
+                    None => Poll::Ready(Some(Ok(Frame::trailers(fields)))),
+                }
+            }
+            Some(Err(error)) => {
+                body.fail();
+                Poll::Ready(Some(Err(error)))
+            }
+            None => {
+                body.end();
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            AnswerBody::Page(page) => page.is_none(),
+            AnswerBody::App(body) => body.incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            AnswerBody::Page(page) => SizeHint::with_exact(page.as_ref().map_or(0, |page| page.len() as u64)),
+            AnswerBody::App(body) => body.incoming.size_hint(),
+        }
+    }
+}

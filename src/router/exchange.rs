@@ -1,0 +1,143 @@
+//! One request and its answer, from the head's arrival until it was counted and logged.
+
+use super::clients::{self, Client, UnderWay};
+use super::errors::{Code, Refusal};
+use super::link::Link;
+use super::live::{InFlight, LiveApp, LiveTarget};
+use super::log::Entry;
+use super::metrics::{AppInFlight, Sample};
+use super::proxy::Proxy;
+use super::request;
+use super::trust::{self, Origin};
+use crate::clock::Timestamp;
+use http::request::Parts;
+use http::{HeaderValue, Method, Uri};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// What a client that went away is logged as, after nginx.
+pub(super) const CLIENT_GONE: u16 = 499;
+
+/// What one request gathers on its way. It is counted and logged when it is dropped, whatever that comes of: a client that
+/// goes away ends the work on its request by dropping it.
+pub(super) struct Exchange {
+    pub proxy: Arc<Proxy>,
+    pub client: Arc<Client>,
+    pub started: Instant,
+    pub arrived: Timestamp,
+    pub request_id: HeaderValue,
+    pub origin: Origin,
+    /// The client's address as it is written.
+    pub written_address: HeaderValue,
+    pub method: Method,
+    uri: Uri,
+    pub host: String,
+    pub app: Option<Arc<LiveApp>>,
+    pub counted: Option<AppInFlight>,
+    /// The process that the request is at, and the same for the log after it left.
+    pub inside: Option<InFlight>,
+    pub process: Option<Arc<LiveTarget>>,
+    pub tried: Vec<u64>,
+    /// Since when it waits for a process, or first did.
+    pub held_since: Option<Instant>,
+    /// Connections that broke before an answer began.
+    pub broken: u32,
+    pub connect: Option<Duration>,
+    pub refusal: Option<Refusal>,
+    /// What the client was told, once it was.
+    pub status: Option<u16>,
+    /// Bytes of the answer's body.
+    pub bytes: u64,
+    /// Nobody who was let in: no use of the app.
+    pub outsider: bool,
+    /// What the answer gives to the browser that was let in by the password.
+    pub let_in: Option<String>,
+    whole: bool,
+    _under_way: UnderWay,
+}
+
+impl Exchange {
+    pub fn begin(proxy: &Arc<Proxy>, client: Arc<Client>, head: &Parts) -> Box<Exchange> {
+        let port = proxy.secure_port.filter(|_| client.secure).unwrap_or(proxy.port);
+        let own = Origin { client: client.address, secure: client.secure, port };
+        let origin = trust::origin(&head.headers, own, &proxy.routes.options.trusted);
+        let same = origin.client == client.address;
+        Box::new(Exchange {
+            started: Instant::now(),
+            arrived: proxy.clock.now(),
+            request_id: request::request_id(&head.headers),
+            origin,
+            written_address: if same { client.written_address.clone() } else { clients::written(origin.client) },
+            method: head.method.clone(),
+            uri: head.uri.clone(),
+            host: String::new(),
+            app: None,
+            counted: None,
+            inside: None,
+            process: None,
+            tried: Vec::new(),
+            held_since: None,
+            broken: 0,
+            connect: None,
+            refusal: None,
+            status: None,
+            bytes: 0,
+            outsider: false,
+            let_in: None,
+            whole: false,
+            _under_way: client.begin(),
+            proxy: proxy.clone(),
+            client,
+        })
+    }
+
+    /// What logs and pages call it.
+    pub fn name(&self) -> &str {
+        self.request_id.to_str().unwrap_or_default()
+    }
+
+    /// Keeps the connection to the process for the next request.
+    pub fn give_back(&self, link: Link) {
+        if let Some(inside) = &self.inside {
+            inside.0.keep_link(link, &self.proxy.routes.ticks);
+        }
+    }
+
+    /// Everything that there was to do for it was done.
+    pub fn complete(mut self: Box<Exchange>) {
+        self.whole = true;
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        let gone = Refusal::coded(CLIENT_GONE, Code::H27);
+        // What went wrong at a process before it left may have been made up for.
+        let refusal = if self.whole { self.refusal } else { Some(gone) };
+        // A line shows what the client got; an answer that was cut off is told by its code.
+        let status = self.status.or(refusal.map(|refusal| refusal.status)).unwrap_or(CLIENT_GONE);
+        let code = refusal.and_then(|refusal| refusal.code);
+        let took = self.started.elapsed();
+        let now = self.arrived + took;
+        let process = self.process.as_deref();
+        if let Some(app) = self.app.as_ref().filter(|_| !self.outsider) {
+            let process = process.map(|process| process.label.as_str());
+            app.metrics.record(&Sample { status, code, bytes: self.bytes, took, process, now });
+        }
+        let entry = Entry {
+            method: self.method.as_str(),
+            path: request::path_of(&self.uri).as_bytes(),
+            host: &self.host,
+            request_id: self.name(),
+            client: self.written_address.to_str().unwrap_or_default(),
+            secure: self.origin.secure,
+            process: process.map(|process| process.name.as_str()),
+            connect: self.connect,
+            service: took.saturating_sub(self.connect.unwrap_or_default()),
+            status,
+            bytes: self.bytes,
+            code,
+        };
+        self.proxy.log.request(self.app.as_ref().map(|app| &app.name), now, &entry);
+    }
+}
