@@ -2,7 +2,7 @@
 
 use crate::support::town::{OWNER, Pull, Town};
 use landfall::clock::Timestamp;
-use landfall::domain::{AppName, Cause, Failure, Finding, Outcome, ReleaseNumber};
+use landfall::domain::{AppName, Cause, Failure, Finding, Outcome, Phase, ReleaseNumber};
 use landfall::reconcile;
 use landfall::router::{AppNumbers, Canary, Slot};
 
@@ -122,6 +122,10 @@ async fn a_canary_gets_its_share_first_and_then_all() {
     assert_eq!(canary(&town, "hello-production"), share, "its time is not over");
     let app = town.world().store.app(&name("hello-production")).unwrap().unwrap();
     assert_eq!(app.live, Some(ReleaseNumber(1)));
+    assert_eq!(app.phase(app.newest().unwrap()), Phase::Canary);
+    let page = town.client.get(format!("{}/apps/hello-production", town.dashboard())).send().await.unwrap();
+    let page = page.text().await.unwrap();
+    assert!(page.contains(">Canary<") && page.contains("has 10 % of the requests until"), "{page}");
 
     let over = town.world().now();
     let change = move |tx: &mut landfall::store::Transaction<'_>| {

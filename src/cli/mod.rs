@@ -248,9 +248,9 @@ struct Logs {
     /// Go on as more is printed
     #[arg(short, long)]
     tail: bool,
-    /// How many lines to begin with
-    #[arg(short = 'n', long = "num", default_value_t = 100, value_name = "N")]
-    lines: usize,
+    /// How many lines to begin with, 2000 at most
+    #[arg(short = 'n', long = "num", default_value_t = 100, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=2000))]
+    lines: u16,
 }
 
 #[derive(Subcommand)]
@@ -482,7 +482,7 @@ fn ask(config_file: &Path, json: bool, command: Command) -> Result<(), Failed> {
             Command::Alerts => monitor::alerts(&client).await,
             Command::Access(order) => monitor::access(&client, &order).await,
             Command::Drains(order) => monitor::drains(&client, &order).await,
-            Command::Logs(Logs { app, tail, lines }) => show::logs(&client, &app, tail, lines).await,
+            Command::Logs(Logs { app, tail, lines }) => show::logs(&client, &app, tail, usize::from(lines)).await,
             Command::Releases { order: Some(ReleaseOrder::Retry { app }), .. } => orders::retry(&client, &app).await,
             Command::Releases { app: Some(app), order: None } => show::releases(&client, &app).await,
             Command::Releases { app: None, order: None } => Ok(()),

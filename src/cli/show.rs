@@ -32,7 +32,7 @@ pub async fn apps(client: &Client) -> Result<(), Failed> {
     if rows.is_empty() {
         return line(&client.sentence(json!({ "say": "no_apps" })));
     }
-    table(&["APP", "STAGE", "STATE", "LIVE", "COMMIT", "ASKED", "URL"], &rows)
+    table(&["APP", "STAGE", "STATE", "LIVE", "NEWEST", "ASKED", "URL"], &rows)
 }
 
 /// `release_phase` as people write it.

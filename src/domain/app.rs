@@ -178,6 +178,8 @@ pub enum Phase {
     WaitingForConfig,
     Releasing,
     Booting,
+    /// It has a share of the requests and is compared with what has the others.
+    Canary,
     Live,
     /// It was live once.
     Replaced,
@@ -210,12 +212,19 @@ impl App {
             Some(Outcome::Live { .. }) => Phase::Replaced,
             Some(Outcome::Failed { .. }) => Phase::Failed,
             Some(Outcome::Superseded { .. }) => Phase::Superseded,
+            None if self.canary_of(deploy).is_some() => Phase::Canary,
             None if deploy.release.is_some() && deploy.released => Phase::Booting,
             None if deploy.release.is_some() => Phase::Releasing,
             None if !deploy.missing.is_empty() => Phase::WaitingForConfig,
             None if deploy.tree.is_some() => Phase::Building,
             None => Phase::Waiting,
         }
+    }
+
+    /// The watch over a deploy's release while it has a share of the requests only.
+    pub fn canary_of(&self, deploy: &Deploy) -> Option<&Watch> {
+        let watch = self.watch.as_ref()?;
+        (watch.percent.is_some() && deploy.outcome.is_none() && deploy.release == Some(watch.release)).then_some(watch)
     }
 
     /// What of a release should run, now: how many is the app's to say, which process types there are the release's.

@@ -312,6 +312,7 @@ fn phase_word(phase: Phase) -> &'static str {
         Phase::WaitingForConfig => "waiting_for_config",
         Phase::Releasing => "releasing",
         Phase::Booting => "booting",
+        Phase::Canary => "canary",
         Phase::Live => "live",
         Phase::Replaced => "replaced",
         Phase::Failed => "failed",

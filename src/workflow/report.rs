@@ -66,7 +66,7 @@ pub fn app_reports(app: &App) -> (Vec<DeploymentReport>, Vec<StatusReport>) {
         let state = match phase {
             _ if gone => DeploymentState::Inactive,
             Phase::Waiting | Phase::WaitingForConfig => DeploymentState::Queued,
-            Phase::Building | Phase::Releasing | Phase::Booting => DeploymentState::InProgress,
+            Phase::Building | Phase::Releasing | Phase::Booting | Phase::Canary => DeploymentState::InProgress,
             Phase::Live => DeploymentState::Success,
             Phase::Failed => DeploymentState::Failure,
             Phase::Replaced | Phase::Superseded => DeploymentState::Inactive,

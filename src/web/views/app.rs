@@ -21,6 +21,8 @@ pub enum AppState {
     WaitingForConfig,
     ReleasePhase,
     Starting,
+    /// A new release has a share of the requests, the one before it the others.
+    Canary,
     Live,
     Failed,
     /// Nothing of it runs until somebody asks for it.
@@ -85,8 +87,17 @@ impl PullLine {
     }
 }
 
+/// The share of the requests that a canary has.
+#[derive(Debug, Clone, Serialize)]
+pub struct CanaryShare {
+    pub percent: u8,
+    pub until: String,
+}
+
 #[derive(Debug, Clone, Serialize)]
 pub struct DeployLine {
+    /// What it has while it is a canary.
+    pub canary: Option<CanaryShare>,
     pub number: u64,
     pub phase: Phase,
     pub commit: Sha,
@@ -238,6 +249,7 @@ fn state(world: &World, app: &App, crashed: bool) -> Result<AppState, StoreError
         Phase::WaitingForConfig => AppState::WaitingForConfig,
         Phase::Releasing => AppState::ReleasePhase,
         Phase::Booting => AppState::Starting,
+        Phase::Canary => AppState::Canary,
         Phase::Live | Phase::Replaced if app.maintenance => AppState::Maintenance,
         Phase::Live | Phase::Replaced if app.asleep_since.is_some() => AppState::Asleep,
         Phase::Live | Phase::Replaced if crashed => AppState::Crashed,
@@ -267,6 +279,9 @@ fn deploy_line(world: &World, app: &App, deploy: &Deploy, now: Timestamp) -> Res
             _ => None,
         },
         build,
+        canary: app
+            .canary_of(deploy)
+            .and_then(|watch| Some(CanaryShare { percent: watch.percent?, until: watch.until.rfc3339() })),
         missing: match app.phase(deploy) {
             Phase::WaitingForConfig => deploy.missing.clone(),
             _ => Vec::new(),
@@ -295,7 +310,7 @@ pub fn releases(world: &World, app: &App) -> Result<Vec<ReleaseLine>, StoreError
         .map(|release| {
             let live = app.live == Some(release.number);
             let phase = app.deploy(release.deploy).map(|deploy| app.phase(deploy));
-            let served = !matches!(phase, Some(Phase::Failed | Phase::Releasing | Phase::Booting));
+            let served = !matches!(phase, Some(Phase::Failed | Phase::Releasing | Phase::Booting | Phase::Canary));
             ReleaseLine {
                 number: release.number,
                 made: When::new(release.created_at, now),
