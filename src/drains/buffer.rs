@@ -23,6 +23,9 @@ pub struct Buffer {
 struct Inner {
     lines: VecDeque<Arc<Line>>,
     bytes: usize,
+    /// Lines that have come so far, and how many had come before those that are being sent now.
+    pushed: u64,
+    sending_from: Option<u64>,
     /// Lines that gave way since this was told last, and since when.
     gone: Option<(u64, Timestamp)>,
     figures: Figures,
@@ -49,6 +52,7 @@ impl Buffer {
         {
             let mut inner = self.lock();
             inner.bytes += line.text.len();
+            inner.pushed += 1;
             inner.lines.push_back(line);
             while inner.lines.len() > LINES || inner.bytes > BYTES {
                 let Some(oldest) = inner.lines.pop_front() else { break };
@@ -66,6 +70,19 @@ impl Buffer {
         self.filled.notify_one();
     }
 
+    /// How many lines whoever has more of them may bring now. Half of the room is left to those who have no other place for
+    /// theirs.
+    pub fn room(&self) -> usize {
+        let inner = self.lock();
+        if inner.bytes >= BYTES / 2 { 0 } else { (LINES / 2).saturating_sub(inner.lines.len()) }
+    }
+
+    /// How many lines have come so far, and of how many of these, from the first on, it is known what became of them.
+    pub fn progress(&self) -> (u64, u64) {
+        let inner = self.lock();
+        (inner.pushed, inner.sending_from.unwrap_or(inner.pushed - inner.lines.len() as u64))
+    }
+
     /// The next lines, once there are any. They count as waiting until `sent` or `refused`.
     pub async fn take(&self) -> Batch {
         loop {
@@ -79,6 +96,7 @@ impl Buffer {
 
     fn take_now(&self) -> Option<Batch> {
         let mut inner = self.lock();
+        let first = inner.pushed - inner.lines.len() as u64;
         let (mut lines, mut bytes) = (Vec::new(), 0);
         while let Some(next) = inner.lines.front() {
             bytes += next.text.len();
@@ -89,11 +107,13 @@ impl Buffer {
         }
         inner.bytes -= lines.iter().map(|line| line.text.len()).sum::<usize>();
         let gone = inner.gone.take();
+        inner.sending_from = (!lines.is_empty()).then_some(first);
         (!lines.is_empty() || gone.is_some()).then_some(Batch { lines, gone })
     }
 
     pub fn sent(&self, batch: &Batch) {
         let mut inner = self.lock();
+        inner.sending_from = None;
         inner.figures.sent += batch.lines.len() as u64;
         inner.figures.trouble = None;
         inner.figures.waiting = inner.lines.len() as u64;
@@ -102,6 +122,7 @@ impl Buffer {
     /// The receiver will never take this batch.
     pub fn refused(&self, batch: &Batch, why: String) {
         let mut inner = self.lock();
+        inner.sending_from = None;
         if let Some(first) = batch.lines.first() {
             inner.drop_lines(batch.lines.len() as u64, first.at);
         }
@@ -160,6 +181,21 @@ mod tests {
         }
         let figures = buffer.figures();
         assert_eq!((sent, figures.sent, figures.waiting), (LINES, LINES as u64, 0));
+    }
+
+    #[test]
+    fn what_was_sent_is_known_up_to_the_first_line_that_was_not() {
+        let buffer = Buffer::default();
+        assert_eq!((buffer.room(), buffer.progress()), (LINES / 2, (0, 0)));
+        (0..300).for_each(|number| buffer.push(line(number, "")));
+        assert_eq!((buffer.room(), buffer.progress()), (LINES / 2 - 300, (300, 0)));
+        let batch = buffer.take_now().unwrap();
+        assert_eq!(buffer.progress(), (300, 0), "being sent is not sent");
+        // The oldest of those that wait give way meanwhile.
+        (0..LINES).for_each(|number| buffer.push(line(number, "")));
+        assert_eq!((buffer.room(), buffer.progress()), (0, (300 + LINES as u64, 0)));
+        buffer.sent(&batch);
+        assert_eq!(buffer.progress(), (300 + LINES as u64, 300));
     }
 
     #[test]

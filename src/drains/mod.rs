@@ -15,8 +15,8 @@ pub use sender::{Senders, TlsError, tls};
 pub use target::{Target, masked};
 
 use crate::clock::Timestamp;
-use crate::domain::AppName;
-use std::collections::BTreeMap;
+use crate::domain::{AppName, ProcessId};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// One receiver, as it is wanted.
@@ -24,6 +24,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub struct Wanted {
     pub id: String,
     pub target: Target,
+    /// Its address without what may be a key.
+    pub shown: String,
     /// One app's lines, or everybody's.
     pub app: Option<AppName>,
 }
@@ -36,11 +38,47 @@ struct Running {
     task: tokio::task::JoinHandle<()>,
 }
 
+/// A process of an app that has ended and whose output lies in a file from now on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Departed {
+    pub process: ProcessId,
+    pub app: AppName,
+    pub name: String,
+}
+
+/// Where one receiver's lines are handed in.
+#[derive(Clone)]
+pub struct Intake {
+    pub id: String,
+    app: Option<AppName>,
+    since: Timestamp,
+    pub buffer: Arc<Buffer>,
+}
+
+impl Intake {
+    /// Whether it wants an app's lines.
+    pub fn takes(&self, app: &AppName) -> bool {
+        self.app.as_ref().is_none_or(|wanted| wanted == app)
+    }
+
+    /// Hands in a line, if it is the receiver's business.
+    pub fn push(&self, line: Line) {
+        if self.since <= line.at {
+            self.buffer.push(Arc::new(line));
+        }
+    }
+}
+
 /// The receivers that there are now.
 pub struct Drains {
     senders: Senders,
     running: Mutex<BTreeMap<String, Running>>,
+    /// The last processes that ended, and how many there have been.
+    ended: Mutex<(u64, VecDeque<Departed>)>,
 }
+
+/// Departed processes that are remembered until everybody has come by.
+const ENDED: usize = 1_000;
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -50,7 +88,7 @@ impl Drop for Running {
 
 impl Drains {
     pub fn new(senders: Senders) -> Drains {
-        Drains { senders, running: Mutex::default() }
+        Drains { senders, running: Mutex::default(), ended: Mutex::default() }
     }
 
     /// Starts and ends senders until there are those that are wanted, each with the moment from which on it gets lines.
@@ -70,31 +108,43 @@ impl Drains {
 
     /// Whether anybody wants an app's lines.
     pub fn wants(&self, app: &AppName) -> bool {
-        self.lock().values().any(|running| running.takes(app))
+        self.intakes().iter().any(|intake| intake.takes(app))
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.lock().is_empty()
+    pub fn intakes(&self) -> Vec<Intake> {
+        let running = self.lock();
+        let intakes = running.iter().map(|(id, running)| Intake {
+            id: id.clone(),
+            app: running.wanted.app.clone(),
+            since: running.since,
+            buffer: running.buffer.clone(),
+        });
+        intakes.collect()
     }
 
-    /// Hands a line to whoever wants it.
-    pub fn push(&self, line: Line) {
-        let line = Arc::new(line);
-        for running in self.lock().values().filter(|running| running.takes(&line.app) && running.since <= line.at) {
-            running.buffer.push(line.clone());
+    /// Hands a line that nobody keeps to whoever wants it.
+    pub fn push(&self, line: &Line) {
+        self.intakes().iter().filter(|intake| intake.takes(&line.app)).for_each(|intake| intake.push(line.clone()));
+    }
+
+    /// A process has ended. It may have lived so shortly that nobody has seen it.
+    pub fn end(&self, ended: Departed) {
+        if !self.wants(&ended.app) {
+            return;
+        }
+        let mut all = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        all.0 += 1;
+        all.1.push_back(ended);
+        if all.1.len() > ENDED {
+            all.1.pop_front();
         }
     }
 
-    /// Lines of an app were lost before they came here.
-    pub fn lost(&self, app: &AppName, lines: u64, at: Timestamp) {
-        for running in self.lock().values().filter(|running| running.takes(app)) {
-            running.buffer.lost(lines, at);
-        }
-    }
-
-    /// Whether nothing waits for anybody.
-    pub fn idle(&self) -> bool {
-        self.lock().values().all(|running| running.buffer.figures().waiting == 0)
+    /// The processes that ended after the first so many, and how many there have been.
+    pub fn ended_after(&self, seen: u64) -> (Vec<Departed>, u64) {
+        let all = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = usize::try_from(all.0.saturating_sub(seen)).unwrap_or(usize::MAX);
+        (all.1.iter().skip(all.1.len().saturating_sub(new)).cloned().collect(), all.0)
     }
 
     pub fn figures(&self) -> BTreeMap<String, Figures> {
@@ -103,11 +153,5 @@ impl Drains {
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Running>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Running {
-    fn takes(&self, app: &AppName) -> bool {
-        self.wanted.app.as_ref().is_none_or(|wanted| wanted == app)
     }
 }

@@ -1,14 +1,17 @@
 //! Sends what waits for one receiver, for ever: reconnects with growing pauses, and sends a batch again until it is
-//! taken. TCP itself acknowledges nothing, so what was on its way when a connection broke is sent once more.
+//! taken. Syslog knows no answer, so a batch counts as taken once the receiver's machine has acknowledged its last byte: what
+//! lay in this machine's buffer when a connection broke is sent once more.
 
 use super::buffer::{Batch, Buffer};
 use super::line::{Line, Origin, counted};
 use super::target::Target;
 use crate::clock::{Clock, Timestamp};
+use nix::sys::socket::{setsockopt, sockopt};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use std::io;
 use std::net::Ipv4Addr;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +22,8 @@ use tokio_rustls::TlsConnector;
 /// To reach a receiver, and for it to take a batch.
 const CONNECT: Duration = Duration::from_secs(10);
 const TAKEN: Duration = Duration::from_secs(30);
+/// For a receiver of syslog to take what was sent: one that reads nothing for a while is not sent it again and again.
+const ACKNOWLEDGED: Duration = Duration::from_secs(300);
 /// Between two tries: at first, and at most.
 const SHORTEST: Duration = Duration::from_millis(500);
 const LONGEST: Duration = Duration::from_secs(60);
@@ -92,7 +97,9 @@ impl Senders {
                 match self.stream(target, &mut connection, &bytes).await {
                     Ok(()) => break,
                     Err(error) => {
-                        connection = None;
+                        if let Some(broken) = connection.take() {
+                            broken.forget();
+                        }
                         buffer.failing(error.to_string());
                         tokio::time::sleep(pause).await;
                         pause = (pause * 2).min(LONGEST);
@@ -117,10 +124,11 @@ impl Senders {
             None => connection.insert(tokio::time::timeout(CONNECT, self.connect(target)).await.map_err(late)??),
         };
         let written = async {
-            open.0.write_all(bytes).await?;
-            open.0.flush().await
+            open.stream.write_all(bytes).await?;
+            open.stream.flush().await
         };
-        tokio::time::timeout(TAKEN, written).await.map_err(late)?
+        tokio::time::timeout(TAKEN, written).await.map_err(late)??;
+        tokio::time::timeout(ACKNOWLEDGED, open.acknowledged()).await.map_err(late)?
     }
 
     async fn connect(&self, target: &Target) -> io::Result<Connection> {
@@ -134,12 +142,13 @@ impl Senders {
             TcpStream::connect((host.as_str(), *port)).await?
         };
         stream.set_nodelay(true)?;
+        let descriptor = stream.as_raw_fd();
         if matches!(target, Target::Tcp { .. }) {
-            return Ok(Connection(Box::new(stream)));
+            return Ok(Connection { stream: Box::new(stream), descriptor });
         }
         let name = ServerName::try_from(host.clone()).map_err(io::Error::other)?;
         let secure = TlsConnector::from(self.tls.clone()).connect(name, stream).await?;
-        Ok(Connection(Box::new(secure)))
+        Ok(Connection { stream: Box::new(secure), descriptor })
     }
 
     async fn post_all(&self, url: &str, id: &str, buffer: &Buffer) {
@@ -213,15 +222,48 @@ fn lost_line(batch: &Batch, now: Timestamp) -> Option<Line> {
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
-struct Connection(Box<dyn Stream>);
+struct Connection {
+    stream: Box<dyn Stream>,
+    /// The stream's own.
+    descriptor: RawFd,
+}
 
 impl Connection {
     /// Receivers of syslog say nothing: whatever can be read is the end.
     async fn is_closed(&mut self) -> bool {
         let mut byte = [0; 1];
-        let read = tokio::time::timeout(Duration::from_millis(1), self.0.read(&mut byte)).await;
+        let read = tokio::time::timeout(Duration::from_millis(1), self.stream.read(&mut byte)).await;
         matches!(read, Ok(Ok(0) | Err(_)))
     }
+
+    /// Closes it so that nothing of what this machine still has arrives after all: it is sent again.
+    fn forget(self) {
+        let linger = nix::libc::linger { l_onoff: 1, l_linger: 0 };
+        // The descriptor is open for as long as the stream is here.
+        let descriptor = unsafe { BorrowedFd::borrow_raw(self.descriptor) };
+        let _ = setsockopt(&descriptor, sockopt::Linger, &linger);
+    }
+
+    /// Waits until the other machine has everything that was written.
+    async fn acknowledged(&mut self) -> io::Result<()> {
+        let mut pause = Duration::from_millis(1);
+        while unacknowledged(self.descriptor)? > 0 {
+            if self.is_closed().await {
+                return Err(io::ErrorKind::ConnectionReset.into());
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(200));
+        }
+        Ok(())
+    }
+}
+
+/// Bytes of a TCP socket that were written and not acknowledged yet (tcp(7), SIOCOUTQ, which is TIOCOUTQ on Linux).
+fn unacknowledged(descriptor: RawFd) -> io::Result<i32> {
+    let mut count: i32 = 0;
+    // Writes one int to a place that is one, of a descriptor that its owner holds open.
+    let result = unsafe { nix::libc::ioctl(descriptor, nix::libc::TIOCOUTQ, &raw mut count) };
+    if result == 0 { Ok(count) } else { Err(io::Error::last_os_error()) }
 }
 
 #[cfg(test)]
@@ -284,6 +326,26 @@ mod tests {
         for text in ["two", "three"] {
             assert!(message(&mut stream).await.ends_with(text), "{text}");
         }
+        task.abort();
+    }
+
+    #[tokio::test]
+    async fn what_lay_in_this_machine_s_buffer_is_sent_again_to_a_receiver_that_never_read_it() {
+        let (listener, address) = listen().await;
+        let (buffer, task) = start(&format!("syslog://{address}"));
+        let text = "x".repeat(10_000);
+        (0..600).for_each(|number| buffer.push(line(&format!("{number} {text}"))));
+        let (silent, _) = listener.accept().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let sent = buffer.figures().sent;
+        // What it has acknowledged lies in its own buffer, of which nobody else knows.
+        silent.set_zero_linger().unwrap();
+        drop(silent);
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let again = message(&mut stream).await;
+        let number = again.split(" - - ").nth(1).and_then(|text| text.split(' ').next()?.parse::<u64>().ok());
+        assert!(number.is_some_and(|number| number <= sent), "{sent} were taken, and then came {again:.80}");
+        assert!(sent < 600, "nothing was left to tell it by");
         task.abort();
     }
 

@@ -35,6 +35,8 @@ pub struct Family {
 pub struct Point {
     pub labels: Vec<(&'static str, String)>,
     pub value: Value,
+    /// Since when this one is counted, where that is not the same for all of the family.
+    pub since: Option<Timestamp>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -54,7 +56,12 @@ impl Family {
     }
 
     pub fn add(&mut self, labels: Vec<(&'static str, String)>, value: f64) {
-        self.points.push(Point { labels, value: Value::Number(value) });
+        self.points.push(Point { labels, value: Value::Number(value), since: None });
+    }
+
+    /// As `add`, for what is counted since a moment of its own.
+    pub fn add_since(&mut self, labels: Vec<(&'static str, String)>, value: f64, since: Timestamp) {
+        self.points.push(Point { labels, value: Value::Number(value), since: Some(since) });
     }
 
     /// One number without labels.

@@ -30,7 +30,7 @@ fn metric(family: &Family, now: Timestamp) -> Json {
             let labels: Vec<Json> = point.labels.iter().map(|(key, value)| attribute(key, value)).collect();
             let mut json = json!({ "attributes": labels, "timeUnixNano": nanos(now) });
             if family.kind != Kind::Gauge {
-                json["startTimeUnixNano"] = json!(nanos(family.since));
+                json["startTimeUnixNano"] = json!(nanos(point.since.unwrap_or(family.since)));
             }
             match &point.value {
                 Value::Number(value) => json["asDouble"] = json!(value),
@@ -83,7 +83,7 @@ mod tests {
         let memory = Family::single("x_memory_bytes", Kind::Gauge, "Memory.", Timestamp(1_000), 5.0);
         let mut times = Family::new("x_response_seconds", Kind::Histogram, "Times.", Timestamp(1_000));
         let value = Value::Buckets { bounds: vec![0.1, 1.0], counts: vec![2, 1, 1], sum: 4.5 };
-        times.points.push(super::super::Point { labels: Vec::new(), value });
+        times.points.push(super::super::Point { labels: Vec::new(), value, since: Some(Timestamp(500)) });
         let empty = Family::new("x_none", Kind::Gauge, "Nothing.", Timestamp(0));
         let made = request(&[requests, memory, times, empty], "1.2.3", "machine", Timestamp(2_500));
         let scope = &made["resourceMetrics"][0]["scopeMetrics"][0];
@@ -107,7 +107,7 @@ mod tests {
                 "histogram": {
                     "aggregationTemporality": 2,
                     "dataPoints": [{
-                        "attributes": [], "startTimeUnixNano": "1000000000", "timeUnixNano": "2500000000",
+                        "attributes": [], "startTimeUnixNano": "500000000", "timeUnixNano": "2500000000",
                         "count": "4", "sum": 4.5, "bucketCounts": ["2", "1", "1"], "explicitBounds": [0.1, 1.0],
                     }],
                 },

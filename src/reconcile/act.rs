@@ -2,16 +2,19 @@
 //! there before it does anything, and names the release that it serves.
 
 use super::apply::{enqueue, put_app};
-use super::{Trouble, World, access, addons, build, domains, monitor, observe, setup, split, start, watch};
+use super::{
+    Trouble, World, access, addons, build, domains, drains, kept, monitor, observe, setup, split, start, watch,
+};
 use crate::ci::split::Event;
 use crate::domain::*;
+use crate::drains::Departed;
 use crate::outside;
 use crate::platform::{PlatformError, State};
 use crate::router;
 use crate::store::{StoreError, StoredRoute, Transaction, queue};
 use crate::workflow::{Action, SETUP_FAILED, environment_of};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use tracing::{info, warn};
 
@@ -485,9 +488,14 @@ pub(super) async fn stop(world: &World, process: &ProcessId) -> Result<(), Troub
 
 /// Keeps an ended process' log as a file, then forgets the process.
 pub(super) async fn discard(world: &World, process: &ProcessId) -> Result<(), Trouble> {
-    keep_log(world, process).await?;
-    if let Some(status) = observe::list(world).await?.iter().find(|status| status.id == *process) {
+    let all = observe::list(world).await?;
+    let status = all.iter().find(|status| status.id == *process);
+    kept::keep_log(world, process, status).await?;
+    if let Some(status) = status {
         monitor::meter(world, status, world.now())?;
+        if let Some(app) = drains::app_of(status) {
+            world.drains.end(Departed { process: process.clone(), app, name: status.name.clone() });
+        }
     }
     outside::point("platform remove").await;
     match world.platform.remove(process).await {
@@ -499,27 +507,6 @@ pub(super) async fn discard(world: &World, process: &ProcessId) -> Result<(), Tr
     if let Some(who) = split::who_is(process) {
         split::close(world, who).await?;
     }
-    Ok(())
-}
-
-pub fn log_file(world: &World, process: &ProcessId) -> PathBuf {
-    world.folder("logs").join(format!("{process}.jsonl"))
-}
-
-async fn keep_log(world: &World, process: &ProcessId) -> Result<(), Trouble> {
-    let path = log_file(world, process);
-    if tokio::fs::try_exists(&path).await? {
-        return Ok(());
-    }
-    let lines = observe::all_lines(world, process).await?;
-    let mut text = Vec::new();
-    for line in lines {
-        serde_json::to_writer(&mut text, &line).map_err(Trouble::bug)?;
-        text.push(b'\n');
-    }
-    let partial = path.with_extension("part");
-    tokio::fs::write(&partial, text).await?;
-    tokio::fs::rename(&partial, &path).await?;
     Ok(())
 }
 

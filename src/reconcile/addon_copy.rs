@@ -4,7 +4,7 @@
 use super::addon_servers::{folder, postgres_port};
 use super::addons::password_of;
 use super::observe::{self, label};
-use super::{Trouble, World, act};
+use super::{Trouble, World, act, kept};
 use crate::addons::{self, AddonError, Address, Database, PostgresServer, Provided, TARGET_PORT, TEMPLATE_PORT};
 use crate::domain::*;
 use crate::outside;
@@ -183,7 +183,7 @@ pub(super) async fn take_away(world: &World, addon: &Addon) -> Result<bool, Trou
         }
         if status.state.is_over() {
             act::discard(world, &status.id).await?;
-            act::remove_file(&act::log_file(world, &status.id)).await?;
+            act::remove_file(&kept::log_file(world, &status.id)).await?;
         } else {
             act::stop(world, &status.id).await?;
             gone = false;

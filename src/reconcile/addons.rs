@@ -8,7 +8,7 @@ use super::addon_servers::{
     own_redis, port_of, postgres, postgres_port, redis_folder, redis_server, runs,
 };
 use super::observe::label;
-use super::{Trouble, World, act, addon_copy, observe};
+use super::{Trouble, World, act, addon_copy, kept, observe};
 use crate::addons::{self, AddonError, Database, Partner, PostgresServer, Provided, RedisSeen};
 use crate::config::{AddonMode, Network};
 use crate::domain::*;
@@ -514,7 +514,7 @@ async fn deprovision(world: &World, addon: &Addon) -> Result<Result<bool, AddonE
 }
 
 async fn remove_log(world: &World, process: &ProcessId) -> Result<(), Trouble> {
-    act::remove_file(&act::log_file(world, process)).await
+    act::remove_file(&kept::log_file(world, process)).await
 }
 
 /// For the slow tick: servers that ended are started again, users that the operator's Redis forgot are made again, and

@@ -1,40 +1,61 @@
 //! Feeds the drains: lines of processes from the platform, of requests from the router, of releases from the store.
 //!
-//! It only ever reads what is kept anyway, from where it read last, so neither an app nor the router can be held up by
-//! it. Where it read last is written once everything before it was sent (or after a minute, whatever waits), so a
-//! restart sends a few lines again rather than none. What was not kept until it came by is counted and told (L10).
+//! It only ever reads what is kept anyway, each drain from where it read last and as much as it has room for, so neither an
+//! app, nor the router, nor another drain can be held up by one. How far each drain's lines were sent is written twice a
+//! second, so a restart sends a few lines again rather than none, and to that drain alone. What was not kept until it came by
+//! is counted and told (L10).
 
 use super::observe::label;
-use super::{Trouble, World, act};
+use super::{Trouble, World, kept};
 use crate::clock::Timestamp;
 use crate::domain::*;
-use crate::drains::{Line, Origin, Target, Wanted};
+use crate::drains::{Departed, Intake, Line, Origin, Target, Wanted, masked};
 use crate::platform::{LogCursor, LogLine, LogStream, PlatformError, ProcessStatus, State};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::AsyncWriteExt;
 use tracing::warn;
 
 const EVERY: Duration = Duration::from_millis(500);
-/// After so long where it read last is written although not everything before it was sent.
-const WRITTEN_ANYWAY: Duration = Duration::from_secs(60);
 /// Lines that one question brings.
 const LINES: usize = 2_000;
+/// Places of a drain that are remembered until what was before them is sent.
+const MARKS: usize = 32;
+/// Processes that are gone and whose last lines wait until the drain has room for them.
+const GONE: usize = 200;
 
-/// How far each source was read.
+/// How far the drains are.
+#[derive(Default)]
+pub struct Feeds {
+    /// Everything before it was sent, or is known to be lost.
+    settled: BTreeMap<String, Feed>,
+    readers: BTreeMap<String, Reader>,
+}
+
+/// How far each source was read for one drain.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Feed {
-    /// From when on each drain gets lines.
-    since: BTreeMap<String, Timestamp>,
+struct Feed {
+    /// From when on it gets lines.
+    since: Timestamp,
     router_since: Timestamp,
     router_after: u64,
     /// The last line of each app, by its number.
     router_numbers: BTreeMap<AppName, u64>,
     processes: BTreeMap<ProcessId, Place>,
     releases: BTreeMap<AppName, u32>,
+}
+
+/// Reads for one drain.
+struct Reader {
+    feed: Feed,
+    /// Where it was after so many lines of the drain.
+    marks: VecDeque<(u64, Feed)>,
+    /// Ended processes that it has heard of.
+    ended: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,12 +87,13 @@ pub fn wanted(world: &World) -> Result<Vec<Wanted>, Trouble> {
         let Ok(target) = Target::parse(address.expose()) else { continue };
         let of = app.as_ref().map_or("", AppName::as_str);
         let digest = crc32c::crc32c(format!("{of} {}", address.expose()).as_bytes());
-        wanted.push(Wanted { id: format!("d.config-{digest:08x}"), target, app });
+        let shown = masked(address.expose());
+        wanted.push(Wanted { id: format!("d.config-{digest:08x}"), target, shown, app });
     }
     for drain in world.store.drains()? {
         let address = world.vault.open_in(&place(&drain.id), &drain.address)?;
         let Ok(target) = Target::parse(&address) else { continue };
-        wanted.push(Wanted { id: drain.id, target, app: drain.app });
+        wanted.push(Wanted { id: drain.id, target, shown: masked(&address), app: drain.app });
     }
     Ok(wanted)
 }
@@ -122,24 +144,43 @@ pub async fn remove(world: &World, id: &str) -> Result<bool, Trouble> {
     Ok(removed.await?)
 }
 
-/// Says something of an app's process to whoever wants its lines.
+/// Says something of an app's process, which nobody keeps, to whoever wants its lines.
 pub(super) fn say(world: &World, app: &AppName, process: &str, text: &str, at: Timestamp) {
+    world.drains.push(&said(app, process, text, at));
+}
+
+fn said(app: &AppName, process: &str, text: &str, at: Timestamp) -> Line {
     let (process, text) = (process.to_owned(), text.to_owned());
-    world.drains.push(Line { at, app: app.clone(), origin: Origin::Landfall, process, text });
+    Line { at, app: app.clone(), origin: Origin::Landfall, process, text }
+}
+
+/// What is said of a process's end, once it has ended.
+pub(super) fn end_of(status: &ProcessStatus) -> Option<LogLine> {
+    let State::Exited { code, signal, why, at } = &status.state else { return None };
+    let ended = match (code, signal) {
+        (Some(code), _) => format!("Process exited with status {code}"),
+        (None, Some(signal)) => format!("Process ended by signal {signal}"),
+        (None, None) => "Process ended".to_owned(),
+    };
+    Some(LogLine { at: *at, stream: LogStream::System, text: format!("{ended} ({why})") })
+}
+
+/// The app that a process runs for, if it is one of an app.
+pub(super) fn app_of(status: &ProcessStatus) -> Option<AppName> {
+    status.labels.get(label::APP).and_then(|app| app.parse().ok())
 }
 
 pub(super) async fn run(world: Arc<World>) {
     let path = world.config.data_dir.join("drains.json");
-    let mut feed = Feed::open(path.clone()).await;
-    let mut written = (feed.clone(), world.now());
+    let mut feeds = Feeds::open(path.clone()).await;
+    let mut written = feeds.settled.clone();
     loop {
-        if let Err(trouble) = feed.step(&world).await {
+        if let Err(trouble) = feeds.step(&world).await {
             warn!("log lines could not be fetched for the drains: {trouble}");
         }
-        let now = world.now();
-        if feed != written.0 && (world.drains.idle() || now.since(written.1) >= WRITTEN_ANYWAY) {
-            match feed.write(&path).await {
-                Ok(()) => written = (feed.clone(), now),
+        if feeds.settled != written {
+            match feeds.write(&path).await {
+                Ok(()) => written = feeds.settled.clone(),
                 Err(error) => warn!("how far the drains are could not be written: {error}"),
             }
         }
@@ -147,114 +188,216 @@ pub(super) async fn run(world: Arc<World>) {
     }
 }
 
-impl Feed {
-    /// As it was written; from now on where it never was.
-    pub async fn open(path: PathBuf) -> Feed {
-        let bytes = tokio::fs::read(path).await.unwrap_or_default();
-        serde_json::from_slice(&bytes).unwrap_or_default()
+impl Feeds {
+    /// As they were written; a drain of which nothing was begins now.
+    pub async fn open(path: PathBuf) -> Feeds {
+        let settled = match tokio::fs::read(&path).await {
+            Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|error| {
+                warn!(path = %path.display(), "how far the drains are cannot be read, so they begin now: {error}");
+                BTreeMap::new()
+            }),
+            Err(_) => BTreeMap::new(),
+        };
+        Feeds { settled, readers: BTreeMap::new() }
     }
 
-    async fn write(&self, path: &std::path::Path) -> std::io::Result<()> {
+    pub async fn write(&self, path: &std::path::Path) -> std::io::Result<()> {
         let fresh = path.with_extension("new");
-        tokio::fs::write(&fresh, serde_json::to_vec(self)?).await?;
+        let mut file = tokio::fs::File::create(&fresh).await?;
+        file.write_all(&serde_json::to_vec(&self.settled)?).await?;
+        file.sync_data().await?;
         tokio::fs::rename(&fresh, path).await
     }
 
-    /// Hands on what is new since the last step.
+    /// Hands on what is new since the last step. What went wrong for one drain keeps no other from its lines.
     pub async fn step(&mut self, world: &World) -> Result<(), Trouble> {
         let now = world.now();
         let wanted = wanted(world)?;
-        self.since.retain(|id, _| wanted.iter().any(|wanted| wanted.id == *id));
+        self.settled.retain(|id, _| wanted.iter().any(|wanted| wanted.id == *id));
+        self.readers.retain(|id, _| self.settled.contains_key(id));
         let wanted = wanted.into_iter().map(|wanted| {
-            // The router's lines have whole seconds: those of the second in which a drain was added are its own.
-            let since = *self.since.entry(wanted.id.clone()).or_insert(Timestamp(now.0 - now.0 % 1000));
+            // Some times have whole seconds: those of the second in which a drain was added are its own.
+            let fresh = || Feed { since: Timestamp(now.0 - now.0 % 1000), ..Feed::default() };
+            let since = self.settled.entry(wanted.id.clone()).or_insert_with(fresh).since;
             (wanted, since)
         });
         world.drains.set(wanted.collect());
-        if world.drains.is_empty() {
-            *self = Feed::default();
+        let intakes = world.drains.intakes();
+        if intakes.is_empty() {
             return Ok(());
         }
-        self.releases(world)?;
-        self.processes(world).await?;
-        self.requests(world).await
+        let (apps, processes) = (world.store.apps()?, world.platform.list().await?);
+        for intake in &intakes {
+            let Some(settled) = self.settled.get(&intake.id) else { continue };
+            let fresh = || Reader { feed: settled.clone(), marks: VecDeque::new(), ended: 0 };
+            self.readers.entry(intake.id.clone()).or_insert_with(fresh);
+        }
+        // Beside each other: where one has to wait, the others go on.
+        let readers = self.readers.iter_mut().filter_map(|(id, reader)| {
+            let intake = intakes.iter().find(|intake| intake.id == *id)?;
+            Some((intake, reader))
+        });
+        let read = readers.map(async |(intake, reader)| {
+            let read = reader.read(world, intake, &apps, &processes).await;
+            (intake, reader.settle(intake), read)
+        });
+        let mut first = Ok(());
+        for (intake, settled, read) in futures_util::future::join_all(read).await {
+            if let Some(feed) = settled {
+                self.settled.insert(intake.id.clone(), feed);
+            }
+            first = first.and(read);
+        }
+        first
+    }
+}
+
+impl Reader {
+    async fn read(
+        &mut self,
+        world: &World,
+        intake: &Intake,
+        apps: &[App],
+        processes: &[ProcessStatus],
+    ) -> Result<(), Trouble> {
+        // Where one source has a fault, the others go on.
+        let releases = self.releases(world, intake, apps);
+        let processes = self.processes(world, intake, processes).await;
+        let requests = self.requests(world, intake).await;
+        releases.and(processes).and(requests)
     }
 
-    fn releases(&mut self, world: &World) -> Result<(), Trouble> {
-        let apps = world.store.apps()?;
-        self.releases.retain(|name, _| apps.iter().any(|app| app.name == *name));
-        for app in apps.iter().filter(|app| world.drains.wants(&app.name)) {
-            let told = self.releases.entry(app.name.clone()).or_insert(0);
+    /// Marks the place, and gives the newest one before which everything was sent.
+    fn settle(&mut self, intake: &Intake) -> Option<Feed> {
+        let (pushed, sent) = intake.buffer.progress();
+        if self.marks.back().is_none_or(|(_, feed)| *feed != self.feed) {
+            self.marks.push_back((pushed, self.feed.clone()));
+            if self.marks.len() > MARKS {
+                // A place between two others is as good as the one before it.
+                self.marks.remove(MARKS - 1);
+            }
+        }
+        let mut settled = None;
+        while self.marks.front().is_some_and(|(number, _)| *number <= sent) {
+            settled = self.marks.pop_front().map(|(_, feed)| feed);
+        }
+        settled
+    }
+
+    fn releases(&mut self, world: &World, intake: &Intake, apps: &[App]) -> Result<(), Trouble> {
+        let told = &mut self.feed.releases;
+        told.retain(|name, _| apps.iter().any(|app| app.name == *name));
+        for app in apps.iter().filter(|app| intake.takes(&app.name)) {
+            let told = told.entry(app.name.clone()).or_insert(0);
             // Drains do not ask for what was before them, so a long history need not be read.
             for number in (*told).max(app.last_release.saturating_sub(5)) + 1..=app.last_release {
                 let Some(release) = world.store.release(&app.name, ReleaseNumber(number))? else { continue };
-                let by = release.by.as_deref().unwrap_or("a push");
-                let at = release.created_at;
-                say(world, &app.name, "api", &format!("Deploy {} by {by}", release.commit.short()), at);
-                say(world, &app.name, "api", &format!("Release {} created by {by}", release.number), at);
+                for text in what_was_done(&release) {
+                    intake.push(said(&app.name, "api", &text, release.created_at));
+                }
             }
             *told = app.last_release;
         }
         Ok(())
     }
 
-    async fn processes(&mut self, world: &World) -> Result<(), Trouble> {
-        let mut listed = BTreeSet::new();
-        for status in world.platform.list().await? {
-            let Some(app) = status.labels.get(label::APP).and_then(|app| app.parse::<AppName>().ok()) else { continue };
-            if !world.drains.wants(&app) {
-                continue;
+    async fn processes(&mut self, world: &World, intake: &Intake, processes: &[ProcessStatus]) -> Result<(), Trouble> {
+        let (ended, count) = world.drains.ended_after(self.ended);
+        self.ended = count;
+        for Departed { process, app, name } in ended {
+            if intake.takes(&app) {
+                let fresh = || Place { app, name, cursor: LogCursor::default(), told: Life::Starting };
+                self.feed.processes.entry(process).or_insert_with(fresh);
             }
+        }
+        let (mut listed, mut first) = (BTreeSet::new(), Ok(()));
+        for status in processes {
+            let Some(app) = app_of(status).filter(|app| intake.takes(app)) else { continue };
             listed.insert(status.id.clone());
             let fresh = || Place { app, name: status.name.clone(), cursor: LogCursor::default(), told: Life::Starting };
-            let place = self.processes.entry(status.id.clone()).or_insert_with(fresh);
+            let place = self.feed.processes.entry(status.id.clone()).or_insert_with(fresh);
             if place.told == Life::Over {
                 continue;
             }
-            place.life_up_to(world, &status, Life::Up);
-            let over = status.state.is_over();
-            let whole = place.output(world, &status.id).await?;
-            if over && whole {
-                place.life_up_to(world, &status, Life::Over);
+            if place.told < Life::Up
+                && let State::Running { since } = &status.state
+            {
+                intake.push(said(&place.app, &place.name, "State changed from starting to up", *since));
+                place.told = Life::Up;
+            }
+            match place.output(world, intake, &status.id).await {
+                Ok(true) => {
+                    if let Some(end) = end_of(status) {
+                        intake.push(place.line(end));
+                        place.told = Life::Over;
+                    }
+                }
+                Ok(false) => {}
+                Err(trouble) => first = first.and(Err(trouble)),
             }
         }
         // Processes that went since the last step: the rest of their lines is in the file that was kept.
-        let gone: Vec<ProcessId> = self.processes.keys().filter(|id| !listed.contains(*id)).cloned().collect();
-        for id in gone {
-            if let Some(place) = self.processes.remove(&id).filter(|place| place.told != Life::Over) {
-                place.rest(world, &id).await;
+        let gone: Vec<ProcessId> = self.feed.processes.keys().filter(|id| !listed.contains(*id)).cloned().collect();
+        let surplus = gone.len().saturating_sub(GONE);
+        for (index, id) in gone.into_iter().enumerate() {
+            let Some(place) = self.feed.processes.get_mut(&id) else { continue };
+            if place.told == Life::Over || place.rest(world, intake, &id).await {
+                self.feed.processes.remove(&id);
+            } else if index < surplus {
+                // One line at least, its end.
+                intake.buffer.lost(1, world.now());
+                self.feed.processes.remove(&id);
             }
         }
-        Ok(())
+        first
     }
 
-    async fn requests(&mut self, world: &World) -> Result<(), Trouble> {
+    async fn requests(&mut self, world: &World, intake: &Intake) -> Result<(), Trouble> {
+        let feed = &mut self.feed;
         loop {
-            let tail = world.router.tail(self.router_since, self.router_after, LINES).await?;
-            if tail.started_at != self.router_since {
-                // Another router: it counts anew, and everything that it has is new.
-                self.router_numbers.clear();
-                self.router_since = tail.started_at;
+            let room = intake.buffer.room().min(LINES);
+            if room == 0 {
+                return Ok(());
             }
-            self.router_after = tail.next;
+            let tail = world.router.tail(feed.router_since, feed.router_after, room).await?;
+            if tail.started_at != feed.router_since {
+                // Another router: it counts anew, and everything that it has is new.
+                feed.router_numbers.clear();
+                feed.router_since = tail.started_at;
+            }
+            feed.router_after = tail.next;
             let count = tail.lines.len();
-            for line in tail.lines {
-                let before = self.router_numbers.insert(line.app.clone(), line.number);
+            for line in tail.lines.into_iter().filter(|line| intake.takes(&line.app)) {
+                let before = feed.router_numbers.insert(line.app.clone(), line.number);
                 let lost = before.map_or(0, |before| line.number.saturating_sub(before + 1));
                 let (at, text) = line.line.split_once(' ').unwrap_or(("", &line.line));
                 let at = Timestamp::parse_rfc3339(at).unwrap_or_else(|| world.now());
                 if lost > 0 {
-                    world.drains.lost(&line.app, lost, at);
+                    intake.buffer.lost(lost, at);
                 }
                 let text = text.split_once("]: ").map_or(text, |(_, text)| text);
-                say(world, &line.app, "router", text, at);
+                intake.push(said(&line.app, "router", text, at));
             }
-            if count < LINES {
-                self.router_numbers.retain(|app, _| world.drains.wants(app));
+            if count < room {
                 return Ok(());
             }
         }
     }
+}
+
+/// A release in the words of Heroku's `api` lines.
+fn what_was_done(release: &Release) -> [String; 2] {
+    let commit = release.commit.short();
+    let (what, by) = match &release.cause {
+        Cause::Push => (format!("Deploy {commit}"), "a push"),
+        Cause::Retry { .. } => (format!("Deploy {commit} again"), "Landfall"),
+        Cause::Promotion { from, release, .. } => (format!("Promote {from} {release} {commit}"), "Landfall"),
+        Cause::Rollback { to, guard: None } => (format!("Rollback to {to}"), "Landfall"),
+        Cause::Rollback { to, guard: Some(worse) } => (format!("Rollback to {to} from {worse}"), "the guard"),
+        Cause::Config { names, .. } => (format!("Set {} config vars", names.join(", ")), "Landfall"),
+    };
+    let by = release.by.as_deref().unwrap_or(by);
+    [format!("{what} by {by}"), format!("Release {} created by {by}", release.number)]
 }
 
 impl Place {
@@ -263,51 +406,49 @@ impl Place {
         Line { at: line.at, app: self.app.clone(), origin, process: self.name.clone(), text: line.text }
     }
 
-    /// Tells how a process's life went on, up to a point of it.
-    fn life_up_to(&mut self, world: &World, status: &ProcessStatus, until: Life) {
-        if self.told < Life::Up
-            && let State::Running { since } = &status.state
-        {
-            say(world, &self.app, &self.name, "State changed from starting to up", *since);
-            self.told = Life::Up;
-        }
-        if until == Life::Over
-            && let State::Exited { code, signal, why, at } = &status.state
-        {
-            let ended = match (code, signal) {
-                (Some(code), _) => format!("Process exited with status {code}"),
-                (None, Some(signal)) => format!("Process ended by signal {signal}"),
-                (None, None) => "Process ended".to_owned(),
-            };
-            say(world, &self.app, &self.name, &format!("{ended} ({why})"), *at);
-            self.told = Life::Over;
-        }
-    }
-
-    /// What it printed since; whether that is all that there will be.
-    async fn output(&mut self, world: &World, id: &ProcessId) -> Result<bool, Trouble> {
+    /// What it printed since, as much as there is room for; whether that is all that there will be.
+    async fn output(&mut self, world: &World, intake: &Intake, id: &ProcessId) -> Result<bool, Trouble> {
         loop {
-            let page = match world.platform.logs(id, self.cursor, LINES).await {
+            let room = intake.buffer.room().min(LINES);
+            if room == 0 {
+                return Ok(false);
+            }
+            let page = match world.platform.logs(id, self.cursor, room).await {
                 Ok(page) => page,
                 Err(PlatformError::Unknown(_)) => return Ok(false),
                 Err(error) => return Err(error.into()),
             };
             if page.dropped > 0 {
-                world.drains.lost(&self.app, page.dropped, world.now());
+                intake.buffer.lost(page.dropped, world.now());
             }
             self.cursor = page.next;
             let count = page.lines.len();
-            page.lines.into_iter().for_each(|line| world.drains.push(self.line(line)));
-            if count < LINES {
+            page.lines.into_iter().for_each(|line| intake.push(self.line(line)));
+            if count < room {
                 return Ok(page.ended);
             }
         }
     }
 
-    async fn rest(&self, world: &World, id: &ProcessId) {
-        let bytes = tokio::fs::read(act::log_file(world, id)).await.unwrap_or_default();
-        let lines = bytes.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice::<LogLine>(line).ok());
-        let told = usize::try_from(self.cursor.line).unwrap_or(usize::MAX);
-        lines.skip(told).for_each(|line| world.drains.push(self.line(line)));
+    /// The same of a process that is gone, out of the file that was kept of it, which tells its end as well.
+    async fn rest(&mut self, world: &World, intake: &Intake, id: &ProcessId) -> bool {
+        let mut room = intake.buffer.room();
+        if room == 0 {
+            return false;
+        }
+        let bytes = tokio::fs::read(kept::log_file(world, id)).await.unwrap_or_default();
+        let told = self.cursor.line;
+        for (number, line) in kept::read(&bytes).filter(|(number, _)| *number >= told) {
+            if room == 0 {
+                return false;
+            }
+            if number > self.cursor.line {
+                intake.buffer.lost(number - self.cursor.line, line.at);
+            }
+            intake.push(self.line(line));
+            self.cursor.line = number + 1;
+            room -= 1;
+        }
+        true
     }
 }

@@ -58,7 +58,7 @@ pub async fn gather(world: &World) -> Result<Vec<Family>, Trouble> {
     }));
     all.push(counted("landfall_apps", "Apps by stage and by the phase of the newest deploy.", phases));
     let list = world.platform.list().await?;
-    processes(world, &list, &mut all);
+    processes(world, &list, &mut all)?;
     let states = tally(world.store.runs()?.iter().map(|run| vec![("state", run_word(run.state()).to_owned())]));
     all.push(counted("landfall_test_runs", "Test runs by state.", states));
     alerts(world, &mut all)?;
@@ -82,7 +82,7 @@ pub async fn gather(world: &World) -> Result<Vec<Family>, Trouble> {
 }
 
 /// Memory and processor time by process, and what went wrong by app.
-fn processes(world: &World, list: &[ProcessStatus], all: &mut Vec<Family>) {
+fn processes(world: &World, list: &[ProcessStatus], all: &mut Vec<Family>) -> Result<(), Trouble> {
     let states = tally(list.iter().map(|status| {
         let state = match status.state {
             State::Starting => "starting",
@@ -94,7 +94,7 @@ fn processes(world: &World, list: &[ProcessStatus], all: &mut Vec<Family>) {
     }));
     all.push(counted("landfall_processes", "Processes by state.", states));
     // Two attempts at one process may overlap for a moment: they count as one.
-    let (mut memory, mut cpu) = (BTreeMap::<Labels, u64>::new(), BTreeMap::<Labels, u64>::new());
+    let (mut memory, mut cpu) = (BTreeMap::<Labels, u64>::new(), BTreeMap::<Labels, (u64, Timestamp)>::new());
     for status in list.iter().filter(|status| !status.state.is_over()) {
         let text = |name: &str| status.labels.get(name).cloned();
         let (Some(app), Some(release)) = (text(label::APP), text(label::RELEASE)) else { continue };
@@ -102,14 +102,16 @@ fn processes(world: &World, list: &[ProcessStatus], all: &mut Vec<Family>) {
         if let Some(bytes) = status.memory_bytes {
             *memory.entry(labels.clone()).or_default() += bytes;
         }
-        if let Some(millis) = status.cpu_millis_used {
-            *cpu.entry(labels).or_default() += millis;
+        // A process that starts anew counts anew.
+        if let (Some(millis), State::Running { since }) = (status.cpu_millis_used, &status.state) {
+            let used = cpu.entry(labels).or_insert((0, *since));
+            *used = (used.0 + millis, used.1.min(*since));
         }
     }
     all.push(counted("landfall_process_memory_bytes", "Memory of each process.", memory));
     let help = "Processor time of each process since its start.";
     let mut family = Family::new("landfall_process_cpu_seconds_total", Kind::Counter, help, world.started_at);
-    cpu.into_iter().for_each(|(labels, millis)| family.add(labels, millis as f64 / 1000.0));
+    cpu.into_iter().for_each(|(labels, (millis, since))| family.add_since(labels, millis as f64 / 1000.0, since));
     all.push(family);
 
     let help = "Errors of processes by Heroku's R codes since the app was made.";
@@ -117,12 +119,14 @@ fn processes(world: &World, list: &[ProcessStatus], all: &mut Vec<Family>) {
     let help = "Processes that ended although nobody wanted it, since the app was made.";
     let mut crashes = Family::new("landfall_process_crashes_total", Kind::Counter, help, world.started_at);
     for (app, totals) in world.meters.totals() {
+        let Some(made) = world.store.app(&app)?.map(|app| app.created_at) else { continue };
         for (code, count) in totals.codes {
-            codes.add(vec![("app", app.to_string()), ("code", code.to_string())], count as f64);
+            codes.add_since(vec![("app", app.to_string()), ("code", code.to_string())], count as f64, made);
         }
-        crashes.add(vec![("app", app.to_string())], totals.crashes as f64);
+        crashes.add_since(vec![("app", app.to_string())], totals.crashes as f64, made);
     }
     all.extend([codes, crashes]);
+    Ok(())
 }
 
 fn alerts(world: &World, all: &mut Vec<Family>) -> Result<(), Trouble> {
@@ -195,7 +199,7 @@ fn requests(status: &Status, totals: &BTreeMap<AppName, BTreeMap<String, Slot>>,
             codes.add(vec![app(), ("code", code.to_string())], *count as f64);
         }
         if seen.requests > 0 {
-            times.points.push(Point { labels: vec![app()], value: buckets(&seen.latency) });
+            times.points.push(Point { labels: vec![app()], value: buckets(&seen.latency), since: None });
         }
         let quantiles = [("0.5", seen.p50_ms), ("0.95", seen.p95_ms), ("0.99", seen.p99_ms), ("1", seen.max_ms)];
         for (quantile, millis) in quantiles {
@@ -243,7 +247,7 @@ fn by_process(totals: &BTreeMap<AppName, BTreeMap<String, Slot>>, since: Timesta
                 codes.add(with("code", code.to_string()), *count as f64);
             }
             bytes.add(labels.clone(), slot.bytes as f64);
-            times.points.push(Point { labels, value: buckets(&slot.latency) });
+            times.points.push(Point { labels, value: buckets(&slot.latency), since: None });
         }
     }
     all.extend([classes, bytes, codes, times]);

@@ -337,18 +337,33 @@ pub(super) async fn tail(world: &World, process: &ProcessId, lines: usize) -> Re
     Ok(super::act::last_lines(&plain))
 }
 
-/// Everything that is kept of a process' log, at most 100,000 lines.
+/// Everything that is kept of a process' log, at most the first 20,000 and the last 80,000 lines.
 pub(super) async fn all_lines(world: &World, process: &ProcessId) -> Result<Vec<platform::LogLine>, Trouble> {
+    Ok(numbered_lines(world, process).await?.into_iter().map(|(_, line)| line).collect())
+}
+
+const FIRST_LINES: usize = 20_000;
+const LAST_LINES: usize = 80_000;
+
+/// As `all_lines`, each with its number among all that the process has printed, from 0.
+pub(super) async fn numbered_lines(
+    world: &World,
+    process: &ProcessId,
+) -> Result<Vec<(u64, platform::LogLine)>, Trouble> {
     let mut lines = Vec::new();
     let mut cursor = platform::LogCursor::default();
-    while lines.len() < 100_000 {
+    loop {
         let page = match world.platform.logs(process, cursor, 5_000).await {
             Ok(page) => page,
             Err(platform::PlatformError::Unknown(_)) => break,
             Err(error) => return Err(error.into()),
         };
         let empty = page.lines.is_empty();
-        lines.extend(page.lines);
+        let first = page.next.line.saturating_sub(page.lines.len() as u64);
+        lines.extend((first..).zip(page.lines));
+        if lines.len() > FIRST_LINES + LAST_LINES {
+            lines.drain(FIRST_LINES..lines.len() - LAST_LINES);
+        }
         cursor = page.next;
         if empty {
             break;

@@ -7,7 +7,7 @@
 use crate::clock::Timestamp;
 use crate::domain::{AppName, ProcessId};
 use crate::platform::{LogCursor, LogLine, LogStream, PlatformError};
-use crate::reconcile::{Trouble, World, label, log_file};
+use crate::reconcile::{Trouble, World, label, log_file, read_kept};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
@@ -217,11 +217,9 @@ async fn from_file(world: &World, id: &ProcessId, place: LogCursor) -> Result<Re
         }
         Err(error) => return Err(error.into()),
     };
-    let all: Vec<LogLine> =
-        bytes.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect();
-    let count = all.len() as u64;
-    let lines = all.into_iter().skip(usize::try_from(place.line).unwrap_or(usize::MAX)).collect();
-    let next = LogCursor { offset: place.offset, line: count.max(place.line) };
+    let lines: Vec<(u64, LogLine)> = read_kept(&bytes).filter(|(number, _)| *number >= place.line).collect();
+    let next = LogCursor { offset: place.offset, line: lines.last().map_or(place.line, |(number, _)| number + 1) };
+    let lines = lines.into_iter().map(|(_, line)| line).collect();
     Ok(Read { lines, next, ended: true, dropped: 0 })
 }
 

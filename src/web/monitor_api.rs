@@ -69,14 +69,11 @@ async fn list_drains(shared: Data<Shared>) -> HttpResponse {
 fn all_drains(shared: &Shared) -> Result<Value, Problem> {
     let world = &shared.world;
     let figures = world.drains.figures();
-    let mut known = std::collections::BTreeMap::new();
-    for drain in world.store.drains()? {
-        known.insert(drain.id.clone(), (masked(&drains::address(world, &drain)?), drain.added_at.rfc3339()));
-    }
+    let added: std::collections::BTreeMap<String, String> =
+        world.store.drains()?.into_iter().map(|drain| (drain.id, drain.added_at.rfc3339())).collect();
     let lines = drains::wanted(world)?.into_iter().map(|wanted| {
-        let (address, added) = known.get(&wanted.id).cloned().unzip();
         json!({
-            "id": wanted.id, "app": wanted.app, "address": address, "added": added,
+            "id": wanted.id, "app": wanted.app, "address": wanted.shown, "added": added.get(&wanted.id),
             "figures": figures.get(&wanted.id),
         })
     });

@@ -116,7 +116,11 @@ impl Drop for SyslogReceiver {
 
 impl SyslogReceiver {
     pub async fn start() -> SyslogReceiver {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        SyslogReceiver::at(SocketAddr::from(([127, 0, 0, 1], 0))).await
+    }
+
+    pub async fn at(address: SocketAddr) -> SyslogReceiver {
+        let listener = TcpListener::bind(address).await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let messages = Arc::<Mutex<Vec<String>>>::default();
         let seen = messages.clone();
