@@ -29,7 +29,9 @@ impl Link {
     ) -> Result<Link, DialError> {
         let stream = super::dial::dial(socket, limit).await?;
         let (stream, connection) = AppStream::register(stream, connections, ticks);
+        // Names as people write them, for apps that compare them as they are.
         let (sender, driver) = Builder::new()
+            .title_case_headers(true)
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|error| DialError::Broken(io::Error::other(error)))?;
