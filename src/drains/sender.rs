@@ -6,7 +6,7 @@ use super::buffer::{Batch, Buffer};
 use super::line::{Line, Origin, counted};
 use super::target::Target;
 use crate::clock::{Clock, Timestamp};
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use std::io;
@@ -229,11 +229,16 @@ struct Connection {
 }
 
 impl Connection {
-    /// Receivers of syslog say nothing: whatever can be read is the end.
+    /// Whether the receiver has ended its half, after whatever it said.
     async fn is_closed(&mut self) -> bool {
-        let mut byte = [0; 1];
-        let read = tokio::time::timeout(Duration::from_millis(1), self.stream.read(&mut byte)).await;
-        matches!(read, Ok(Ok(0) | Err(_)))
+        let mut bytes = [0; 4096];
+        loop {
+            match tokio::time::timeout(Duration::from_millis(1), self.stream.read(&mut bytes)).await {
+                Ok(Ok(0) | Err(_)) => return true,
+                Ok(Ok(_)) => {}
+                Err(_) => return false,
+            }
+        }
     }
 
     /// Closes it so that nothing of what this machine still has arrives after all: it is sent again.
@@ -244,12 +249,15 @@ impl Connection {
         let _ = setsockopt(&descriptor, sockopt::Linger, &linger);
     }
 
-    /// Waits until the other machine has everything that was written.
+    /// Waits until the other machine has everything that was written. One that only reads may have ended its own half.
     async fn acknowledged(&mut self) -> io::Result<()> {
         let mut pause = Duration::from_millis(1);
         while unacknowledged(self.descriptor)? > 0 {
-            if self.is_closed().await {
-                return Err(io::ErrorKind::ConnectionReset.into());
+            // The descriptor is open for as long as the stream is here.
+            let descriptor = unsafe { BorrowedFd::borrow_raw(self.descriptor) };
+            match getsockopt(&descriptor, sockopt::SocketError)? {
+                0 => {}
+                error => return Err(io::Error::from_raw_os_error(error)),
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_millis(200));

@@ -1,5 +1,6 @@
 //! What flows through a request: the client's bytes to the app, and the app's, or a page of ours, to the client.
 
+use super::clients::{Client, UnderWay};
 use super::dial::{Connection, Cut};
 use super::errors::{Code, Refusal};
 use super::exchange::Exchange;
@@ -29,6 +30,8 @@ pub(super) enum ClientBody {
 pub(super) struct Upload {
     incoming: Incoming,
     http2: bool,
+    /// It may go on after the answer.
+    _under_way: UnderWay,
     sending: Arc<Sending>,
     connection: Option<Arc<Connection>>,
     permission: Option<Pin<Box<Sleep>>>,
@@ -71,14 +74,15 @@ impl Sending {
 
 impl ClientBody {
     /// `asks`: the client waits for a word before it sends it.
-    pub fn new(incoming: Incoming, http2: bool, asks: bool) -> (ClientBody, Arc<Sending>) {
+    pub fn new(incoming: Incoming, client: &Arc<Client>, asks: bool) -> (ClientBody, Arc<Sending>) {
         let sending = Arc::<Sending>::default();
         if incoming.is_end_stream() {
             sending.whole.store(true, Ordering::Release);
             return (ClientBody::Empty, sending);
         }
         let permission = asks.then(|| Box::pin(tokio::time::sleep(PERMISSION)));
-        let upload = Upload { incoming, http2, sending: sending.clone(), connection: None, permission };
+        let (http2, _under_way) = (client.http2, client.begin());
+        let upload = Upload { incoming, http2, _under_way, sending: sending.clone(), connection: None, permission };
         (ClientBody::Upload(Box::new(upload)), sending)
     }
 
@@ -158,8 +162,14 @@ pub(super) enum AnswerBody {
     App(Box<AppBody>),
 }
 
+/// Bytes that a stream of HTTP/2 hands over at once: of a larger piece nobody could tell whether its client takes any.
+const SLICE: usize = 16 * 1024;
+
 pub(super) struct AppBody {
     pub incoming: Incoming,
+    pub http2: bool,
+    /// Of the last piece what was not handed over yet.
+    pub rest: Bytes,
     /// Bytes that are to come, if the app said so.
     pub left: Option<u64>,
     /// The connection that it comes over; given back when all has come, if it is good for another request.
@@ -206,7 +216,7 @@ impl AppBody {
 
     /// Ends at once what has no body.
     pub fn end_if_empty(&mut self) {
-        if self.left == Some(0) || self.incoming.is_end_stream() {
+        if self.rest.is_empty() && (self.left == Some(0) || self.incoming.is_end_stream()) {
             self.end();
         }
     }
@@ -224,24 +234,30 @@ impl Body for AnswerBody {
             AnswerBody::Page(page) => return Poll::Ready(page.take().map(|page| Ok(Frame::data(page)))),
             AnswerBody::App(body) => body,
         };
-        let frame = Pin::new(&mut body.incoming).poll_frame(context);
+        let frame = if body.rest.is_empty() {
+            Pin::new(&mut body.incoming).poll_frame(context)
+        } else {
+            Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut body.rest)))))
+        };
         body.set_waiting(frame.is_pending());
         streams::handed_over(frame.is_ready().then(|| body.ticks.now()));
         let Poll::Ready(frame) = frame else { return Poll::Pending };
         match frame {
             Some(Ok(frame)) => {
-                if let Some(data) = frame.data_ref() {
-                    let length = data.len() as u64;
-                    if let Some(exchange) = &mut body.exchange {
-                        exchange.bytes += length;
+                let fields = match frame.into_data() {
+                    Ok(mut data) => {
+                        if body.http2 && data.len() > SLICE {
+                            body.rest = data.split_off(SLICE);
+                        }
+                        let length = data.len() as u64;
+                        if let Some(exchange) = &mut body.exchange {
+                            exchange.bytes += length;
+                        }
+                        body.left = body.left.map(|left| left.saturating_sub(length));
+                        body.end_if_empty();
+                        return Poll::Ready(Some(Ok(Frame::data(data))));
                     }
-                    body.left = body.left.map(|left| left.saturating_sub(length));
-                    body.end_if_empty();
-                    return Poll::Ready(Some(Ok(frame)));
-                }
-                let Ok(fields) = frame.into_trailers() else {
-                    body.end();
-                    return Poll::Ready(None);
+                    Err(frame) => frame.into_trailers().unwrap_or_default(),
                 };
                 let fields = trailers::late(fields);
                 let place = body.trailers.take();
@@ -269,14 +285,17 @@ impl Body for AnswerBody {
     fn is_end_stream(&self) -> bool {
         match self {
             AnswerBody::Page(page) => page.is_none(),
-            AnswerBody::App(body) => body.incoming.is_end_stream(),
+            AnswerBody::App(body) => body.rest.is_empty() && body.incoming.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             AnswerBody::Page(page) => SizeHint::with_exact(page.as_ref().map_or(0, |page| page.len() as u64)),
-            AnswerBody::App(body) => body.incoming.size_hint(),
+            AnswerBody::App(body) => match body.incoming.size_hint().exact() {
+                Some(length) => SizeHint::with_exact(length + body.rest.len() as u64),
+                None => SizeHint::default(),
+            },
         }
     }
 }

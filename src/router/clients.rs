@@ -27,7 +27,7 @@ use tokio::sync::Notify;
 use tokio::time::Sleep;
 
 /// For how long an idle connection may say farewell before it is cut.
-const FAREWELL: Duration = Duration::from_secs(5);
+pub(super) const FAREWELL: Duration = Duration::from_secs(5);
 /// What is still read of a client that was answered before it had sent everything, in all and while it pauses.
 /// Closing on unread bytes would reset the connection, and with it the answer.
 const LINGER: Duration = Duration::from_secs(15);
@@ -52,6 +52,8 @@ struct Progress {
     stalled_since: AtomicU64,
     /// Since when nothing is asked of us.
     idle_since: AtomicU64,
+    /// When it took something last. Over HTTP/2 it may take little of what its streams still have.
+    took_at: AtomicU64,
     /// Requests that are under way.
     under_way: AtomicUsize,
     /// Nothing can be said but through TLS.
@@ -114,20 +116,29 @@ impl Clients {
             // Its owner takes the lock before it closes, so the descriptor is still this client's.
             let stalled = is_over(&progress.stalled_since, stall);
             let rests = progress.under_way.load(Ordering::Acquire) == 0;
-            // What is read of the next head while an answer is written gets its time afterwards.
-            let slow = rests && is_over(&progress.head_since, head);
+            // An answer that the app has given whole may still be on its way to the client, who then waits for us.
+            let idles = rests && progress.stalled_since.load(Ordering::Acquire) == 0;
+            let slow = idles && is_over(&progress.head_since, head);
             if slow && !progress.secure {
                 let _ = send(*descriptor, SLOW, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL);
             }
-            // An answer that the app has given whole may still be on its way to the client.
-            let idles = rests && progress.stalled_since.load(Ordering::Acquire) == 0;
             if idles && is_over(&progress.idle_since, keep_alive) {
                 progress.farewell.notify_one();
             }
-            if slow || stalled || (idles && is_over(&progress.idle_since, keep_alive + FAREWELL)) {
+            let dead =
+                idles && is_over(&progress.idle_since, keep_alive + FAREWELL) && is_over(&progress.took_at, stall);
+            if slow || stalled || dead {
                 let _ = shutdown(*descriptor, nix::sys::socket::Shutdown::Both);
             }
         }
+    }
+
+    /// How many have asked for something that they have not got yet.
+    pub fn busy(&self) -> usize {
+        let is_busy = |progress: &&Arc<Progress>| {
+            progress.under_way.load(Ordering::Acquire) > 0 || progress.stalled_since.load(Ordering::Acquire) != 0
+        };
+        self.lock().clients.values().filter(is_busy).count()
     }
 
     fn now(&self) -> u64 {
@@ -282,6 +293,7 @@ impl ClientStream {
         if preface == 0 {
             place.progress.head_since.store(0, Ordering::Release);
         }
+        place.progress.took_at.store(place.clients.now(), Ordering::Release);
         let address = canonical(client.map_or(place.address, |client| client.ip()));
         let client = Client {
             address,
@@ -309,10 +321,17 @@ impl ClientStream {
 
     /// Notes whether the client took what there was to write.
     fn took<T>(&self, result: Poll<T>) -> Poll<T> {
-        let stalled = &self.place.progress.stalled_since;
+        let progress = &self.place.progress;
+        let stalled = &progress.stalled_since;
         if result.is_ready() {
+            let now = self.place.clients.now();
+            progress.took_at.store(now, Ordering::Release);
             if stalled.load(Ordering::Relaxed) != 0 {
-                self.place.progress.idle_since.store(self.place.clients.now(), Ordering::Release);
+                // Whatever else has a limit begins when the client has what it was to get.
+                progress.idle_since.store(now, Ordering::Release);
+                if progress.head_since.load(Ordering::Acquire) != 0 {
+                    progress.head_since.store(now, Ordering::Release);
+                }
                 stalled.store(0, Ordering::Release);
             }
         } else if stalled.load(Ordering::Relaxed) == 0 {

@@ -188,7 +188,7 @@ impl Proxy {
         let upgrade = request::is_upgrade(&head);
         let client_side = head.extensions.remove::<OnUpgrade>().filter(|_| upgrade);
         let expects = expects(&head.headers);
-        let (mut body, sending) = ClientBody::new(body, exchange.client.http2, expects);
+        let (mut body, sending) = ClientBody::new(body, &exchange.client, expects);
         let whole = body.is_end_stream();
         // Whether the request may be sent a second time where nobody knows what became of the first.
         let repeatable = head.method.is_idempotent() && whole;
@@ -449,6 +449,8 @@ impl Proxy {
         let length = head.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
         let mut body = AppBody {
             incoming,
+            http2: exchange.client.http2,
+            rest: Bytes::new(),
             left: length,
             link: Some(link),
             reusable,

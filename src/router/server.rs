@@ -2,7 +2,7 @@
 
 use super::announced;
 use super::certificates::{CertificateFiles, Certificates};
-use super::clients::{self, ClientStream, Clients};
+use super::clients::{self, ClientStream, Clients, FAREWELL};
 use super::control::{self, Control};
 use super::dial;
 use super::handover::{self, Claim, Successor};
@@ -498,7 +498,8 @@ impl Door {
 /// ends connections that have waited long enough for their next request.
 async fn look_around(routes: Arc<Routes>, clients: Arc<Clients>) {
     let options = &routes.options;
-    let shortest = options.head_timeout.min(options.first_byte_timeout).min(options.keep_alive);
+    let limits = [options.head_timeout, options.first_byte_timeout, options.idle_timeout, options.keep_alive];
+    let shortest = limits.into_iter().min().unwrap_or_default();
     let mut tick = tokio::time::interval((shortest / 8).clamp(Duration::from_millis(10), Duration::from_millis(500)));
     loop {
         tick.tick().await;
@@ -511,10 +512,13 @@ async fn look_around(routes: Arc<Routes>, clients: Arc<Clients>) {
     }
 }
 
-/// Waits until nobody is connected: an app may be done with a request whose client has not got all of the answer yet.
+/// Waits until nobody is to get anything any more: an app may be done with a request whose client has not got all of the
+/// answer yet. Those who have everything are told that it is over, and not waited for if they say nothing.
 async fn drain(routes: &Routes, clients: &Clients, limit: Duration) {
     let deadline = tokio::time::Instant::now() + limit;
-    while clients.count() > 0 || routes.targets().iter().any(|(_, target)| target.in_flight() > 0) {
+    let farewell = deadline.min(tokio::time::Instant::now() + FAREWELL);
+    let in_flight = || routes.targets().iter().any(|(_, target)| target.in_flight() > 0);
+    while in_flight() || clients.busy() > 0 || (clients.count() > 0 && tokio::time::Instant::now() < farewell) {
         if tokio::time::Instant::now() >= deadline {
             tracing::warn!("stopped with requests in flight");
             return;

@@ -249,6 +249,7 @@ fn connections_that_idle_are_closed_whatever_they_speak() {
     let (router, address) = secured(folder.path(), |options| {
         options.redirect = false;
         options.keep_alive = Duration::from_millis(300);
+        options.idle_timeout = Duration::from_millis(500);
     });
     router.set(table(1, vec![app.target(Active)]));
     let get = "GET / HTTP/1.1\r\nHost: hello.localhost\r\n\r\n";

@@ -527,6 +527,38 @@ fn a_stream_whose_client_takes_nothing_is_ended() {
 }
 
 #[test]
+fn a_stream_that_is_slow_but_steady_gets_all_of_its_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    let app = App::behaving(folder.path(), "one", |_, stream| {
+        respond(stream, 200, &vec![b'x'; 2 << 20]);
+        Next::Close
+    });
+    let (router, address) =
+        secured(folder.path(), |options| options.idle_timeout = std::time::Duration::from_millis(500));
+    router.set(table(1, vec![app.target(Active)]));
+    let got = router.call(async {
+        let client = speak_http2(address).await;
+        let request = http::Request::builder().uri("https://hello.localhost/").body(()).unwrap();
+        let mut client = client.ready().await.unwrap();
+        let (answer, _) = client.send_request(request, true).unwrap();
+        let mut stream = answer.await.unwrap().into_body();
+        let (mut got, mut taken) = (0, 0);
+        while let Some(piece) = stream.data().await {
+            got += piece.unwrap().len();
+            // 400 KB within the router's patience, and less than one piece of the app's may have.
+            while taken + 20_000 <= got {
+                taken += 20_000;
+                stream.flow_control().release_capacity(20_000).unwrap();
+                tokio::time::sleep(std::time::Duration::from_millis(25)).await;
+            }
+        }
+        got
+    });
+    assert_eq!(got, 2 << 20);
+    assert_eq!(codes(&router), []);
+}
+
+#[test]
 fn an_upload_over_http2_whose_end_comes_by_itself_is_owed_an_answer_like_any() {
     let folder = tempfile::tempdir().unwrap();
     let app = App::behaving(folder.path(), "one", |_, _| {
