@@ -229,6 +229,11 @@ struct Connection {
 }
 
 impl Connection {
+    fn socket(&self) -> BorrowedFd<'_> {
+        // The descriptor is open for as long as the stream is here.
+        unsafe { BorrowedFd::borrow_raw(self.descriptor) }
+    }
+
     /// Whether the receiver has ended its half, after whatever it said.
     async fn is_closed(&mut self) -> bool {
         let mut bytes = [0; 4096];
@@ -244,18 +249,14 @@ impl Connection {
     /// Closes it so that nothing of what this machine still has arrives after all: it is sent again.
     fn forget(self) {
         let linger = nix::libc::linger { l_onoff: 1, l_linger: 0 };
-        // The descriptor is open for as long as the stream is here.
-        let descriptor = unsafe { BorrowedFd::borrow_raw(self.descriptor) };
-        let _ = setsockopt(&descriptor, sockopt::Linger, &linger);
+        let _ = setsockopt(&self.socket(), sockopt::Linger, &linger);
     }
 
     /// Waits until the other machine has everything that was written. One that only reads may have ended its own half.
     async fn acknowledged(&mut self) -> io::Result<()> {
         let mut pause = Duration::from_millis(1);
-        while unacknowledged(self.descriptor)? > 0 {
-            // The descriptor is open for as long as the stream is here.
-            let descriptor = unsafe { BorrowedFd::borrow_raw(self.descriptor) };
-            match getsockopt(&descriptor, sockopt::SocketError)? {
+        while unacknowledged(self.socket())? > 0 {
+            match getsockopt(&self.socket(), sockopt::SocketError)? {
                 0 => {}
                 error => return Err(io::Error::from_raw_os_error(error)),
             }
@@ -267,10 +268,10 @@ impl Connection {
 }
 
 /// Bytes of a TCP socket that were written and not acknowledged yet (tcp(7), SIOCOUTQ, which is TIOCOUTQ on Linux).
-fn unacknowledged(descriptor: RawFd) -> io::Result<i32> {
+fn unacknowledged(socket: BorrowedFd<'_>) -> io::Result<i32> {
     let mut count: i32 = 0;
-    // Writes one int to a place that is one, of a descriptor that its owner holds open.
-    let result = unsafe { nix::libc::ioctl(descriptor, nix::libc::TIOCOUTQ, &raw mut count) };
+    // Writes one int to a place that is one.
+    let result = unsafe { nix::libc::ioctl(socket.as_raw_fd(), nix::libc::TIOCOUTQ, &raw mut count) };
     if result == 0 { Ok(count) } else { Err(io::Error::last_os_error()) }
 }
 

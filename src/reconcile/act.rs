@@ -2,9 +2,7 @@
 //! there before it does anything, and names the release that it serves.
 
 use super::apply::{enqueue, put_app};
-use super::{
-    Trouble, World, access, addons, build, domains, drains, kept, monitor, observe, setup, split, start, watch,
-};
+use super::{Trouble, World, access, addons, build, domains, kept, monitor, observe, setup, split, start, watch};
 use crate::ci::split::Event;
 use crate::domain::*;
 use crate::drains::Departed;
@@ -493,7 +491,7 @@ pub(super) async fn discard(world: &World, process: &ProcessId) -> Result<(), Tr
     kept::keep_log(world, process, status).await?;
     if let Some(status) = status {
         monitor::meter(world, status, world.now())?;
-        if let Some(app) = drains::app_of(status) {
+        if let Some(app) = observe::app_of(status) {
             world.drains.end(Departed { process: process.clone(), app, name: status.name.clone() });
         }
     }

@@ -5,7 +5,7 @@
 //! second, so a restart sends a few lines again rather than none, and to that drain alone. What was not kept until it came by
 //! is counted and told (L10).
 
-use super::observe::label;
+use super::observe::app_of;
 use super::{Trouble, World, kept};
 use crate::clock::Timestamp;
 use crate::domain::*;
@@ -29,11 +29,7 @@ const GONE: usize = 200;
 
 /// How far the drains are.
 #[derive(Default)]
-pub struct Feeds {
-    /// Everything before it was sent, or is known to be lost.
-    settled: BTreeMap<String, Feed>,
-    readers: BTreeMap<String, Reader>,
-}
+pub struct Feeds(BTreeMap<String, Reader>);
 
 /// How far each source was read for one drain.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +48,8 @@ struct Feed {
 /// Reads for one drain.
 struct Reader {
     feed: Feed,
+    /// Everything before it was sent, or is known to be lost.
+    settled: Feed,
     /// Where it was after so many lines of the drain.
     marks: VecDeque<(u64, Feed)>,
     /// Ended processes that it has heard of.
@@ -100,11 +98,6 @@ pub fn wanted(world: &World) -> Result<Vec<Wanted>, Trouble> {
 
 fn place(id: &str) -> String {
     format!("drain/{id}")
-}
-
-/// The address of a drain, for whoever may see it.
-pub fn address(world: &World, drain: &Drain) -> Result<String, Trouble> {
-    Ok(world.vault.open_in(&place(&drain.id), &drain.address)?)
 }
 
 /// Adds a drain; the refusal is a fragment.
@@ -165,22 +158,18 @@ pub(super) fn end_of(status: &ProcessStatus) -> Option<LogLine> {
     Some(LogLine { at: *at, stream: LogStream::System, text: format!("{ended} ({why})") })
 }
 
-/// The app that a process runs for, if it is one of an app.
-pub(super) fn app_of(status: &ProcessStatus) -> Option<AppName> {
-    status.labels.get(label::APP).and_then(|app| app.parse().ok())
-}
-
 pub(super) async fn run(world: Arc<World>) {
     let path = world.config.data_dir.join("drains.json");
     let mut feeds = Feeds::open(path.clone()).await;
-    let mut written = feeds.settled.clone();
+    let mut written = feeds.settled();
     loop {
         if let Err(trouble) = feeds.step(&world).await {
             warn!("log lines could not be fetched for the drains: {trouble}");
         }
-        if feeds.settled != written {
+        let settled = feeds.settled();
+        if settled != written {
             match feeds.write(&path).await {
-                Ok(()) => written = feeds.settled.clone(),
+                Ok(()) => written = settled,
                 Err(error) => warn!("how far the drains are could not be written: {error}"),
             }
         }
@@ -191,20 +180,24 @@ pub(super) async fn run(world: Arc<World>) {
 impl Feeds {
     /// As they were written; a drain of which nothing was begins now.
     pub async fn open(path: PathBuf) -> Feeds {
-        let settled = match tokio::fs::read(&path).await {
+        let settled: BTreeMap<String, Feed> = match tokio::fs::read(&path).await {
             Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|error| {
                 warn!(path = %path.display(), "how far the drains are cannot be read, so they begin now: {error}");
                 BTreeMap::new()
             }),
             Err(_) => BTreeMap::new(),
         };
-        Feeds { settled, readers: BTreeMap::new() }
+        Feeds(settled.into_iter().map(|(id, feed)| (id, Reader::from(feed))).collect())
+    }
+
+    fn settled(&self) -> BTreeMap<String, Feed> {
+        self.0.iter().map(|(id, reader)| (id.clone(), reader.settled.clone())).collect()
     }
 
     pub async fn write(&self, path: &std::path::Path) -> std::io::Result<()> {
         let fresh = path.with_extension("new");
         let mut file = tokio::fs::File::create(&fresh).await?;
-        file.write_all(&serde_json::to_vec(&self.settled)?).await?;
+        file.write_all(&serde_json::to_vec(&self.settled())?).await?;
         file.sync_data().await?;
         tokio::fs::rename(&fresh, path).await
     }
@@ -213,12 +206,11 @@ impl Feeds {
     pub async fn step(&mut self, world: &World) -> Result<(), Trouble> {
         let now = world.now();
         let wanted = wanted(world)?;
-        self.settled.retain(|id, _| wanted.iter().any(|wanted| wanted.id == *id));
-        self.readers.retain(|id, _| self.settled.contains_key(id));
+        self.0.retain(|id, _| wanted.iter().any(|wanted| wanted.id == *id));
         let wanted = wanted.into_iter().map(|wanted| {
             // Some times have whole seconds: those of the second in which a drain was added are its own.
-            let fresh = || Feed { since: Timestamp(now.0 - now.0 % 1000), ..Feed::default() };
-            let since = self.settled.entry(wanted.id.clone()).or_insert_with(fresh).since;
+            let fresh = || Reader::from(Feed { since: Timestamp(now.0 - now.0 % 1000), ..Feed::default() });
+            let since = self.0.entry(wanted.id.clone()).or_insert_with(fresh).feed.since;
             (wanted, since)
         });
         world.drains.set(wanted.collect());
@@ -227,28 +219,20 @@ impl Feeds {
             return Ok(());
         }
         let (apps, processes) = (world.store.apps()?, world.platform.list().await?);
-        for intake in &intakes {
-            let Some(settled) = self.settled.get(&intake.id) else { continue };
-            let fresh = || Reader { feed: settled.clone(), marks: VecDeque::new(), ended: 0 };
-            self.readers.entry(intake.id.clone()).or_insert_with(fresh);
-        }
         // Beside each other: where one has to wait, the others go on.
-        let readers = self.readers.iter_mut().filter_map(|(id, reader)| {
-            let intake = intakes.iter().find(|intake| intake.id == *id)?;
-            Some((intake, reader))
-        });
-        let read = readers.map(async |(intake, reader)| {
+        let read = self.0.iter_mut().map(async |(id, reader)| {
+            let Some(intake) = intakes.iter().find(|intake| intake.id == *id) else { return Ok(()) };
             let read = reader.read(world, intake, &apps, &processes).await;
-            (intake, reader.settle(intake), read)
+            reader.settle(intake);
+            read
         });
-        let mut first = Ok(());
-        for (intake, settled, read) in futures_util::future::join_all(read).await {
-            if let Some(feed) = settled {
-                self.settled.insert(intake.id.clone(), feed);
-            }
-            first = first.and(read);
-        }
-        first
+        futures_util::future::join_all(read).await.into_iter().collect()
+    }
+}
+
+impl From<Feed> for Reader {
+    fn from(feed: Feed) -> Reader {
+        Reader { settled: feed.clone(), feed, marks: VecDeque::new(), ended: 0 }
     }
 }
 
@@ -267,8 +251,8 @@ impl Reader {
         releases.and(processes).and(requests)
     }
 
-    /// Marks the place, and gives the newest one before which everything was sent.
-    fn settle(&mut self, intake: &Intake) -> Option<Feed> {
+    /// Marks the place, and finds the newest one before which everything was sent.
+    fn settle(&mut self, intake: &Intake) {
         let (pushed, sent) = intake.buffer.progress();
         if self.marks.back().is_none_or(|(_, feed)| *feed != self.feed) {
             self.marks.push_back((pushed, self.feed.clone()));
@@ -277,11 +261,10 @@ impl Reader {
                 self.marks.remove(MARKS - 1);
             }
         }
-        let mut settled = None;
-        while self.marks.front().is_some_and(|(number, _)| *number <= sent) {
-            settled = self.marks.pop_front().map(|(_, feed)| feed);
+        let passed = self.marks.iter().take_while(|(number, _)| *number <= sent).count();
+        if let Some((_, feed)) = self.marks.drain(..passed).next_back() {
+            self.settled = feed;
         }
-        settled
     }
 
     fn releases(&mut self, world: &World, intake: &Intake, apps: &[App]) -> Result<(), Trouble> {

@@ -31,7 +31,7 @@ pub(super) async fn keep_log(
     }
     let mut lines = observe::numbered_lines(world, process).await?;
     let after = lines.last().map_or(0, |(number, _)| number + 1);
-    let end = status.filter(|status| drains::app_of(status).is_some()).and_then(drains::end_of);
+    let end = status.filter(|status| observe::app_of(status).is_some()).and_then(drains::end_of);
     lines.extend(end.map(|end| (after, end)));
     let mut text = Vec::new();
     for (number, line) in lines {

@@ -1,6 +1,6 @@
 //! Every ten seconds: one look at all processes and at the router, from which numbers are kept and alerts decided.
 
-use super::observe::label;
+use super::observe::{app_of, label};
 use super::{Trouble, World, alerts};
 use crate::clock::Timestamp;
 use crate::domain::*;
@@ -52,9 +52,7 @@ pub async fn monitor(world: &World) -> Result<(), Trouble> {
 
 /// Counts what is seen of an app's process.
 pub(super) fn meter(world: &World, status: &ProcessStatus, now: Timestamp) -> Result<(), Trouble> {
-    let Some(name) = status.labels.get(label::APP).and_then(|name| name.parse::<AppName>().ok()) else {
-        return Ok(());
-    };
+    let Some(name) = app_of(status) else { return Ok(()) };
     let Some(app) = world.store.app(&name)? else { return Ok(()) };
     let look = Look {
         app: &name,

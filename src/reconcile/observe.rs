@@ -33,6 +33,11 @@ pub mod label {
     pub const ADDON: &str = "addon";
 }
 
+/// The app that a process runs for, if it is one of an app.
+pub(super) fn app_of(status: &ProcessStatus) -> Option<AppName> {
+    status.labels.get(label::APP).and_then(|app| app.parse().ok())
+}
+
 pub(super) async fn app(world: &World, name: &AppName) -> Result<Option<(App, AppView)>, Trouble> {
     let Some(app) = world.store.app(name)? else { return Ok(None) };
     let all = list(world).await?;

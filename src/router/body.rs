@@ -167,11 +167,8 @@ const SLICE: usize = 16 * 1024;
 
 pub(super) struct AppBody {
     pub incoming: Incoming,
-    pub http2: bool,
     /// Of the last piece what was not handed over yet.
     pub rest: Bytes,
-    /// Bytes that are to come, if the app said so.
-    pub left: Option<u64>,
     /// The connection that it comes over; given back when all has come, if it is good for another request.
     pub link: Option<Link>,
     pub reusable: bool,
@@ -179,7 +176,6 @@ pub(super) struct AppBody {
     pub trailers: Option<Trailers>,
     /// Taken when it is over.
     pub exchange: Option<Box<Exchange>>,
-    pub ticks: Ticks,
 }
 
 impl AppBody {
@@ -214,9 +210,14 @@ impl AppBody {
         self.link = None;
     }
 
-    /// Ends at once what has no body.
-    pub fn end_if_empty(&mut self) {
-        if self.rest.is_empty() && (self.left == Some(0) || self.incoming.is_end_stream()) {
+    /// Whether nothing more comes. It is known ahead where the app said how much it is.
+    fn is_whole(&self) -> bool {
+        self.rest.is_empty() && self.incoming.is_end_stream()
+    }
+
+    /// Ends what is whole without being asked for more: nobody asks for what comes after the last byte.
+    pub fn end_if_whole(&mut self) {
+        if self.is_whole() {
             self.end();
         }
     }
@@ -240,21 +241,20 @@ impl Body for AnswerBody {
             Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut body.rest)))))
         };
         body.set_waiting(frame.is_pending());
-        streams::handed_over(frame.is_ready().then(|| body.ticks.now()));
+        let ticks = body.exchange.as_ref().map(|exchange| &exchange.proxy.routes.ticks);
+        streams::handed_over(ticks.filter(|_| frame.is_ready()).map(Ticks::now));
         let Poll::Ready(frame) = frame else { return Poll::Pending };
         match frame {
             Some(Ok(frame)) => {
                 let fields = match frame.into_data() {
                     Ok(mut data) => {
-                        if body.http2 && data.len() > SLICE {
-                            body.rest = data.split_off(SLICE);
-                        }
-                        let length = data.len() as u64;
                         if let Some(exchange) = &mut body.exchange {
-                            exchange.bytes += length;
+                            if exchange.client.http2 && data.len() > SLICE {
+                                body.rest = data.split_off(SLICE);
+                            }
+                            exchange.bytes += data.len() as u64;
                         }
-                        body.left = body.left.map(|left| left.saturating_sub(length));
-                        body.end_if_empty();
+                        body.end_if_whole();
                         return Poll::Ready(Some(Ok(Frame::data(data))));
                     }
                     Err(frame) => frame.into_trailers().unwrap_or_default(),
@@ -285,7 +285,7 @@ impl Body for AnswerBody {
     fn is_end_stream(&self) -> bool {
         match self {
             AnswerBody::Page(page) => page.is_none(),
-            AnswerBody::App(body) => body.rest.is_empty() && body.incoming.is_end_stream(),
+            AnswerBody::App(body) => body.is_whole(),
         }
     }
 

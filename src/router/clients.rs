@@ -62,6 +62,16 @@ struct Progress {
     farewell: Notify,
 }
 
+impl Progress {
+    /// Whatever waits for the client begins to wait now.
+    fn wait_from(&self, now: u64) {
+        self.idle_since.store(now, Ordering::Release);
+        if self.head_since.load(Ordering::Acquire) != 0 {
+            self.head_since.store(now, Ordering::Release);
+        }
+    }
+}
+
 /// Everyone who is connected.
 #[derive(Debug)]
 pub(super) struct Clients {
@@ -242,12 +252,8 @@ pub(super) struct UnderWay(Arc<Client>);
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        let (progress, now) = (&self.0.progress, self.0.clients.now());
-        progress.idle_since.store(now, Ordering::Release);
-        if progress.head_since.load(Ordering::Acquire) != 0 {
-            progress.head_since.store(now, Ordering::Release);
-        }
-        progress.under_way.fetch_sub(1, Ordering::AcqRel);
+        self.0.progress.wait_from(self.0.clients.now());
+        self.0.progress.under_way.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -319,6 +325,33 @@ impl ClientStream {
         !self.client.framing().is_between_requests() || waiting.is_ok_and(|count| count > 0)
     }
 
+    fn write(&mut self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let mut place = self.client.trailing.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(trailing) = &mut *place else { return Pin::new(&mut self.wire).poll_write(context, bytes) };
+        if trailing.answer.is_in_trailers() {
+            if trailing.lines.is_empty() {
+                trailing.lines = trailers::lines(&trailing.trailers.take());
+            }
+            while !trailing.lines.is_empty() {
+                let written = std::task::ready!(Pin::new(&mut self.wire).poll_write(context, &trailing.lines))?;
+                if written == 0 {
+                    return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+                }
+                trailing.lines.drain(..written);
+            }
+            *place = None;
+            return Pin::new(&mut self.wire).poll_write(context, bytes);
+        }
+        // At first only looked at: what is not written comes again.
+        let end = trailing.answer.clone().take(bytes);
+        let written = std::task::ready!(Pin::new(&mut self.wire).poll_write(context, &bytes[..end]))?;
+        trailing.answer.take(&bytes[..written]);
+        if trailing.answer.is_other() {
+            *place = None;
+        }
+        Poll::Ready(Ok(written))
+    }
+
     /// Notes whether the client took what there was to write.
     fn took<T>(&self, result: Poll<T>) -> Poll<T> {
         let progress = &self.place.progress;
@@ -327,11 +360,7 @@ impl ClientStream {
             let now = self.place.clients.now();
             progress.took_at.store(now, Ordering::Release);
             if stalled.load(Ordering::Relaxed) != 0 {
-                // Whatever else has a limit begins when the client has what it was to get.
-                progress.idle_since.store(now, Ordering::Release);
-                if progress.head_since.load(Ordering::Acquire) != 0 {
-                    progress.head_since.store(now, Ordering::Release);
-                }
+                progress.wait_from(now);
                 stalled.store(0, Ordering::Release);
             }
         } else if stalled.load(Ordering::Relaxed) == 0 {
@@ -388,35 +417,6 @@ impl AsyncRead for ClientStream {
 
 fn malformed() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "the request is malformed")
-}
-
-impl ClientStream {
-    fn write(&mut self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let mut place = self.client.trailing.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(trailing) = &mut *place else { return Pin::new(&mut self.wire).poll_write(context, bytes) };
-        if trailing.answer.is_in_trailers() {
-            if trailing.lines.is_empty() {
-                trailing.lines = trailers::lines(&trailing.trailers.take());
-            }
-            while !trailing.lines.is_empty() {
-                let written = std::task::ready!(Pin::new(&mut self.wire).poll_write(context, &trailing.lines))?;
-                if written == 0 {
-                    return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-                }
-                trailing.lines.drain(..written);
-            }
-            *place = None;
-            return Pin::new(&mut self.wire).poll_write(context, bytes);
-        }
-        // At first only looked at: what is not written comes again.
-        let end = trailing.answer.clone().take(bytes);
-        let written = std::task::ready!(Pin::new(&mut self.wire).poll_write(context, &bytes[..end]))?;
-        trailing.answer.take(&bytes[..written]);
-        if trailing.answer.is_other() {
-            *place = None;
-        }
-        Poll::Ready(Ok(written))
-    }
 }
 
 impl AsyncWrite for ClientStream {

@@ -194,11 +194,17 @@ impl AppStream {
         let _registered = Registered { connections: connections.clone(), descriptor };
         (AppStream { _registered, stream, connection: connection.clone(), deaf: false }, connection)
     }
-}
 
-impl AppStream {
-    fn wrote(&mut self, result: Poll<io::Result<usize>>, length: usize) -> Poll<io::Result<usize>> {
-        match result {
+    /// Writes so many bytes, or takes them for written where nobody hears them.
+    fn write(
+        &mut self,
+        length: usize,
+        write: impl FnOnce(Pin<&mut TcpStream>) -> Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        if self.deaf {
+            return Poll::Ready(Ok(length));
+        }
+        match write(Pin::new(&mut self.stream)) {
             Poll::Ready(Err(error))
                 if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) =>
             {
@@ -232,11 +238,7 @@ impl AsyncRead for AppStream {
 
 impl AsyncWrite for AppStream {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        if self.deaf {
-            return Poll::Ready(Ok(bytes.len()));
-        }
-        let result = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.wrote(result, bytes.len())
+        self.write(bytes.len(), |stream| stream.poll_write(context, bytes))
     }
 
     fn poll_write_vectored(
@@ -245,11 +247,7 @@ impl AsyncWrite for AppStream {
         buffers: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let length = buffers.iter().map(|buffer| buffer.len()).sum();
-        if self.deaf {
-            return Poll::Ready(Ok(length));
-        }
-        let result = Pin::new(&mut self.stream).poll_write_vectored(context, buffers);
-        self.wrote(result, length)
+        self.write(length, |stream| stream.poll_write_vectored(context, buffers))
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -8,6 +8,7 @@ use super::log::Entry;
 use super::metrics::{AppInFlight, Sample};
 use super::proxy::Proxy;
 use super::request;
+use super::trailers;
 use super::trust::{self, Origin};
 use crate::clock::Timestamp;
 use http::request::Parts;
@@ -32,6 +33,7 @@ pub(super) struct Exchange {
     pub method: Method,
     uri: Uri,
     pub host: String,
+    pub takes_trailers: bool,
     pub app: Option<Arc<LiveApp>>,
     pub counted: Option<AppInFlight>,
     /// The process that the request is at, and the same for the log after it left.
@@ -71,6 +73,7 @@ impl Exchange {
             method: head.method.clone(),
             uri: head.uri.clone(),
             host: String::new(),
+            takes_trailers: trailers::wanted(&head.headers),
             app: None,
             counted: None,
             inside: None,

@@ -12,7 +12,7 @@ use super::knocks::Knocks;
 use super::link::{Idle, Link};
 use super::metrics::AppMetrics;
 use super::table::{self, Canary, Notice, Route, Table, TableError, Target, TargetState};
-use super::ticks::Ticks;
+use super::ticks::{Ticks, milliseconds};
 use crate::domain::{AppName, ProcessId};
 use arc_swap::ArcSwap;
 use std::collections::{BTreeMap, HashMap};
@@ -133,7 +133,7 @@ impl LiveTarget {
 
     /// Prefers others for `during`, from `now` (milliseconds since the start).
     pub fn avoid(&self, now: u64, during: Duration) {
-        let until = now + u64::try_from(during.as_millis()).unwrap_or(0);
+        let until = now + milliseconds(during);
         self.avoided_until.store(until, Ordering::Release);
     }
 
@@ -297,7 +297,7 @@ impl Routes {
 
     /// Milliseconds since the router started.
     pub fn now(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+        milliseconds(self.started.elapsed())
     }
 
     pub fn live(&self) -> arc_swap::Guard<Arc<Live>> {

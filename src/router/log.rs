@@ -4,6 +4,7 @@
 
 use super::errors::Code;
 use super::tail::{Tail, TailLine};
+use super::ticks::milliseconds;
 use crate::clock::Timestamp;
 use crate::domain::AppName;
 use serde::{Deserialize, Serialize};
@@ -87,10 +88,6 @@ impl Entry<'_> {
         number(self.bytes, line);
         line.push_str(if self.secure { " protocol=https" } else { " protocol=http" });
     }
-}
-
-fn milliseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn number(number: u64, line: &mut String) {

@@ -19,7 +19,7 @@ use super::pages::Pages;
 use super::request;
 use super::siblings;
 use super::table::{Notice, normalise_host};
-use super::trailers::{self, Trailers};
+use super::trailers::Trailers;
 use crate::clock::Clock;
 use crate::domain::AppName;
 use bytes::Bytes;
@@ -111,24 +111,21 @@ impl Proxy {
                 close |= matches!(refusal.status, 400 | 401 | 403 | 405 | 414 | 431);
                 self.page(exchange, refusal, accept.as_ref())
             }
-            Ok(()) => {
-                let takes_trailers = trailers::wanted(&head.headers);
-                match self.forward(&mut exchange, head, body).await {
-                    Ok(answered) => {
-                        close = (close || answered.unsent) && answered.tunnel.is_none();
-                        self.pass_on(exchange, answered, takes_trailers)
-                    }
-                    Err(refusal) if refusal.status == CLIENT_GONE => {
-                        exchange.refusal = Some(refusal);
-                        exchange.complete();
-                        return Err(Gone);
-                    }
-                    Err(refusal) => {
-                        close = true;
-                        self.page(exchange, refusal, accept.as_ref())
-                    }
+            Ok(()) => match self.forward(&mut exchange, head, body).await {
+                Ok(answered) => {
+                    close = (close || answered.unsent) && answered.tunnel.is_none();
+                    self.pass_on(exchange, answered)
                 }
-            }
+                Err(refusal) if refusal.status == CLIENT_GONE => {
+                    exchange.refusal = Some(refusal);
+                    exchange.complete();
+                    return Err(Gone);
+                }
+                Err(refusal) => {
+                    close = true;
+                    self.page(exchange, refusal, accept.as_ref())
+                }
+            },
         };
         if close && version != Version::HTTP_2 {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -192,6 +189,8 @@ impl Proxy {
         let whole = body.is_end_stream();
         // Whether the request may be sent a second time where nobody knows what became of the first.
         let repeatable = head.method.is_idempotent() && whole;
+        // Whether its connection may have served, and may serve, others.
+        let shared = repeatable && !upgrade;
         let mut head = Some(self.head_for_app(exchange, head, upgrade, whole)?);
         for _ in 0..ATTEMPTS {
             exchange.inside = None;
@@ -202,7 +201,7 @@ impl Proxy {
             exchange.inside = Some(inside);
             // A connection that has served before may be closed by the process at the very moment that the request is
             // sent over it, and then nobody could tell whether it was read.
-            let idle = if repeatable && !upgrade { process.idle_link().await } else { None };
+            let idle = if shared { process.idle_link().await } else { None };
             let reused = idle.is_some();
             let dialled = Instant::now();
             let link = match idle {
@@ -247,7 +246,7 @@ impl Proxy {
                     };
                     // Who was told no may keep its body to itself, and what comes next would be taken for it.
                     let unsent = expects && !sending.is_whole();
-                    return Ok(Answered { response, link, reusable: repeatable && !upgrade, tunnel, unsent });
+                    return Ok(Answered { response, link, reusable: shared, tunnel, unsent });
                 }
                 Err(mut error) => {
                     if let Some(unsent) = error.take_message() {
@@ -374,13 +373,8 @@ impl Proxy {
             }
             join_cookies(headers);
         }
-        let protocol = headers.get(header::UPGRADE).filter(|_| upgrade).cloned();
-        let takes_trailers = trailers::wanted(headers);
-        request::end_hop(headers);
-        if let Some(protocol) = protocol {
-            headers.insert(header::UPGRADE, protocol);
-            headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-        } else if takes_trailers {
+        request::end_hop(headers, upgrade);
+        if exchange.takes_trailers && !upgrade {
             headers.insert(header::TE, HeaderValue::from_static("trailers"));
             headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
         }
@@ -413,20 +407,15 @@ impl Proxy {
     }
 
     /// Gives the client what a process has begun to answer.
-    fn pass_on(&self, mut exchange: Box<Exchange>, answered: Answered, takes_trailers: bool) -> Response<AnswerBody> {
+    fn pass_on(&self, mut exchange: Box<Exchange>, answered: Answered) -> Response<AnswerBody> {
         let Answered { response, link, reusable, tunnel, .. } = answered;
         let (mut head, incoming) = response.into_parts();
         let headers = &mut head.headers;
         let chunked = headers.contains_key(header::TRANSFER_ENCODING);
-        let protocol = headers.get(header::UPGRADE).filter(|_| tunnel.is_some()).cloned();
-        request::end_hop(headers);
+        request::end_hop(headers, tunnel.is_some());
         if chunked {
             // Its chunks are what ends it.
             headers.remove(header::CONTENT_LENGTH);
-        }
-        if let Some(protocol) = protocol {
-            headers.insert(header::UPGRADE, protocol);
-            headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         }
         siblings::keep_cookies_apart(headers, &exchange.host, &self.routes.options.domain);
         if let Some(cookie) = exchange.let_in.as_deref().and_then(|cookie| value(cookie).ok()) {
@@ -442,23 +431,13 @@ impl Proxy {
             return Response::from_parts(head, AnswerBody::Page(None));
         }
         let mut place = None;
-        if takes_trailers && !exchange.client.http2 && exchange.method != Method::HEAD {
+        if exchange.takes_trailers && !exchange.client.http2 && exchange.method != Method::HEAD {
             let trailers = place.insert(Trailers::default());
             exchange.client.trail(trailers.clone());
         }
-        let length = head.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-        let mut body = AppBody {
-            incoming,
-            http2: exchange.client.http2,
-            rest: Bytes::new(),
-            left: length,
-            link: Some(link),
-            reusable,
-            trailers: place,
-            exchange: Some(exchange),
-            ticks: self.routes.ticks.clone(),
-        };
-        body.end_if_empty();
+        let (rest, link, exchange) = (Bytes::new(), Some(link), Some(exchange));
+        let mut body = AppBody { incoming, rest, link, reusable, trailers: place, exchange };
+        body.end_if_whole();
         Response::from_parts(head, AnswerBody::App(Box::new(body)))
     }
 

@@ -157,14 +157,19 @@ const HOP_BY_HOP: [HeaderName; 7] = [
     HeaderName::from_static("proxy-authorization"),
 ];
 
+/// The words of a header that is a list, in whichever lines they stand.
+pub(super) fn words(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
+    let lists = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
+    lists.flat_map(|list| list.split(',')).map(str::trim)
+}
+
 /// Takes out what concerns one connection alone, and what `Connection` says does. What says where a message ends or whom it
-/// is for is not for it to say.
-pub(super) fn end_hop(headers: &mut HeaderMap) {
+/// is for is not for it to say. `upgrade`: the next connection is to change to the same protocol.
+pub(super) fn end_hop(headers: &mut HeaderMap, upgrade: bool) {
+    let protocol = headers.get(header::UPGRADE).filter(|_| upgrade).cloned();
     if headers.contains_key(header::CONNECTION) {
-        let lists = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
-        let named: Vec<HeaderName> = lists
-            .flat_map(|list| list.split(','))
-            .filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok())
+        let named: Vec<HeaderName> = words(headers, header::CONNECTION)
+            .filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok())
             .filter(|name| *name != header::HOST && *name != header::CONTENT_LENGTH)
             .collect();
         for name in named {
@@ -174,14 +179,17 @@ pub(super) fn end_hop(headers: &mut HeaderMap) {
     for name in &HOP_BY_HOP {
         headers.remove(name);
     }
+    if let Some(protocol) = protocol {
+        headers.insert(header::UPGRADE, protocol);
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    }
 }
 
 /// Whether a request asks for another protocol, by both of the words that it takes.
 pub(super) fn is_upgrade(head: &Parts) -> bool {
-    let words = head.headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
     head.version == Version::HTTP_11
         && head.headers.contains_key(header::UPGRADE)
-        && words.flat_map(|list| list.split(',')).any(|word| word.trim().eq_ignore_ascii_case("upgrade"))
+        && words(&head.headers, header::CONNECTION).any(|word| word.eq_ignore_ascii_case("upgrade"))
 }
 
 fn check_request_line(line: &[u8]) -> Result<&[u8], Refusal> {
@@ -383,7 +391,7 @@ mod tests {
         ] {
             headers.append(HeaderName::from_static(name), value.parse().unwrap());
         }
-        end_hop(&mut headers);
+        end_hop(&mut headers, false);
         let left: BTreeSet<&str> = headers.keys().map(HeaderName::as_str).collect();
         assert_eq!(left, BTreeSet::from(["host", "content-length", "x-end"]));
     }

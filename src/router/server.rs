@@ -456,7 +456,13 @@ impl Door {
         let (proxy, known) = (self.proxy.clone(), client.clone());
         let service = service_fn(move |request| proxy.clone().answer(known.clone(), request));
         let stream = TokioIo::new(stream);
-        let (mut stopped, mut left) = (self.stopped.clone(), self.left.clone());
+        let mut over = if client.http2 { self.left.clone() } else { self.stopped.clone() };
+        let ends = async {
+            tokio::select! {
+                _ = over.wait_for(|over| *over) => {}
+                () = client.farewell() => {}
+            }
+        };
         if !client.http2 {
             let connection = http1::Builder::new()
                 .auto_date_header(false)
@@ -466,10 +472,8 @@ impl Door {
             tokio::pin!(connection);
             tokio::select! {
                 _ = connection.as_mut() => return,
-                _ = stopped.wait_for(|stop| *stop) => {}
-                () = client.farewell() => {}
+                () = ends => connection.as_mut().graceful_shutdown(),
             }
-            connection.as_mut().graceful_shutdown();
             let _ = connection.await;
             return;
         }
@@ -485,10 +489,8 @@ impl Door {
         tokio::pin!(connection);
         tokio::select! {
             _ = connection.as_mut() => return,
-            _ = left.wait_for(|left| *left) => {}
-            () = client.farewell() => {}
+            () = ends => connection.as_mut().graceful_shutdown(),
         }
-        connection.as_mut().graceful_shutdown();
         let _ = connection.await;
     }
 }

@@ -5,7 +5,8 @@
 //! chunked bodies; where the answer is anything else, nothing is put in.
 
 use super::framing::{Chunks, MAX_HEAD};
-use http::HeaderMap;
+use super::request;
+use http::{HeaderMap, header};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Names that may not come late, since whoever reads them must know before the body how to read it, where it leads, who
@@ -54,8 +55,7 @@ const EARLY: &[&str] = &[
 
 /// Whether a client takes trailers: `TE: trailers`, alone or among others.
 pub(super) fn wanted(headers: &HeaderMap) -> bool {
-    let lists = headers.get_all("te").into_iter().filter_map(|value| value.to_str().ok());
-    lists.flat_map(|list| list.split(',')).any(|word| word.trim().eq_ignore_ascii_case("trailers"))
+    request::words(headers, header::TE).any(|word| word.eq_ignore_ascii_case("trailers"))
 }
 
 /// What came after the body of one answer.

@@ -10,16 +10,6 @@ use std::sync::{Arc, Mutex};
 use std::thread::sleep;
 use std::time::Duration;
 
-fn codes(router: &RunningRouter) -> Vec<(Code, u64)> {
-    router.status().apps[&"hello".parse().unwrap()].h_codes.iter().map(|(code, count)| (*code, *count)).collect()
-}
-
-/// The codes are counted a moment after the client has its answer.
-#[track_caller]
-fn expect_codes(router: &RunningRouter, wanted: &[(Code, u64)]) {
-    eventually(&format!("{wanted:?}"), || (codes(router) == wanted).then_some(()));
-}
-
 fn broken(
     behaviour: impl Fn(&Seen, &mut TcpStream) -> Next + Send + Sync + 'static,
 ) -> (tempfile::TempDir, App, RunningRouter) {
@@ -428,8 +418,7 @@ fn who_leaves_while_a_process_cannot_be_reached_is_no_error_of_the_app() {
     router.set(table(1, vec![app.target(Active)]));
     let mut client = router.client();
     client.send("GET / HTTP/1.1\r\nHost: hello.localhost\r\n\r\n");
-    let held = || router.status().apps[&"hello".parse().unwrap()].held;
-    eventually("it to wait", || (held() == 1).then_some(()));
+    eventually("it to wait", || (held(&router) == 1).then_some(()));
     drop(client);
     expect_codes(&router, &[(Code::H27, 1)]);
 }

@@ -497,21 +497,21 @@ fn who_asks_first_is_told_what_the_app_says() {
     }
 }
 
-fn codes(router: &RunningRouter) -> Vec<(Code, u64)> {
-    let status = router.status();
-    status.apps.values().flat_map(|app| app.h_codes.iter().map(|(code, count)| (*code, *count))).collect()
+/// A router that waits for half a second only, and an app that answers with so many bytes.
+fn impatient(folder: &std::path::Path, length: usize) -> (App, RunningRouter, SocketAddr) {
+    let app = App::behaving(folder, "one", move |_, stream| {
+        respond(stream, 200, &vec![b'x'; length]);
+        Next::Close
+    });
+    let (router, address) = secured(folder, |options| options.idle_timeout = std::time::Duration::from_millis(500));
+    router.set(table(1, vec![app.target(Active)]));
+    (app, router, address)
 }
 
 #[test]
 fn a_stream_whose_client_takes_nothing_is_ended() {
     let folder = tempfile::tempdir().unwrap();
-    let app = App::behaving(folder.path(), "one", |_, stream| {
-        respond(stream, 200, &vec![b'x'; 4 << 20]);
-        Next::Close
-    });
-    let (router, address) =
-        secured(folder.path(), |options| options.idle_timeout = std::time::Duration::from_millis(500));
-    router.set(table(1, vec![app.target(Active)]));
+    let (app, router, address) = impatient(folder.path(), 4 << 20);
     let client = router.call(async {
         let client = speak_http2_as(address, h2::client::Builder::new().initial_window_size(0)).await;
         let request = http::Request::builder().uri("https://hello.localhost/").body(()).unwrap();
@@ -522,20 +522,14 @@ fn a_stream_whose_client_takes_nothing_is_ended() {
     });
     let process = app.target(Active).process;
     eventually("its end", || (router.status().targets[&process].in_flight == 0).then_some(()));
-    eventually("its code", || (codes(&router) == [(Code::H27, 1)]).then_some(()));
+    expect_codes(&router, &[(Code::H27, 1)]);
     drop(client);
 }
 
 #[test]
 fn a_stream_that_is_slow_but_steady_gets_all_of_its_answer() {
     let folder = tempfile::tempdir().unwrap();
-    let app = App::behaving(folder.path(), "one", |_, stream| {
-        respond(stream, 200, &vec![b'x'; 2 << 20]);
-        Next::Close
-    });
-    let (router, address) =
-        secured(folder.path(), |options| options.idle_timeout = std::time::Duration::from_millis(500));
-    router.set(table(1, vec![app.target(Active)]));
+    let (_app, router, address) = impatient(folder.path(), 2 << 20);
     let got = router.call(async {
         let client = speak_http2(address).await;
         let request = http::Request::builder().uri("https://hello.localhost/").body(()).unwrap();
@@ -570,7 +564,7 @@ fn an_upload_over_http2_whose_end_comes_by_itself_is_owed_an_answer_like_any() {
     router.set(table(1, vec![app.target(Active)]));
     let came = Raw::connect(address).ask(&fields("POST", &[("content-length", "4")]), &[b"book", b""]);
     assert!(matches!(came, Came::Answer(_)), "{came:?}");
-    eventually("its code", || (codes(&router) == [(Code::H12, 1)]).then_some(()));
+    expect_codes(&router, &[(Code::H12, 1)]);
 }
 
 #[test]

@@ -15,10 +15,6 @@ fn waiting(version: u64, change: impl FnOnce(&mut crate::router::Route)) -> Tabl
     table
 }
 
-fn held(router: &RunningRouter) -> u64 {
-    router.status().apps[&"hello".parse().unwrap()].held
-}
-
 #[test]
 fn a_request_waits_for_the_process_that_comes_up() {
     let folder = tempfile::tempdir().unwrap();

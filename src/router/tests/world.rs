@@ -1,7 +1,7 @@
 //! The stage: apps that are told how to behave, supervisors that pass their connections, a router, and raw clients.
 
 use crate::router::server::run_until;
-use crate::router::{Notice, Route, Router, RouterOptions, Status, Table, Target, TargetState};
+use crate::router::{Code, Notice, Route, Router, RouterOptions, Status, Table, Target, TargetState};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, IoSlice, Read, Write};
@@ -463,4 +463,20 @@ pub fn table_with(version: u64, targets: Vec<Target>, notice: Option<Notice>) ->
         canary: None,
     };
     Table { generation: 1, version, apps: BTreeMap::from([("hello".parse().unwrap(), route)]) }
+}
+
+/// How often the app's visitors got each code.
+pub fn codes(router: &RunningRouter) -> Vec<(Code, u64)> {
+    router.status().apps[&"hello".parse().unwrap()].h_codes.iter().map(|(code, count)| (*code, *count)).collect()
+}
+
+/// The codes are counted a moment after the client has its answer.
+#[track_caller]
+pub fn expect_codes(router: &RunningRouter, wanted: &[(Code, u64)]) {
+    eventually(&format!("{wanted:?}"), || (codes(router) == wanted).then_some(()));
+}
+
+/// How many wait for a process of the app.
+pub fn held(router: &RunningRouter) -> u64 {
+    router.status().apps[&"hello".parse().unwrap()].held
 }
