@@ -123,6 +123,10 @@ pub(super) struct AppMetrics {
 
 #[derive(Debug, Default)]
 struct Counted {
+    /// What one minute has counted and the others below do not have yet, by process; requests at none are under the empty name.
+    fresh: BTreeMap<String, Slot>,
+    /// Where that minute begins.
+    fresh_at: Timestamp,
     total: Slot,
     /// Made with the first request.
     series: Option<Box<Series>>,
@@ -174,27 +178,20 @@ impl AppMetrics {
     pub fn record(&self, sample: &Sample<'_>) {
         // The end of a stream that took hours is use as well.
         self.last_request.fetch_max(sample.now.0, Ordering::Relaxed);
-        let mut counted = self.lock();
-        counted.total.record(sample);
-        counted.series.get_or_insert_default().record(sample);
-        let Some(key) = sample.process else { return };
-        let counted = &mut *counted;
-        if let (Some(series), Some(total)) = (counted.processes.get_mut(key), counted.process_totals.get_mut(key)) {
-            series.record(sample);
-            total.record(sample);
-            return;
+        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        let minute = start_of(sample.now, Resolution::Minute);
+        if counted.fresh_at != minute {
+            counted.settle();
+            counted.fresh_at = minute;
         }
-        if !counted.processes.contains_key(key) && counted.processes.len() >= PROCESSES {
-            let newest = |series: &Series| series.minutes.back().map_or(0, |slot| slot.at.0);
-            let quietest =
-                counted.processes.iter().min_by_key(|(_, series)| newest(series)).map(|(key, _)| key.clone());
-            if let Some(quietest) = quietest {
-                counted.processes.remove(&quietest);
-                counted.process_totals.remove(&quietest);
-            }
+        let process = sample.process.unwrap_or_default();
+        if let Some(slot) = counted.fresh.get_mut(process) {
+            slot.record(sample);
+        } else {
+            let mut slot = Slot { at: minute, ..Slot::default() };
+            slot.record(sample);
+            counted.fresh.insert(process.to_owned(), slot);
         }
-        counted.process_totals.entry(key.to_owned()).or_default().record(sample);
-        counted.processes.entry(key.to_owned()).or_default().record(sample);
     }
 
     /// What was counted since the router started.
@@ -276,8 +273,35 @@ impl AppMetrics {
         }
     }
 
+    /// Everything that was counted, each number where it belongs.
     fn lock(&self) -> MutexGuard<'_, Counted> {
-        self.counted.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        counted.settle();
+        counted
+    }
+}
+
+impl Counted {
+    /// Adds what is fresh to all that it is part of: a request is counted once when it comes, not eight times.
+    fn settle(&mut self) {
+        for (process, slot) in std::mem::take(&mut self.fresh) {
+            self.total.merge(&slot);
+            self.series.get_or_insert_default().add(&slot);
+            if process.is_empty() {
+                continue;
+            }
+            if !self.processes.contains_key(&process) && self.processes.len() >= PROCESSES {
+                let newest = |series: &Series| series.minutes.back().map_or(0, |slot| slot.at.0);
+                let quietest =
+                    self.processes.iter().min_by_key(|(_, series)| newest(series)).map(|(key, _)| key.clone());
+                if let Some(quietest) = quietest {
+                    self.processes.remove(&quietest);
+                    self.process_totals.remove(&quietest);
+                }
+            }
+            self.process_totals.entry(process.clone()).or_default().merge(&slot);
+            self.processes.entry(process).or_default().add(&slot);
+        }
     }
 }
 
@@ -304,14 +328,15 @@ impl Series {
         }
     }
 
-    fn record(&mut self, sample: &Sample<'_>) {
+    /// Adds what was counted within a minute, the newest so far.
+    fn add(&mut self, counted: &Slot) {
         for resolution in Resolution::ALL {
             let slots = match resolution {
                 Resolution::Minute => &mut self.minutes,
                 Resolution::TenMinutes => &mut self.tens,
                 Resolution::Hour => &mut self.hours,
             };
-            let at = start_of(sample.now, resolution);
+            let at = start_of(counted.at, resolution);
             // A clock that was set back counts into the newest slot until it has caught up.
             if slots.back().is_none_or(|newest| newest.at < at) {
                 slots.push_back(Slot { at, ..Slot::default() });
@@ -321,7 +346,7 @@ impl Series {
                 }
             }
             if let Some(slot) = slots.back_mut() {
-                slot.record(sample);
+                slot.merge(counted);
             }
         }
     }
@@ -372,6 +397,20 @@ mod tests {
         let total = metrics.total();
         assert_eq!((total.requests, total.latency.count()), (10_800, 10_800));
         assert_eq!(metrics.last_request(), Some(now));
+    }
+
+    #[test]
+    fn what_is_asked_for_in_the_middle_of_a_minute_is_not_counted_twice() {
+        let metrics = AppMetrics::default();
+        let alone = Sample { process: None, ..sample(503, 1, 10_000) };
+        for round in 1..=3 {
+            metrics.record(&sample(200, 1, 10_000));
+            metrics.record(&alone);
+            assert_eq!((metrics.total().requests, metrics.process_totals()["v1/web.1"].requests), (2 * round, round));
+            let numbers = metrics.numbers(Resolution::Hour, Timestamp(10_000_000));
+            assert_eq!((numbers.app[0].requests, numbers.processes["v1/web.1"][0].requests), (2 * round, round));
+        }
+        assert_eq!(metrics.numbers(Resolution::Minute, Timestamp(10_000_000)).processes.len(), 1);
     }
 
     #[test]
