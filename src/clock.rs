@@ -31,22 +31,22 @@ impl Timestamp {
     /// Appends RFC 3339 in UTC with milliseconds: `2026-11-22T23:19:37.042Z`. Log lines begin with it, so no formatter is asked.
     pub fn push_rfc3339_millis(self, text: &mut String) {
         let (year, month, day, second_of_day) = self.civil();
-        let parts = [
-            (year, 1000, '-'),
-            (month, 10, '-'),
-            (day, 10, 'T'),
-            (second_of_day / 3600, 10, ':'),
-            (second_of_day / 60 % 60, 10, ':'),
-            (second_of_day % 60, 10, '.'),
-            (self.0.rem_euclid(1000), 100, 'Z'),
-        ];
-        for (number, mut unit, end) in parts {
-            while unit > 0 {
-                text.push(char::from(b'0' + (number / unit % 10) as u8));
-                unit /= 10;
+        let mut written = *b"0000-00-00T00:00:00.000Z";
+        for (mut number, digits) in [
+            (year, 0..4),
+            (month, 5..7),
+            (day, 8..10),
+            (second_of_day / 3600, 11..13),
+            (second_of_day / 60 % 60, 14..16),
+            (second_of_day % 60, 17..19),
+            (self.0.rem_euclid(1000), 20..23),
+        ] {
+            for digit in written[digits].iter_mut().rev() {
+                *digit = b'0' + (number % 10) as u8;
+                number /= 10;
             }
-            text.push(end);
         }
+        text.push_str(std::str::from_utf8(&written).unwrap_or_default());
     }
 
     /// Reads RFC 3339; fractions down to milliseconds and offsets are understood, anything else is `None`.

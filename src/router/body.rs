@@ -32,7 +32,7 @@ pub(super) struct Upload {
     http2: bool,
     /// It may go on after the answer.
     _under_way: UnderWay,
-    sending: Arc<Sending>,
+    sending: Sending,
     connection: Option<Arc<Connection>>,
     permission: Option<Pin<Box<Sleep>>>,
 }
@@ -47,9 +47,12 @@ pub(super) enum Broken {
     Short,
 }
 
-/// How far a request's body is, for whoever has to say what went wrong.
+/// How far a request's body is, for whoever has to say what went wrong. Of no body there is nothing to say.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Sending(Option<Arc<Steps>>);
+
 #[derive(Debug, Default)]
-pub(super) struct Sending {
+struct Steps {
     /// All of it has come.
     whole: AtomicBool,
     /// The client broke off, or broke the rules.
@@ -60,26 +63,35 @@ pub(super) struct Sending {
 
 impl Sending {
     pub fn is_whole(&self) -> bool {
-        self.whole.load(Ordering::Acquire)
+        self.0.as_ref().is_none_or(|steps| steps.whole.load(Ordering::Acquire))
     }
 
     pub fn is_broken(&self) -> bool {
-        self.broken.load(Ordering::Acquire)
+        self.0.as_ref().is_some_and(|steps| steps.broken.load(Ordering::Acquire))
+    }
+
+    fn is_permitted(&self) -> bool {
+        self.0.as_ref().is_none_or(|steps| steps.permitted.load(Ordering::Acquire))
     }
 
     pub fn permit(&self) {
-        self.permitted.store(true, Ordering::Release);
+        self.note(|steps| &steps.permitted);
+    }
+
+    fn note(&self, step: impl Fn(&Steps) -> &AtomicBool) {
+        if let Some(steps) = &self.0 {
+            step(steps).store(true, Ordering::Release);
+        }
     }
 }
 
 impl ClientBody {
     /// `asks`: the client waits for a word before it sends it.
-    pub fn new(incoming: Incoming, client: &Arc<Client>, asks: bool) -> (ClientBody, Arc<Sending>) {
-        let sending = Arc::<Sending>::default();
+    pub fn new(incoming: Incoming, client: &Arc<Client>, asks: bool) -> (ClientBody, Sending) {
         if incoming.is_end_stream() {
-            sending.whole.store(true, Ordering::Release);
-            return (ClientBody::Empty, sending);
+            return (ClientBody::Empty, Sending::default());
         }
+        let sending = Sending(Some(Arc::default()));
         let permission = asks.then(|| Box::pin(tokio::time::sleep(PERMISSION)));
         let (http2, _under_way) = (client.http2, client.begin());
         let upload = Upload { incoming, http2, _under_way, sending: sending.clone(), connection: None, permission };
@@ -96,7 +108,7 @@ impl ClientBody {
 
 impl Upload {
     fn end(&self) {
-        self.sending.whole.store(true, Ordering::Release);
+        self.sending.note(|steps| &steps.whole);
         if let Some(connection) = &self.connection {
             connection.sent();
         }
@@ -110,7 +122,7 @@ impl Body for ClientBody {
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let ClientBody::Upload(upload) = &mut *self else { return Poll::Ready(None) };
         if let Some(permission) = &mut upload.permission {
-            if !upload.sending.permitted.load(Ordering::Acquire) {
+            if !upload.sending.is_permitted() {
                 std::task::ready!(permission.as_mut().poll(context));
             }
             upload.permission = None;
@@ -126,7 +138,7 @@ impl Body for ClientBody {
         // Where the length is known, nobody asks for what comes after the last byte.
         let whole = ended || frame.is_none() || upload.incoming.size_hint().exact() == Some(0);
         if matches!(frame, Some(Err(_))) {
-            upload.sending.broken.store(true, Ordering::Release);
+            upload.sending.note(|steps| &steps.broken);
         } else if whole {
             upload.end();
         }

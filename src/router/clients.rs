@@ -17,7 +17,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, RawFd};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -58,8 +58,23 @@ struct Progress {
     under_way: AtomicUsize,
     /// Nothing can be said but through TLS.
     secure: bool,
-    /// It has idled for too long: TLS and HTTP/2 end a connection with a word.
-    farewell: Notify,
+    /// It speaks HTTP/2.
+    http2: AtomicBool,
+    farewell: Farewell,
+}
+
+/// That a connection is to end with what is under way on it: it has idled for too long, or we end.
+#[derive(Debug, Default)]
+struct Farewell {
+    bidden: AtomicBool,
+    told: Notify,
+}
+
+impl Farewell {
+    fn bid(&self) {
+        self.bidden.store(true, Ordering::Release);
+        self.told.notify_one();
+    }
 }
 
 impl Progress {
@@ -85,6 +100,28 @@ pub(super) struct Clients {
 struct Open {
     clients: HashMap<RawFd, Arc<Progress>>,
     addresses: HashMap<IpAddr, usize>,
+    /// Who is bidden farewell, whenever it came.
+    ending: Ending,
+}
+
+/// Which connections are to end with what is under way on them.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Ending {
+    #[default]
+    None,
+    /// Those of HTTP/2, to which that costs no request.
+    Streamed,
+    All,
+}
+
+impl Ending {
+    fn concerns(self, progress: &Progress) -> bool {
+        match self {
+            Ending::None => false,
+            Ending::Streamed => progress.http2.load(Ordering::Acquire),
+            Ending::All => true,
+        }
+    }
 }
 
 impl Clients {
@@ -133,7 +170,7 @@ impl Clients {
                 let _ = send(*descriptor, SLOW, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL);
             }
             if idles && is_over(&progress.idle_since, keep_alive) {
-                progress.farewell.notify_one();
+                progress.farewell.bid();
             }
             let dead =
                 idles && is_over(&progress.idle_since, keep_alive + FAREWELL) && is_over(&progress.took_at, stall);
@@ -141,6 +178,14 @@ impl Clients {
                 let _ = shutdown(*descriptor, nix::sys::socket::Shutdown::Both);
             }
         }
+    }
+
+    /// Lets connections end, those that are there and those that come.
+    pub fn end(&self, ending: Ending) {
+        let mut open = self.lock();
+        open.ending = ending.max(open.ending);
+        let concerned = open.clients.values().filter(|progress| open.ending.concerns(progress));
+        concerned.for_each(|progress| progress.farewell.bid());
     }
 
     /// How many have asked for something that they have not got yet.
@@ -230,9 +275,14 @@ impl Client {
         *self.trailing.lock().unwrap_or_else(PoisonError::into_inner) = Some(trailing);
     }
 
-    /// Comes about when the client has idled for too long.
+    /// Comes about when the connection is to end with what is under way on it.
     pub async fn farewell(&self) {
-        self.progress.farewell.notified().await;
+        self.progress.farewell.told.notified().await;
+    }
+
+    /// Whether `farewell` has come about, for whoever comes by often.
+    pub fn is_bidden_farewell(&self) -> bool {
+        self.progress.farewell.bidden.load(Ordering::Acquire)
     }
 
     fn framing(&self) -> MutexGuard<'_, Framing> {
@@ -300,6 +350,11 @@ impl ClientStream {
             place.progress.head_since.store(0, Ordering::Release);
         }
         place.progress.took_at.store(place.clients.now(), Ordering::Release);
+        place.progress.http2.store(http2, Ordering::Release);
+        // Whoever is told from here on is told that it speaks HTTP/2.
+        if place.clients.lock().ending.concerns(&place.progress) {
+            place.progress.farewell.bid();
+        }
         let address = canonical(client.map_or(place.address, |client| client.ip()));
         let client = Client {
             address,

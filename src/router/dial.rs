@@ -6,6 +6,7 @@
 //! closed: that is how idle ones of a target that left are closed, and silent ones are cut.
 
 use super::ticks::Ticks;
+use super::wire::write_pieces;
 use nix::errno::Errno;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, Shutdown, recvmsg, shutdown};
 use std::collections::HashMap;
@@ -247,7 +248,7 @@ impl AsyncWrite for AppStream {
         buffers: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let length = buffers.iter().map(|buffer| buffer.len()).sum();
-        self.write(length, |stream| stream.poll_write_vectored(context, buffers))
+        self.write(length, |stream| write_pieces(stream, context, buffers))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -289,6 +290,8 @@ async fn ask(socket: &Path) -> Result<TcpStream, DialError> {
             // Also tells a TCP socket from anything else that might have been handed over.
             stream.peer_addr().map_err(DialError::Broken)?;
             stream.set_nonblocking(true).map_err(DialError::Broken)?;
+            // A small piece of an upload or a message must not wait until the app has acknowledged the one before.
+            stream.set_nodelay(true).map_err(DialError::Broken)?;
             TcpStream::from_std(stream).map_err(DialError::Broken)
         }
         (Some(b'R') | None, _) => Err(DialError::Refused),

@@ -129,7 +129,7 @@ impl Drop for Exchange {
         }
         let entry = Entry {
             method: self.method.as_str(),
-            path: request::path_of(&self.uri).as_bytes(),
+            path: request::path_of(&self.uri),
             host: &self.host,
             request_id: self.name(),
             client: self.written_address.to_str().unwrap_or_default(),

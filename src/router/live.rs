@@ -158,6 +158,12 @@ impl LiveTarget {
         self.down.load(Ordering::Acquire)
     }
 
+    /// Whether others are preferred to it. `now`: milliseconds since the start.
+    fn is_failing(&self, now: impl Fn() -> u64) -> bool {
+        let avoided_until = self.avoided_until.load(Ordering::Acquire);
+        self.is_down() || (avoided_until > 0 && avoided_until > now())
+    }
+
     fn enter(self: &Arc<LiveTarget>) -> Option<InFlight> {
         let step = |gate: u64| (gate & OPEN != 0).then_some(gate + 1);
         self.gate.fetch_update(Ordering::AcqRel, Ordering::Acquire, step).ok()?;
@@ -179,7 +185,7 @@ impl LiveTarget {
 
 /// An app of the table in use.
 pub(super) struct LiveApp {
-    pub name: AppName,
+    pub name: Arc<AppName>,
     pub notice: Option<Notice>,
     pub noindex: bool,
     pub hold: bool,
@@ -205,7 +211,7 @@ pub(super) enum Choice {
 impl LiveApp {
     /// The active target with the fewest requests pending, in turn among equals. Those that just failed come last,
     /// those `tried` by this request never.
-    pub fn choose(&self, tried: &[u64], now: u64) -> Choice {
+    pub fn choose(&self, tried: &[u64], now: impl Fn() -> u64) -> Choice {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let count = self.active.len();
         // Spread evenly: at 25 % every fourth request.
@@ -217,9 +223,8 @@ impl LiveApp {
             .map(|offset| &self.active[(turn.wrapping_add(offset)) % count])
             .filter(|target| !tried.contains(&target.number));
         let best = candidates.min_by_key(|target| {
-            let failing = target.is_down() || target.avoided_until.load(Ordering::Acquire) > now;
             let aside = canary.is_some_and(|(release, wanted)| (target.release == release) != wanted);
-            (failing, aside, target.in_flight())
+            (target.is_failing(&now), aside, target.in_flight())
         });
         match best {
             None => Choice::Nothing,
@@ -420,7 +425,7 @@ impl Routes {
 
 fn live_app(name: &AppName, route: &Route, active: Vec<Arc<LiveTarget>>, metrics: Arc<AppMetrics>) -> LiveApp {
     LiveApp {
-        name: name.clone(),
+        name: Arc::new(name.clone()),
         notice: route.notice,
         noindex: route.noindex,
         hold: route.hold,

@@ -1,6 +1,7 @@
 //! The router's log: a line per request in Heroku's form, to a bounded file and to a short memory per app.
 //!
-//! Requests never wait for it: lines go through a bounded queue to one writer, and what does not fit is counted.
+//! Requests never wait for it: lines gather in a bounded buffer until the one writer takes all of it, and what does not fit is
+//! counted.
 
 use super::errors::Code;
 use super::tail::{Tail, TailLine};
@@ -8,19 +9,20 @@ use super::ticks::milliseconds;
 use crate::clock::Timestamp;
 use crate::domain::AppName;
 use serde::{Deserialize, Serialize};
+use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Lines that wait for the writer.
-const QUEUE: usize = 8192;
+/// Bytes of lines that may wait for the writer, and those that its buffer keeps room for.
+const WAITING: usize = 4 * 1024 * 1024;
+const ROOM: usize = 256 * 1024;
 /// For how long lines gather that come one after the other. To wake the writer for each line would cost every request a switch
 /// of threads; if many gathered, requests would wait for it where there is one core.
 const GATHERED: Duration = Duration::from_millis(5);
@@ -40,7 +42,7 @@ const SHOWN: usize = 1024;
 /// What a line tells of a request.
 pub(super) struct Entry<'a> {
     pub method: &'a str,
-    pub path: &'a [u8],
+    pub path: &'a str,
     pub host: &'a str,
     pub request_id: &'a str,
     pub client: &'a str,
@@ -65,11 +67,11 @@ impl Entry<'_> {
             None => line.push_str("at=info "),
         }
         line.push_str("method=");
-        escape(self.method.as_bytes(), line);
+        escape(self.method, line);
         line.push_str(" path=\"");
         escape(self.path, line);
         line.push_str("\" host=");
-        escape(self.host.as_bytes(), line);
+        escape(self.host, line);
         for text in
             [" request_id=", self.request_id, " fwd=\"", self.client, "\" dyno=", self.process.unwrap_or_default()]
         {
@@ -90,22 +92,22 @@ impl Entry<'_> {
     }
 }
 
-fn number(number: u64, line: &mut String) {
-    let mut unit = 1_u64;
-    while number / unit >= 10 {
-        unit *= 10;
+fn number(mut number: u64, line: &mut String) {
+    let mut digits = [b'0'; 20];
+    let mut first = digits.len();
+    while first == digits.len() || number > 0 {
+        first -= 1;
+        digits[first] += (number % 10) as u8;
+        number /= 10;
     }
-    while unit > 0 {
-        line.push(char::from(b'0' + (number / unit % 10) as u8));
-        unit /= 10;
-    }
+    line.push_str(std::str::from_utf8(&digits[first..]).unwrap_or_default());
 }
 
-fn escape(bytes: &[u8], line: &mut String) {
-    let shown = &bytes[..bytes.len().min(SHOWN)];
+fn escape(text: &str, line: &mut String) {
+    let shown = &text.as_bytes()[..text.len().min(SHOWN)];
     let is_plain = |byte: &u8| matches!(byte, b'!'..=b'~') && !matches!(byte, b'"' | b'\\');
-    match std::str::from_utf8(shown) {
-        Ok(plain) if shown.iter().all(is_plain) => line.push_str(plain),
+    match text.get(..shown.len()) {
+        Some(plain) if shown.iter().all(is_plain) => line.push_str(plain),
         _ => {
             for byte in shown {
                 match byte {
@@ -121,16 +123,91 @@ fn escape(bytes: &[u8], line: &mut String) {
             }
         }
     }
-    if bytes.len() > SHOWN {
+    if text.len() > SHOWN {
         line.push_str("...");
     }
 }
 
 /// Where lines go; cheap to clone.
 #[derive(Clone)]
-pub(super) struct Log {
-    queue: SyncSender<Message>,
+pub(super) struct Log(Arc<Open>);
+
+/// What all of a log's ends share. The writer ends after this.
+struct Open {
+    queue: Arc<Queue>,
     memory: Arc<Memory>,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.queue.lock().ended = true;
+        self.queue.came.notify_one();
+    }
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: Mutex<Waiting>,
+    came: Condvar,
+}
+
+/// What the writer has not taken yet.
+#[derive(Default)]
+struct Waiting {
+    /// Lines with their ends.
+    text: String,
+    steps: Vec<Step>,
+    ended: bool,
+}
+
+enum Step {
+    /// The text up to there is one line of the app, or of none.
+    Line(Option<Arc<AppName>>, usize),
+    Forget(AppName),
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, mut waiting: MutexGuard<'_, Waiting>, step: Step) {
+        waiting.steps.push(step);
+        if waiting.steps.len() == 1 {
+            drop(waiting);
+            self.came.notify_one();
+        }
+    }
+
+    /// Whether there was room for a line.
+    fn line(&self, app: Option<&Arc<AppName>>, line: &str) -> bool {
+        let mut waiting = self.lock();
+        if waiting.text.len() + line.len() >= WAITING {
+            return false;
+        }
+        waiting.text.push_str(line);
+        waiting.text.push('\n');
+        let end = waiting.text.len();
+        self.push(waiting, Step::Line(app.cloned(), end));
+        true
+    }
+
+    /// Waits for something to come and puts it in place of what was taken before; `false` after the end.
+    fn take(&self, taken: &mut Waiting) -> bool {
+        let waiting = self.came.wait_while(self.lock(), |waiting| waiting.steps.is_empty() && !waiting.ended);
+        let mut waiting = waiting.unwrap_or_else(PoisonError::into_inner);
+        taken.text.clear();
+        taken.text.shrink_to(ROOM);
+        taken.steps.clear();
+        std::mem::swap(&mut taken.text, &mut waiting.text);
+        std::mem::swap(&mut taken.steps, &mut waiting.steps);
+        !taken.steps.is_empty()
+    }
+}
+
+thread_local! {
+    /// The line that is being written: none has to ask for memory of its own.
+    static LINE: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
 #[derive(Default)]
@@ -165,23 +242,10 @@ impl Strangers {
     }
 }
 
-/// A line as far as who says it and when.
-fn begun(now: Timestamp) -> String {
-    let mut line = String::with_capacity(384);
-    now.push_rfc3339_millis(&mut line);
-    line.push_str(" landfall[router]: ");
-    line
-}
-
-enum Message {
-    Line { app: Option<AppName>, line: String },
-    Forget(AppName),
-}
-
 /// One app's last lines. Cursors go up over restarts of the router, since they begin with the time.
 #[derive(Default)]
 struct Ring {
-    lines: VecDeque<(u64, Arc<String>)>,
+    lines: VecDeque<(u64, Arc<str>)>,
     bytes: usize,
     next: u64,
     /// Lines since the router started.
@@ -199,48 +263,55 @@ impl Log {
     /// Starts the writer, which ends when the last `Log` is dropped.
     pub fn start(folder: &Path, now: Timestamp) -> io::Result<Log> {
         let file = Turning::open(folder.join("router.log"), FILE_BYTES)?;
-        let (queue, lines) = sync_channel(QUEUE);
-        let memory = Arc::new(Memory::default());
-        let writer_memory = memory.clone();
+        let (queue, memory) = (Arc::<Queue>::default(), Arc::<Memory>::default());
+        let log = Log(Arc::new(Open { queue: queue.clone(), memory: memory.clone() }));
         // A thousand lines a millisecond are more than there can be.
         let first = u64::try_from(now.0).unwrap_or(0).saturating_mul(1000);
         std::thread::Builder::new()
             .name("router-log".into())
-            .spawn(move || write_lines(file, &lines, &writer_memory, first))?;
-        Ok(Log { queue, memory })
+            .spawn(move || write_lines(file, &queue, &memory, first))?;
+        Ok(log)
     }
 
-    pub fn request(&self, app: Option<&AppName>, now: Timestamp, entry: &Entry<'_>) {
+    pub fn request(&self, app: Option<&Arc<AppName>>, now: Timestamp, entry: &Entry<'_>) {
         if app.is_none() {
-            let mut strangers = self.memory.strangers.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut strangers = self.0.memory.strangers.lock().unwrap_or_else(PoisonError::into_inner);
             match strangers.admit(now.0 / 1000) {
                 None => return,
                 Some(0) => {}
-                Some(count) => {
-                    let mut line = begun(now);
+                Some(count) => self.line(None, now, |line| {
                     let _ = write!(line, "at=info desc=\"Unknown hosts\" left_out={count}");
-                    self.send(Message::Line { app: None, line });
-                }
+                }),
             }
         }
-        let mut line = begun(now);
-        entry.write(&mut line);
-        self.send(Message::Line { app: app.cloned(), line });
+        self.line(app, now, |line| entry.write(line));
+    }
+
+    fn line(&self, app: Option<&Arc<AppName>>, now: Timestamp, write: impl FnOnce(&mut String)) {
+        LINE.with_borrow_mut(|line| {
+            line.clear();
+            now.push_rfc3339_millis(line);
+            line.push_str(" landfall[router]: ");
+            write(line);
+            if !self.0.queue.line(app, line) {
+                self.0.memory.dropped.fetch_add(1, Ordering::Relaxed);
+            }
+        });
     }
 
     /// Drops the memory of an app that is gone.
     pub fn forget(&self, app: &AppName) {
-        self.send(Message::Forget(app.clone()));
+        self.0.queue.push(self.0.queue.lock(), Step::Forget(app.clone()));
     }
 
     /// The lines of all apps after a cursor, oldest first.
     pub fn tail(&self, after: u64, limit: usize) -> (Vec<TailLine>, u64) {
-        self.memory.tail().after(after, limit)
+        self.0.memory.tail().after(after, limit)
     }
 
     /// The lines after a cursor (0 for all that are kept), oldest first, at most `limit`.
     pub fn after(&self, app: &AppName, cursor: u64, limit: usize) -> Vec<LogLine> {
-        let rings = self.memory.lock();
+        let rings = self.0.memory.lock();
         let lines = rings.get(app).into_iter().flat_map(|ring| &ring.lines);
         let lines = lines.filter(|(number, _)| *number > cursor).take(limit);
         lines.map(|(number, line)| LogLine { cursor: *number, line: line.to_string() }).collect()
@@ -248,37 +319,31 @@ impl Log {
 
     /// Lines that did not fit into the queue since the start.
     pub fn dropped(&self) -> u64 {
-        self.memory.dropped.load(Ordering::Relaxed)
-    }
-
-    fn send(&self, message: Message) {
-        match self.queue.try_send(message) {
-            Ok(()) => {}
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
-                self.memory.dropped.fetch_add(1, Ordering::Relaxed);
-            }
-        }
+        self.0.memory.dropped.load(Ordering::Relaxed)
     }
 }
 
 impl Memory {
-    fn keep(&self, messages: Vec<Message>, first: u64) {
+    fn keep(&self, taken: &mut Waiting, first: u64) {
         let (mut rings, mut tail) = (self.lock(), self.tail());
-        for message in messages {
-            match message {
-                Message::Line { app: Some(app), line } => {
-                    if !rings.contains_key(&app) {
-                        rings.insert(app.clone(), Ring::default());
+        let mut start = 0;
+        for step in taken.steps.drain(..) {
+            match step {
+                Step::Line(app, end) => {
+                    let line = taken.text[start..end].trim_end_matches('\n');
+                    start = end;
+                    let Some(app) = app else { continue };
+                    if !rings.contains_key(app.as_ref()) {
+                        rings.insert(AppName::clone(&app), Ring::default());
                     }
-                    if let Some(ring) = rings.get_mut(&app) {
-                        let line = Arc::new(line);
+                    if let Some(ring) = rings.get_mut(app.as_ref()) {
+                        let line = Arc::<str>::from(line);
                         ring.count += 1;
                         tail.push(app, ring.count, line.clone());
                         ring.push(line, first);
                     }
                 }
-                Message::Line { app: None, .. } => {}
-                Message::Forget(app) => {
+                Step::Forget(app) => {
                     rings.remove(&app);
                 }
             }
@@ -295,7 +360,7 @@ impl Memory {
 }
 
 impl Ring {
-    fn push(&mut self, line: Arc<String>, first: u64) {
+    fn push(&mut self, line: Arc<str>, first: u64) {
         self.next = (self.next + 1).max(first);
         self.bytes += line.len();
         self.lines.push_back((self.next, line));
@@ -308,19 +373,13 @@ impl Ring {
     }
 }
 
-fn write_lines(mut file: Turning, lines: &Receiver<Message>, memory: &Memory, first: u64) {
-    // One wake-up for whatever has gathered, one flush for all of it. A line that comes alone is written at once.
+fn write_lines(mut file: Turning, queue: &Queue, memory: &Memory, first: u64) {
+    // One wake-up and one write for whatever has gathered. A line that comes alone is written at once.
     let mut woken = Instant::now();
-    while let Ok(message) = lines.recv() {
-        let mut gathered = vec![message];
-        gathered.extend(lines.try_iter().take(QUEUE));
-        for message in &gathered {
-            if let Message::Line { line, .. } = message {
-                file.line(line);
-            }
-        }
-        file.flush();
-        memory.keep(gathered, first);
+    let mut taken = Waiting::default();
+    while queue.take(&mut taken) {
+        file.write(&taken.text);
+        memory.keep(&mut taken, first);
         if woken.elapsed() < GATHERED {
             std::thread::sleep(GATHERED);
         }
@@ -333,7 +392,7 @@ struct Turning {
     path: PathBuf,
     limit: u64,
     written: u64,
-    file: BufWriter<File>,
+    file: File,
     failing: bool,
 }
 
@@ -341,26 +400,32 @@ impl Turning {
     fn open(path: PathBuf, limit: u64) -> io::Result<Turning> {
         let file = append(&path)?;
         let written = file.metadata()?.len();
-        Ok(Turning { path, limit, written, file: BufWriter::new(file), failing: false })
+        Ok(Turning { path, limit, written, file, failing: false })
     }
 
-    fn line(&mut self, line: &str) {
-        if self.written + line.len() as u64 > self.limit {
+    /// Writes whole lines, far fewer than a file holds. It ends with the last one that it has room for.
+    fn write(&mut self, lines: &str) {
+        let room = usize::try_from(self.limit.saturating_sub(self.written)).unwrap_or(usize::MAX);
+        let fits = match lines.as_bytes().get(..room) {
+            Some(within) => within.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1),
+            None => lines.len(),
+        };
+        let (now, later) = lines.split_at(fits);
+        self.append(now);
+        if !later.is_empty() {
             let turned = self.turn();
             self.tell(turned);
+            self.append(later);
         }
-        let result = self.file.write_all(line.as_bytes()).and_then(|()| self.file.write_all(b"\n"));
-        self.written += line.len() as u64 + 1;
-        self.tell(result);
     }
 
-    fn flush(&mut self) {
-        let result = self.file.flush();
+    fn append(&mut self, lines: &str) {
+        let result = self.file.write_all(lines.as_bytes());
+        self.written += lines.len() as u64;
         self.tell(result);
     }
 
     fn turn(&mut self) -> io::Result<()> {
-        self.file.flush()?;
         let older = |number: usize| self.path.with_extension(format!("log.{number}"));
         for number in (1..KEPT_FILES).rev() {
             match std::fs::rename(older(number), older(number + 1)) {
@@ -369,7 +434,7 @@ impl Turning {
             }
         }
         std::fs::rename(&self.path, older(1))?;
-        self.file = BufWriter::new(append(&self.path)?);
+        self.file = append(&self.path)?;
         self.written = 0;
         Ok(())
     }
@@ -395,7 +460,7 @@ fn append(path: &Path) -> io::Result<File> {
 mod tests {
     use super::*;
 
-    fn entry(path: &[u8]) -> Entry<'_> {
+    fn entry(path: &str) -> Entry<'_> {
         Entry {
             method: "GET",
             path,
@@ -421,11 +486,11 @@ mod tests {
     #[test]
     fn lines_are_in_herokus_form() {
         assert_eq!(
-            line(&entry(b"/")),
+            line(&entry("/")),
             "at=info method=GET path=\"/\" host=hello.localhost request_id=8601b555-6a83-4c12-8269-97c8e32cdb22 \
              fwd=\"204.204.204.204\" dyno=web.1 connect=1ms service=18ms status=200 bytes=13 protocol=http"
         );
-        let failed = Entry { code: Some(Code::H12), status: 503, connect: None, process: None, ..entry(b"/slow") };
+        let failed = Entry { code: Some(Code::H12), status: 503, connect: None, process: None, ..entry("/slow") };
         assert_eq!(
             line(&failed),
             "at=error code=H12 desc=\"Request timeout\" method=GET path=\"/slow\" host=hello.localhost \
@@ -447,9 +512,27 @@ mod tests {
 
     #[test]
     fn hostile_paths_stay_inside_their_quotes() {
-        let hostile = line(&entry(b"/\"\\\n\r\x1b[31m\xff at=error"));
-        assert!(hostile.contains(r#"path="/\"\\\x0a\x0d\x1b[31m\xff\x20at=error""#), "{hostile}");
-        assert!(line(&entry(&[b'a'; 5000])).len() < 2 * SHOWN);
+        let hostile = line(&entry("/\"\\\n\r\x1b[31mÿ at=error"));
+        assert!(hostile.contains(r#"path="/\"\\\x0a\x0d\x1b[31m\xc3\xbf\x20at=error""#), "{hostile}");
+        assert!(line(&entry(&"a".repeat(5000))).len() < 2 * SHOWN);
+        assert!(line(&entry(&format!("/{}", "é".repeat(5000)))).len() < 5 * SHOWN, "cut within a letter");
+    }
+
+    #[test]
+    fn what_waits_for_the_writer_is_bounded_and_taken_whole() {
+        let (queue, app) = (Queue::default(), Arc::new("one".parse::<AppName>().unwrap()));
+        let line = "x".repeat(1023);
+        let lines = (0..).take_while(|_| queue.line(Some(&app), &line)).count();
+        assert_eq!(lines, WAITING / 1024);
+        queue.lock().ended = true;
+        let (mut taken, memory) = (Waiting::default(), Memory::default());
+        assert!(queue.take(&mut taken));
+        assert_eq!((taken.text.len(), taken.steps.len()), (lines * 1024, lines));
+        memory.keep(&mut taken, 1);
+        let (tail, _) = memory.tail().after(0, 10_000);
+        assert!(tail.len() == lines && tail.iter().all(|kept| kept.line == line && kept.app == *app));
+        assert!(queue.line(None, "later") && queue.take(&mut taken) && taken.text == "later\n");
+        assert!(!queue.take(&mut taken), "the end");
     }
 
     #[test]
@@ -458,22 +541,22 @@ mod tests {
         let path = folder.path().join("router.log");
         let mut file = Turning::open(path.clone(), 1000).unwrap();
         for number in 0..200 {
-            file.line(&format!("line {number} {}", "x".repeat(80)));
+            file.write(&format!("line {number} {}\n", "x".repeat(80)));
         }
-        file.flush();
+        file.write(&(200..220).map(|number| format!("line {number}\n")).collect::<String>());
         let sizes: Vec<u64> =
             std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len()).collect();
         assert_eq!(sizes.len(), 3, "{sizes:?}");
         assert!(sizes.iter().all(|size| *size <= 1000), "{sizes:?}");
-        assert!(std::fs::read_to_string(&path).unwrap().contains("line 199"));
+        assert!(std::fs::read_to_string(&path).unwrap().contains("line 219\n"));
 
         let mut ring = Ring::default();
         for number in 0..2000 {
-            ring.push(Arc::new(format!("line {number}")), 0);
+            ring.push(format!("line {number}").into(), 0);
         }
         assert_eq!((ring.lines.len(), ring.lines[0].0), (RING_LINES, 501));
         for _ in 0..2000 {
-            ring.push(Arc::new("x".repeat(2000)), 0);
+            ring.push("x".repeat(2000).into(), 0);
         }
         assert!(ring.bytes <= RING_BYTES && ring.lines.len() == RING_BYTES / 2000);
     }

@@ -16,7 +16,7 @@ use super::live::{Choice, InFlight, LiveApp, Routes};
 use super::log::Log;
 use super::metrics::AppInFlight;
 use super::pages::Pages;
-use super::request;
+use super::request::{self, X_REQUEST_ID};
 use super::siblings;
 use super::table::{Notice, normalise_host};
 use super::trailers::Trailers;
@@ -44,7 +44,6 @@ const ATTEMPTS: usize = 16;
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const X_REQUEST_START: HeaderName = HeaderName::from_static("x-request-start");
 const X_ROBOTS_TAG: HeaderName = HeaderName::from_static("x-robots-tag");
 
@@ -158,8 +157,8 @@ impl Proxy {
         if let Some(port) = self.secure_port.filter(|_| options.redirect && !secure && covered(&exchange.host)) {
             // The same address with TLS, whatever was asked. What a body of the request is, nobody reads.
             let port = if port == 443 { String::new() } else { format!(":{port}") };
-            let path = request::origin_form(&head.uri).map(|uri| uri.to_string()).unwrap_or_default();
-            let path = if path.starts_with('/') { path.as_str() } else { "/" };
+            let path = request::path_of(&head.uri);
+            let path = if path.starts_with('/') { path } else { "/" };
             let to = format!("https://{}{port}{path}", exchange.host);
             let answer = written(308, &[(header::LOCATION, &to), (header::CONNECTION, "close")], Vec::new());
             return Err(Stop::Answered(answer));
@@ -191,6 +190,7 @@ impl Proxy {
         let repeatable = head.method.is_idempotent() && whole;
         // Whether its connection may have served, and may serve, others.
         let shared = repeatable && !upgrade;
+        let copy = repeatable.then(|| head.clone());
         let mut head = Some(self.head_for_app(exchange, head, upgrade, whole)?);
         for _ in 0..ATTEMPTS {
             exchange.inside = None;
@@ -216,10 +216,11 @@ impl Proxy {
                 }
             };
             exchange.connect = Some(if reused { Duration::ZERO } else { dialled.elapsed() });
-            let Some(parts) = head.take() else { break };
-            if repeatable {
-                head = Some(parts.clone());
-            }
+            let parts = match (head.take(), &copy) {
+                (Some(parts), _) => parts,
+                (None, Some(copy)) => self.head_for_app(exchange, copy.clone(), upgrade, whole)?,
+                (None, None) => break,
+            };
             body.over(&link.connection);
             let mut request = Request::from_parts(parts, body);
             if expects {
@@ -280,7 +281,7 @@ impl Proxy {
     async fn target(&self, exchange: &mut Exchange) -> Result<InFlight, Refusal> {
         // Mostly the app that it was let in to has a process free; if a newer table holds by now, a gate tells.
         if let Some(app) = exchange.app.as_ref().filter(|_| exchange.process.is_none())
-            && let Choice::Target(inside) = app.choose(&exchange.tried, self.routes.now())
+            && let Choice::Target(inside) = app.choose(&exchange.tried, || self.routes.now())
         {
             return Ok(inside);
         }
@@ -293,7 +294,7 @@ impl Proxy {
             // Looked up afresh each time: a swap may have come since the request arrived or failed elsewhere.
             let app = self.routes.app_of(&exchange.host).ok_or(Refusal::bare(404))?;
             exchange.app = Some(app.clone());
-            match app.choose(&exchange.tried, self.routes.now()) {
+            match app.choose(&exchange.tried, || self.routes.now()) {
                 Choice::Target(inside) => return Ok(inside),
                 // The gate was shut after the new table had become the one to look in, so the next look differs.
                 Choice::LookAgain => {
@@ -373,7 +374,8 @@ impl Proxy {
             }
             join_cookies(headers);
         }
-        request::end_hop(headers, upgrade);
+        // A client's word on where it comes from is dropped; the router's own follows.
+        request::end_hop(headers, upgrade, request::is_forwarding);
         if exchange.takes_trailers && !upgrade {
             headers.insert(header::TE, HeaderValue::from_static("trailers"));
             headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
@@ -382,11 +384,6 @@ impl Proxy {
             headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
         access::conceal(headers, exchange.let_in.is_some());
-        let foreign: Vec<HeaderName> =
-            headers.keys().filter(|name| request::is_forwarding(name.as_str())).cloned().collect();
-        for name in foreign {
-            headers.remove(name);
-        }
         let origin = &exchange.origin;
         headers.reserve(6);
         headers.insert(X_FORWARDED_FOR, exchange.written_address.clone());
@@ -401,7 +398,7 @@ impl Proxy {
             None => HeaderValue::from_static(version),
         };
         headers.insert(header::VIA, via);
-        head.uri = request::origin_form(&head.uri).map_err(|_| Refusal::bare(400))?;
+        head.uri = request::origin_form(head.uri).map_err(|_| Refusal::bare(400))?;
         head.version = Version::HTTP_11;
         Ok(head)
     }
@@ -412,7 +409,7 @@ impl Proxy {
         let (mut head, incoming) = response.into_parts();
         let headers = &mut head.headers;
         let chunked = headers.contains_key(header::TRANSFER_ENCODING);
-        request::end_hop(headers, tunnel.is_some());
+        request::end_hop(headers, tunnel.is_some(), |_| false);
         if chunked {
             // Its chunks are what ends it.
             headers.remove(header::CONTENT_LENGTH);
@@ -575,13 +572,15 @@ fn join_cookies(headers: &mut HeaderMap) {
 /// the app says would be passed on, and codings other than chunked.
 fn check_answer(response: &Response<Incoming>, upgrade: bool) -> Result<(), Refusal> {
     let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-    let codings = response.headers().get_all(header::TRANSFER_ENCODING);
-    let chunked = codings.iter().all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
+    // One at most, and a good one.
+    let is_clear = |name: HeaderName, good: fn(&[u8]) -> bool| {
+        let mut all = response.headers().get_all(name).iter();
+        all.next().is_none_or(|first| good(first.as_bytes())) && all.next().is_none()
+    };
+    let chunked = is_clear(header::TRANSFER_ENCODING, |coding| coding.eq_ignore_ascii_case(b"chunked"));
     // The library takes `5, 5` for 5 and passes it on as it was written.
-    let lengths = response.headers().get_all(header::CONTENT_LENGTH);
-    let number = lengths.iter().all(|length| length.as_bytes().iter().all(u8::is_ascii_digit));
-    let one_each = codings.iter().count() <= 1 && lengths.iter().count() <= 1;
-    if (switched && !upgrade) || !chunked || !number || !one_each {
+    let length = is_clear(header::CONTENT_LENGTH, |length| length.iter().all(u8::is_ascii_digit));
+    if (switched && !upgrade) || !chunked || !length {
         return Err(Refusal::coded(503, Code::H17));
     }
     Ok(())

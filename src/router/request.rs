@@ -17,6 +17,8 @@ const MAX_HEADER: usize = 8 * 1024;
 /// Headers of one request.
 const MAX_HEADERS: usize = 96;
 
+pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
 const MALFORMED: Refusal = Refusal::bare(400);
 
 /// What follows a head.
@@ -48,14 +50,11 @@ pub(super) fn check_head(raw: &[u8]) -> Result<Body, Refusal> {
         if line.len() > MAX_HEADER || count > MAX_HEADERS {
             return Err(Refusal::bare(431));
         }
-        let colon = line.iter().position(|byte| *byte == b':').ok_or(MALFORMED)?;
+        let colon = line.iter().position(|byte| !is_token(*byte)).ok_or(MALFORMED)?;
+        if colon == 0 || line[colon] != b':' {
+            return Err(MALFORMED);
+        }
         let (name, value) = (&line[..colon], trim(&line[colon + 1..]));
-        if name.is_empty() || !name.iter().all(|byte| is_token(*byte)) {
-            return Err(MALFORMED);
-        }
-        if value.iter().any(|byte| (*byte < b' ' && *byte != b'\t') || *byte == 0x7f) {
-            return Err(MALFORMED);
-        }
         let named = |wanted: &str| name.eq_ignore_ascii_case(wanted.as_bytes());
         if named("host") {
             hosts += 1;
@@ -106,7 +105,7 @@ pub(super) fn check_streamed_head(head: &Parts) -> Result<(), Refusal> {
     if head.headers.len() > MAX_HEADERS || head.headers.values().any(|value| value.len() > MAX_HEADER) {
         return Err(Refusal::bare(431));
     }
-    if HOP_BY_HOP.iter().any(|name| *name != header::TE && head.headers.contains_key(name)) {
+    if head.headers.keys().any(|name| name != header::TE && is_hop_by_hop(name)) {
         return Err(MALFORMED);
     }
     let lengths: Vec<_> = head.headers.get_all(header::CONTENT_LENGTH).iter().collect();
@@ -130,7 +129,7 @@ pub(super) fn host_of(head: &Parts) -> Result<&str, Refusal> {
         (None, Some(authority)) => authority,
         (Some(Err(_)) | None, _) => return Err(MALFORMED),
     };
-    if other.is_some() || host.contains('@') { Err(MALFORMED) } else { Ok(host) }
+    if other.is_some() || host.as_bytes().contains(&b'@') { Err(MALFORMED) } else { Ok(host) }
 }
 
 /// A target's path and query without scheme and authority, as they were written.
@@ -139,23 +138,21 @@ pub(super) fn path_of(uri: &Uri) -> &str {
 }
 
 /// A target as an app gets it.
-pub(super) fn origin_form(uri: &Uri) -> Result<Uri, http::Error> {
-    match uri.path_and_query() {
-        Some(path) => Uri::builder().path_and_query(path.clone()).build(),
+pub(super) fn origin_form(uri: Uri) -> Result<Uri, http::Error> {
+    if uri.authority().is_none() {
+        return Ok(uri);
+    }
+    match uri.into_parts().path_and_query {
+        Some(path) => Uri::builder().path_and_query(path).build(),
         None => Ok(Uri::from_static("/")),
     }
 }
 
 /// What concerns one connection alone (RFC 9110, 7.6.1), and what people have taken for it.
-const HOP_BY_HOP: [HeaderName; 7] = [
-    header::CONNECTION,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-    header::TE,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    HeaderName::from_static("proxy-authorization"),
-];
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    let others = ["keep-alive", "proxy-authorization", "proxy-connection", "te", "transfer-encoding", "upgrade"];
+    name == header::CONNECTION || others.contains(&name.as_str())
+}
 
 /// The words of a header that is a list, in whichever lines they stand.
 pub(super) fn words(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
@@ -164,19 +161,19 @@ pub(super) fn words(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item
 }
 
 /// Takes out what concerns one connection alone, and what `Connection` says does. What says where a message ends or whom it
-/// is for is not for it to say. `upgrade`: the next connection is to change to the same protocol.
-pub(super) fn end_hop(headers: &mut HeaderMap, upgrade: bool) {
-    let protocol = headers.get(header::UPGRADE).filter(|_| upgrade).cloned();
-    if headers.contains_key(header::CONNECTION) {
-        let named: Vec<HeaderName> = words(headers, header::CONNECTION)
-            .filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok())
-            .filter(|name| *name != header::HOST && *name != header::CONTENT_LENGTH)
-            .collect();
-        for name in named {
-            headers.remove(name);
-        }
+/// is for is not for it to say. `upgrade`: the next connection is to change to the same protocol. `foreign`: what else does
+/// not go further.
+pub(super) fn end_hop(headers: &mut HeaderMap, upgrade: bool, foreign: impl Fn(&HeaderName) -> bool) {
+    let protocol = if upgrade { headers.get(header::UPGRADE).cloned() } else { None };
+    let ends = |name: &HeaderName| is_hop_by_hop(name) || foreign(name);
+    let mut gone: Vec<HeaderName> = headers.keys().filter(|name| ends(name)).cloned().collect();
+    if gone.contains(&header::CONNECTION) {
+        let named = words(headers, header::CONNECTION)
+            .filter(|word| !["close", "keep-alive", "upgrade"].contains(word))
+            .filter_map(|word| HeaderName::from_bytes(word.as_bytes()).ok());
+        gone.extend(named.filter(|name| *name != header::HOST && *name != header::CONTENT_LENGTH));
     }
-    for name in &HOP_BY_HOP {
+    for name in gone {
         headers.remove(name);
     }
     if let Some(protocol) = protocol {
@@ -223,7 +220,7 @@ fn check_request_line(line: &[u8]) -> Result<&[u8], Refusal> {
     Ok(version)
 }
 
-/// Lines that end in CR LF; a CR or LF by itself, or a NUL, is an error.
+/// Lines that end in CR LF; a CR or LF by itself, or any other control character but the tab, is an error.
 struct Lines<'a>(Option<&'a [u8]>);
 
 impl<'a> Iterator for Lines<'a> {
@@ -231,7 +228,7 @@ impl<'a> Iterator for Lines<'a> {
 
     fn next(&mut self) -> Option<Self::Item> {
         let rest = self.0.take()?;
-        let end = rest.iter().position(|byte| matches!(byte, b'\r' | b'\n' | 0));
+        let end = rest.iter().position(|byte| (*byte < b' ' && *byte != b'\t') || *byte == 0x7f);
         let Some(end) = end else { return Some(Ok(rest)) };
         if !rest[end..].starts_with(b"\r\n") {
             return Some(Err(MALFORMED));
@@ -249,13 +246,15 @@ fn trim(value: &[u8]) -> &[u8] {
     &value[start..end]
 }
 
+/// Whether names may have it (RFC 9110, 5.6.2).
 fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+    matches!(byte, b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' | b'#'..=b'\'' | b'^'..=b'`')
+        || matches!(byte, b'!' | b'*' | b'+' | b'-' | b'.' | b'|' | b'~')
 }
 
 /// What a request is called in logs: the client's name for it if that is one to keep, else a new one.
 pub(super) fn request_id(headers: &HeaderMap) -> HeaderValue {
-    let kept = headers.get("x-request-id").filter(|value| is_request_id(value.as_bytes()));
+    let kept = headers.get(X_REQUEST_ID).filter(|value| is_request_id(value.as_bytes()));
     kept.cloned().unwrap_or_else(|| HeaderValue::try_from(new_request_id()).unwrap_or(HeaderValue::from_static("")))
 }
 
@@ -291,28 +290,17 @@ pub(super) fn new_request_id() -> String {
     });
     bytes[6] = (bytes[6] & 0x0f) | 0x40;
     bytes[8] = (bytes[8] & 0x3f) | 0x80;
-    let mut id = String::with_capacity(36);
-    for (index, byte) in bytes.into_iter().enumerate() {
-        if matches!(index, 4 | 6 | 8 | 10) {
-            id.push('-');
-        }
-        for digit in [byte >> 4, byte & 15] {
-            id.push(char::from(b"0123456789abcdef"[usize::from(digit)]));
-        }
-    }
-    id
+    let digits = hex::encode(bytes);
+    [&digits[..8], &digits[8..12], &digits[12..16], &digits[16..20], &digits[20..]].join("-")
 }
 
 /// Whether a header says where a request came from. The router says so itself; a client's word is dropped, also in
 /// the spelling with underscores, which CGI and WSGI read as the same name.
-pub(super) fn is_forwarding(name: &str) -> bool {
-    let name = name.as_bytes();
+pub(super) fn is_forwarding(name: &HeaderName) -> bool {
+    let name = name.as_str().as_bytes();
     let starts = |prefix: &[u8]| {
         name.len() >= prefix.len()
-            && name
-                .iter()
-                .zip(prefix)
-                .all(|(byte, wanted)| byte.to_ascii_lowercase() == *wanted || (*wanted == b'-' && *byte == b'_'))
+            && name.iter().zip(prefix).all(|(byte, wanted)| byte == wanted || (*wanted == b'-' && *byte == b'_'))
     };
     starts(b"x-forwarded-")
         || (name.len() == 9 && starts(b"forwarded"))
@@ -369,7 +357,7 @@ mod tests {
             [("http://a/x?y", "/x?y"), ("HTTP://a", "/"), ("https://a?x", "/?x"), ("/x", "/x"), ("*", "*")]
         {
             let uri: Uri = target.parse().unwrap();
-            assert_eq!(origin_form(&uri).unwrap().to_string(), origin, "{target}");
+            assert_eq!(origin_form(uri).unwrap().to_string(), origin, "{target}");
         }
     }
 
@@ -387,11 +375,12 @@ mod tests {
             ("upgrade", "h2c"),
             ("keep-alive", "5"),
             ("proxy-connection", "keep-alive"),
+            ("x-forwarded-for", "1.2.3.4"),
             ("x-end", "1"),
         ] {
             headers.append(HeaderName::from_static(name), value.parse().unwrap());
         }
-        end_hop(&mut headers, false);
+        end_hop(&mut headers, false, is_forwarding);
         let left: BTreeSet<&str> = headers.keys().map(HeaderName::as_str).collect();
         assert_eq!(left, BTreeSet::from(["host", "content-length", "x-end"]));
     }
@@ -413,10 +402,10 @@ mod tests {
         for name in
             ["X-Forwarded-For", "x_forwarded_for", "X-Forwarded_Host", "Forwarded", "X-Request-Start", "x_request_id"]
         {
-            assert!(is_forwarding(name), "{name}");
+            assert!(is_forwarding(&name.parse().unwrap()), "{name}");
         }
         for name in ["X-Forwarded", "Forwarded-By", "Accept", "X-Request-Starter", "XForwarded-For"] {
-            assert!(!is_forwarding(name), "{name}");
+            assert!(!is_forwarding(&name.parse().unwrap()), "{name}");
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::announced;
 use super::certificates::{CertificateFiles, Certificates};
-use super::clients::{self, ClientStream, Clients, FAREWELL};
+use super::clients::{self, Client, ClientStream, Clients, Ending, FAREWELL};
 use super::control::{self, Control};
 use super::dial;
 use super::handover::{self, Claim, Successor};
@@ -30,7 +30,9 @@ use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -162,7 +164,12 @@ pub(super) fn run_until(options: RouterOptions, ended: impl Future<Output = ()>)
         .with_context(|| format!("could not make {}", folder.display()))?;
     raise_file_limit();
     let threads = options.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+    // Who is alone has nobody to share work with.
+    let mut builder = match threads {
+        1 => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    let runtime = builder
         .worker_threads(threads)
         .thread_name("router")
         .enable_all()
@@ -259,9 +266,7 @@ async fn serve(options: RouterOptions, ended: impl Future<Output = ()>) -> anyho
         certificates: entrances.get(1).and_then(|entrance| entrance.certificates.clone()),
     };
     let proxy = Arc::new(proxy);
-    let (leave, left) = watch::channel(false);
-    let door =
-        Door { proxy: proxy.clone(), clients: clients.clone(), routes: routes.clone(), stopped: stopped.clone(), left };
+    let door = Door { proxy: proxy.clone(), clients: clients.clone(), routes: routes.clone() };
     // Whoever started us may have closed its end of the pipe; that is no reason to die.
     if !cfg!(test) {
         let _ = writeln!(std::io::stdout(), "router listens on http://{address}/");
@@ -312,7 +317,7 @@ async fn serve(options: RouterOptions, ended: impl Future<Output = ()>) -> anyho
     if replaced.is_some() {
         tracing::info!("handed over; those who are connected are served to their end");
         lock = None;
-        leave.send_replace(true);
+        clients.end(Ending::Streamed);
         tokio::select! {
             () = &mut ended => {}
             _ = stopped.wait_for(|stop| *stop) => {}
@@ -321,7 +326,7 @@ async fn serve(options: RouterOptions, ended: impl Future<Output = ()>) -> anyho
     } else {
         let _ = std::fs::remove_file(folder.join(handover::SOCKET));
     }
-    leave.send_replace(true);
+    clients.end(Ending::All);
     stop.send_replace(true);
     drain(&routes, &clients, drain_timeout).await;
     if let Some(aside) = replaced {
@@ -375,9 +380,6 @@ struct Door {
     proxy: Arc<Proxy>,
     clients: Arc<Clients>,
     routes: Arc<Routes>,
-    stopped: watch::Receiver<bool>,
-    /// Another router takes new connections: those of HTTP/2 are told to end, which costs no request there.
-    left: watch::Receiver<bool>,
 }
 
 async fn accept(listener: TcpListener, certificates: Option<Arc<Certificates>>, door: Door) {
@@ -456,13 +458,6 @@ impl Door {
         let (proxy, known) = (self.proxy.clone(), client.clone());
         let service = service_fn(move |request| proxy.clone().answer(known.clone(), request));
         let stream = TokioIo::new(stream);
-        let mut over = if client.http2 { self.left.clone() } else { self.stopped.clone() };
-        let ends = async {
-            tokio::select! {
-                _ = over.wait_for(|over| *over) => {}
-                () = client.farewell() => {}
-            }
-        };
         if !client.http2 {
             let connection = http1::Builder::new()
                 .auto_date_header(false)
@@ -470,11 +465,10 @@ impl Door {
                 .serve_connection(stream, service)
                 .with_upgrades();
             tokio::pin!(connection);
-            tokio::select! {
-                _ = connection.as_mut() => return,
-                () = ends => connection.as_mut().graceful_shutdown(),
+            if !until_farewell(&client, connection.as_mut()).await {
+                connection.as_mut().graceful_shutdown();
+                let _ = connection.await;
             }
-            let _ = connection.await;
             return;
         }
         let options = &self.routes.options;
@@ -487,12 +481,30 @@ impl Door {
             .initial_connection_window_size(8 * STREAM_WINDOW)
             .serve_connection(stream, service);
         tokio::pin!(connection);
-        tokio::select! {
-            _ = connection.as_mut() => return,
-            () = ends => connection.as_mut().graceful_shutdown(),
+        if !until_farewell(&client, connection.as_mut()).await {
+            connection.as_mut().graceful_shutdown();
+            let _ = connection.await;
         }
-        let _ = connection.await;
     }
+}
+
+/// Leads a connection, until its end or until it is to end; says whether it has ended.
+async fn until_farewell(client: &Client, mut connection: Pin<&mut impl Future>) -> bool {
+    let farewell = client.farewell();
+    tokio::pin!(farewell);
+    let mut asked = false;
+    std::future::poll_fn(|context| {
+        if connection.as_mut().poll(context).is_ready() {
+            return Poll::Ready(true);
+        }
+        // Each step of each request comes by here, so what was asked once is only asked again when it has an answer.
+        if asked && !client.is_bidden_farewell() {
+            return Poll::Pending;
+        }
+        asked = true;
+        farewell.as_mut().poll(context).map(|()| false)
+    })
+    .await
 }
 
 /// Looks now and then at everything that has a limit: cuts clients whose request's head does not arrive in time, who do not

@@ -246,15 +246,11 @@ pub fn save(folder: &Path, table: &Table) -> std::io::Result<()> {
 /// The one spelling of a host that the table is looked up by: lower case, without port and without trailing dot.
 /// `None` for what can be no name of an app: an address in brackets, user information, bytes outside of host names.
 pub fn normalise_host(raw: &str) -> Option<String> {
-    let name = match raw.split_once(':') {
-        Some((name, port)) => {
-            if port.len() > 5 || !port.bytes().all(|byte| byte.is_ascii_digit()) {
-                return None;
-            }
-            name
-        }
-        None => raw,
-    };
+    let end = raw.bytes().position(|byte| byte == b':').unwrap_or(raw.len());
+    let (name, port) = raw.split_at(end);
+    if port.len() > 6 || !port.bytes().skip(1).all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
     let name = name.strip_suffix('.').unwrap_or(name);
     let valid = (1..=253).contains(&name.len())
         && !name.starts_with('.')

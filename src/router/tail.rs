@@ -32,14 +32,14 @@ pub struct TailPage {
 #[derive(Default)]
 pub(super) struct Tail {
     /// Each with its app and its number there.
-    lines: VecDeque<(AppName, u64, Arc<String>)>,
+    lines: VecDeque<(Arc<AppName>, u64, Arc<str>)>,
     bytes: usize,
     /// How many lines there have been.
     count: u64,
 }
 
 impl Tail {
-    pub fn push(&mut self, app: AppName, number: u64, line: Arc<String>) {
+    pub fn push(&mut self, app: Arc<AppName>, number: u64, line: Arc<str>) {
         self.count += 1;
         self.bytes += line.len();
         self.lines.push_back((app, number, line));
@@ -55,7 +55,7 @@ impl Tail {
         let skip = usize::try_from(cursor.saturating_sub(first)).unwrap_or(usize::MAX);
         let lines = self.lines.iter().skip(skip).take(limit);
         let lines: Vec<TailLine> = lines
-            .map(|(app, number, line)| TailLine { app: app.clone(), number: *number, line: line.to_string() })
+            .map(|(app, number, line)| TailLine { app: AppName::clone(app), number: *number, line: line.to_string() })
             .collect();
         let next = cursor.max(first).min(self.count) + lines.len() as u64;
         (lines, next)
@@ -69,10 +69,10 @@ mod tests {
     #[test]
     fn a_reader_gets_each_line_once_and_sees_what_it_missed() {
         let mut tail = Tail::default();
-        let (one, two): (AppName, AppName) = ("one".parse().unwrap(), "two".parse().unwrap());
+        let [one, two] = ["one", "two"].map(|name| Arc::new(name.parse::<AppName>().unwrap()));
         for number in 1..=10 {
-            tail.push(one.clone(), number, Arc::new("x".to_owned()));
-            tail.push(two.clone(), number, Arc::new("y".to_owned()));
+            tail.push(one.clone(), number, "x".into());
+            tail.push(two.clone(), number, "y".into());
         }
         let (mut seen, mut cursor) = (Vec::new(), 0);
         loop {
@@ -84,9 +84,9 @@ mod tests {
             cursor = next;
         }
         assert_eq!((seen.len(), cursor), (20, 20));
-        assert_eq!((seen[18].app.clone(), seen[18].number), (one.clone(), 10));
+        assert_eq!((&seen[18].app, seen[18].number), (&*one, 10));
         for number in 11..=30_010 {
-            tail.push(one.clone(), number, Arc::new("x".to_owned()));
+            tail.push(one.clone(), number, "x".into());
         }
         let (lines, next) = tail.after(cursor, 1);
         assert_eq!((lines[0].number, next), (10_011, 10_021));
