@@ -305,37 +305,28 @@ pub(super) async fn repository(world: &World, id: RepositoryId) -> Result<(), Tr
             }
         }
     }
+    // A repository has a thousand open pull requests of which one has changed, or none: what decisions are made from is read
+    // again only after one that changed it.
+    let mut unchanged = None;
     for event in events {
         policy::read(world, repository, &event).await?;
-        let untouched = match &event {
-            Event::BranchPushed { branch, commit } => touched::by_push(world, repository, branch, commit).await?,
-            _ => BTreeSet::new(),
+        let (pull, untouched) = match &event {
+            Event::PullChanged { pull } | Event::PullClosed { pull } => {
+                (world.store.pull(repository.id, pull.number)?, BTreeSet::new())
+            }
+            Event::BranchPushed { branch, commit } => {
+                unchanged = None;
+                (None, touched::by_push(world, repository, branch, commit).await?)
+            }
+            _ => (None, BTreeSet::new()),
         };
-        let number = match &event {
-            Event::PullChanged { pull } | Event::PullClosed { pull } => Some(pull.number),
-            _ => None,
-        };
-        let snapshot = Snapshot {
-            now: world.now(),
-            repository: repository.clone(),
-            pull: match number {
-                Some(number) => world.store.pull(repository.id, number)?,
-                None => None,
-            },
-            apps: world.store.apps_of(repository.id)?,
-            releases: Vec::new(),
-            runs: world.store.runs_of(repository.id)?,
-            answered: Vec::new(),
-            right: None,
-            first_rights: BTreeMap::new(),
-            pipeline: world.store.pipeline(repository.id)?,
-            scale_limits: None,
-            others: None,
-            promotable: BTreeMap::new(),
-            untouched,
+        let snapshot = match unchanged.take() {
+            Some(snapshot) => Snapshot { pull, untouched, ..snapshot },
+            None => Snapshot { pull, untouched, ..snapshot_of(world, repository)? },
         };
         let changes = decide(&event, &snapshot);
         if changes.is_empty() {
+            unchanged = Some(snapshot);
             continue;
         }
         for change in &changes {
@@ -346,6 +337,26 @@ pub(super) async fn repository(world: &World, id: RepositoryId) -> Result<(), Tr
     }
     world.wake.notify_waiters();
     Ok(())
+}
+
+/// What is known of a repository, but for the pull request that an event is about.
+fn snapshot_of(world: &World, repository: &Repository) -> Result<Snapshot, Trouble> {
+    Ok(Snapshot {
+        now: world.now(),
+        repository: repository.clone(),
+        pull: None,
+        apps: world.store.apps_of(repository.id)?,
+        releases: Vec::new(),
+        runs: world.store.runs_of(repository.id)?,
+        answered: Vec::new(),
+        right: None,
+        first_rights: BTreeMap::new(),
+        pipeline: world.store.pipeline(repository.id)?,
+        scale_limits: None,
+        others: None,
+        promotable: BTreeMap::new(),
+        untouched: BTreeSet::new(),
+    })
 }
 
 /// GitHub does not show the repository. Nobody may have heard that the grant ended; then it ends a while later.
