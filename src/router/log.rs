@@ -20,15 +20,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Bytes of lines that may wait for the writer, and those that its buffer keeps room for.
+/// Bytes of lines that may wait for the writer, and those that its buffer keeps room for; and of an ordinary line.
 const WAITING: usize = 4 * 1024 * 1024;
 const ROOM: usize = 256 * 1024;
+const LINE_BYTES: usize = 256;
 /// For how long lines gather that come one after the other. To wake the writer for each line would cost every request a switch
 /// of threads; if many gathered, requests would wait for it where there is one core.
 const GATHERED: Duration = Duration::from_millis(5);
 /// Size at which the file is turned over, and how many turned-over ones are kept.
 const FILE_BYTES: u64 = 16 * 1024 * 1024;
 const KEPT_FILES: usize = 2;
+const _: () = assert!(2 * WAITING as u64 <= FILE_BYTES, "whatever is written at once has room in a new file");
 /// Lines kept in memory per app (as on Heroku) and their bytes.
 const RING_LINES: usize = 1500;
 const RING_BYTES: usize = 512 * 1024;
@@ -154,10 +156,16 @@ struct Queue {
 /// What the writer has not taken yet.
 #[derive(Default)]
 struct Waiting {
+    batch: Batch,
+    ended: bool,
+}
+
+/// What the writer takes at once.
+#[derive(Default)]
+struct Batch {
     /// Lines with their ends.
     text: String,
     steps: Vec<Step>,
-    ended: bool,
 }
 
 enum Step {
@@ -172,8 +180,8 @@ impl Queue {
     }
 
     fn push(&self, mut waiting: MutexGuard<'_, Waiting>, step: Step) {
-        waiting.steps.push(step);
-        if waiting.steps.len() == 1 {
+        waiting.batch.steps.push(step);
+        if waiting.batch.steps.len() == 1 {
             drop(waiting);
             self.came.notify_one();
         }
@@ -182,26 +190,23 @@ impl Queue {
     /// Whether there was room for a line.
     fn line(&self, app: Option<&Arc<AppName>>, line: &str) -> bool {
         let mut waiting = self.lock();
-        if waiting.text.len() + line.len() >= WAITING {
+        let text = &mut waiting.batch.text;
+        if text.len() + line.len() >= WAITING {
             return false;
         }
-        waiting.text.push_str(line);
-        waiting.text.push('\n');
-        let end = waiting.text.len();
+        text.push_str(line);
+        text.push('\n');
+        let end = text.len();
         self.push(waiting, Step::Line(app.cloned(), end));
         true
     }
 
-    /// Waits for something to come and puts it in place of what was taken before; `false` after the end.
-    fn take(&self, taken: &mut Waiting) -> bool {
-        let waiting = self.came.wait_while(self.lock(), |waiting| waiting.steps.is_empty() && !waiting.ended);
+    /// Waits for something to come and gives an empty batch for it; `false` after the end.
+    fn take(&self, batch: &mut Batch) -> bool {
+        let waiting = self.came.wait_while(self.lock(), |waiting| waiting.batch.steps.is_empty() && !waiting.ended);
         let mut waiting = waiting.unwrap_or_else(PoisonError::into_inner);
-        taken.text.clear();
-        taken.text.shrink_to(ROOM);
-        taken.steps.clear();
-        std::mem::swap(&mut taken.text, &mut waiting.text);
-        std::mem::swap(&mut taken.steps, &mut waiting.steps);
-        !taken.steps.is_empty()
+        std::mem::swap(batch, &mut waiting.batch);
+        !batch.steps.is_empty()
     }
 }
 
@@ -324,13 +329,13 @@ impl Log {
 }
 
 impl Memory {
-    fn keep(&self, taken: &mut Waiting, first: u64) {
+    fn keep(&self, batch: &mut Batch, first: u64) {
         let (mut rings, mut tail) = (self.lock(), self.tail());
         let mut start = 0;
-        for step in taken.steps.drain(..) {
+        for step in batch.steps.drain(..) {
             match step {
                 Step::Line(app, end) => {
-                    let line = taken.text[start..end].trim_end_matches('\n');
+                    let line = batch.text[start..end].trim_end_matches('\n');
                     start = end;
                     let Some(app) = app else { continue };
                     if !rings.contains_key(app.as_ref()) {
@@ -376,10 +381,13 @@ impl Ring {
 fn write_lines(mut file: Turning, queue: &Queue, memory: &Memory, first: u64) {
     // One wake-up and one write for whatever has gathered. A line that comes alone is written at once.
     let mut woken = Instant::now();
-    let mut taken = Waiting::default();
-    while queue.take(&mut taken) {
-        file.write(&taken.text);
-        memory.keep(&mut taken, first);
+    let mut batch = Batch::default();
+    while queue.take(&mut batch) {
+        file.write(&batch.text);
+        memory.keep(&mut batch, first);
+        batch.text.clear();
+        batch.text.shrink_to(ROOM);
+        batch.steps.shrink_to(ROOM / LINE_BYTES);
         if woken.elapsed() < GATHERED {
             std::thread::sleep(GATHERED);
         }
@@ -393,6 +401,8 @@ struct Turning {
     limit: u64,
     written: u64,
     file: File,
+    /// The last write may have ended within a line.
+    torn: bool,
     failing: bool,
 }
 
@@ -400,10 +410,10 @@ impl Turning {
     fn open(path: PathBuf, limit: u64) -> io::Result<Turning> {
         let file = append(&path)?;
         let written = file.metadata()?.len();
-        Ok(Turning { path, limit, written, file, failing: false })
+        Ok(Turning { path, limit, written, file, torn: false, failing: false })
     }
 
-    /// Writes whole lines, far fewer than a file holds. It ends with the last one that it has room for.
+    /// Writes whole lines. A file ends with the last one that it has room for.
     fn write(&mut self, lines: &str) {
         let room = usize::try_from(self.limit.saturating_sub(self.written)).unwrap_or(usize::MAX);
         let fits = match lines.as_bytes().get(..room) {
@@ -411,18 +421,24 @@ impl Turning {
             None => lines.len(),
         };
         let (now, later) = lines.split_at(fits);
-        self.append(now);
+        let mut result = self.append(now);
         if !later.is_empty() {
             let turned = self.turn();
-            self.tell(turned);
-            self.append(later);
+            // Where no room could be made, it grows.
+            result = result.and(turned).and(self.append(later));
         }
+        self.tell(result);
     }
 
-    fn append(&mut self, lines: &str) {
-        let result = self.file.write_all(lines.as_bytes());
-        self.written += lines.len() as u64;
-        self.tell(result);
+    fn append(&mut self, lines: &str) -> io::Result<()> {
+        // Half a line must not become the beginning of another.
+        let end = if self.torn { "\n" } else { "" };
+        let result = self.file.write_all(end.as_bytes()).and_then(|()| self.file.write_all(lines.as_bytes()));
+        self.torn = result.is_err();
+        if result.is_ok() {
+            self.written += (end.len() + lines.len()) as u64;
+        }
+        result
     }
 
     fn turn(&mut self) -> io::Result<()> {
@@ -436,6 +452,7 @@ impl Turning {
         std::fs::rename(&self.path, older(1))?;
         self.file = append(&self.path)?;
         self.written = 0;
+        self.torn = false;
         Ok(())
     }
 
@@ -525,14 +542,32 @@ mod tests {
         let lines = (0..).take_while(|_| queue.line(Some(&app), &line)).count();
         assert_eq!(lines, WAITING / 1024);
         queue.lock().ended = true;
-        let (mut taken, memory) = (Waiting::default(), Memory::default());
-        assert!(queue.take(&mut taken));
-        assert_eq!((taken.text.len(), taken.steps.len()), (lines * 1024, lines));
-        memory.keep(&mut taken, 1);
+        let (mut batch, memory) = (Batch::default(), Memory::default());
+        assert!(queue.take(&mut batch));
+        assert_eq!((batch.text.len(), batch.steps.len()), (lines * 1024, lines));
+        memory.keep(&mut batch, 1);
+        batch.text.clear();
         let (tail, _) = memory.tail().after(0, 10_000);
         assert!(tail.len() == lines && tail.iter().all(|kept| kept.line == line && kept.app == *app));
-        assert!(queue.line(None, "later") && queue.take(&mut taken) && taken.text == "later\n");
-        assert!(!queue.take(&mut taken), "the end");
+        assert!(queue.line(None, "later") && queue.take(&mut batch) && batch.text == "later\n");
+        batch = Batch::default();
+        assert!(!queue.take(&mut batch), "the end");
+    }
+
+    #[test]
+    fn what_a_full_disk_cut_off_begins_no_other_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("router.log");
+        let mut file = Turning::open(path.clone(), 1000).unwrap();
+        file.write("one\nhal");
+        file.file = File::options().write(true).open("/dev/full").unwrap();
+        file.write("f\ntwo\n");
+        assert!(file.failing);
+        file.file = append(&path).unwrap();
+        file.write("three\n");
+        file.write("four\n");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "one\nhal\nthree\nfour\n");
+        assert_eq!((file.failing, file.written), (false, 19));
     }
 
     #[test]

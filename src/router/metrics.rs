@@ -14,8 +14,9 @@ use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Processes of which numbers are kept for each app; the ones that were silent for longest make room.
-const PROCESSES: usize = 32;
+/// Processes of which numbers are kept for each app, those of two releases beside each other; the ones that were silent for
+/// longest make room.
+const PROCESSES: usize = 128;
 
 /// Over how long one slot counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -284,12 +285,15 @@ impl AppMetrics {
 impl Counted {
     /// Adds what is fresh to all that it is part of: a request is counted once when it comes, not eight times.
     fn settle(&mut self) {
-        for (process, slot) in std::mem::take(&mut self.fresh) {
-            self.total.merge(&slot);
-            self.series.get_or_insert_default().add(&slot);
-            if process.is_empty() {
-                continue;
-            }
+        let fresh = std::mem::take(&mut self.fresh);
+        for slot in fresh.values() {
+            self.total.merge(slot);
+            self.series.get_or_insert_default().add(slot);
+        }
+        // Those that are known first: who makes room must not be one that has just been heard of.
+        let processes = fresh.into_iter().filter(|(process, _)| !process.is_empty());
+        let (known, new): (Vec<_>, Vec<_>) = processes.partition(|(process, _)| self.processes.contains_key(process));
+        for (process, slot) in known.into_iter().chain(new) {
             if !self.processes.contains_key(&process) && self.processes.len() >= PROCESSES {
                 let newest = |series: &Series| series.minutes.back().map_or(0, |slot| slot.at.0);
                 let quietest =
@@ -449,12 +453,19 @@ mod tests {
         let names: Vec<String> = (0..PROCESSES + 3).map(|number| format!("v1/web.{number}")).collect();
         for (second, name) in names.iter().enumerate() {
             let process = Some(name.as_str());
-            metrics.record(&Sample { process, ..sample(200, 1, 60 * second as i64) });
+            metrics.record(&Sample { process, ..sample(200, 1, 30 * second as i64) });
         }
-        let now = Timestamp(60_000 * names.len() as i64);
+        let now = Timestamp(30_000 * names.len() as i64);
         let numbers = metrics.numbers(Resolution::Minute, now);
         assert_eq!(numbers.processes.len(), PROCESSES);
         assert!(!numbers.processes.contains_key("v1/web.2") && numbers.processes.contains_key("v1/web.3"));
+        // One more, that comes first by its name, takes the place of one that is silent, although all others are busy too.
+        for name in names[4..].iter().map(String::as_str).chain(["v0/web.1"]) {
+            metrics.record(&Sample { process: Some(name), ..sample(200, 1, 30 * names.len() as i64) });
+        }
+        let totals = metrics.process_totals();
+        assert!(!totals.contains_key("v1/web.3") && names[4..].iter().all(|name| totals[name].requests == 2));
+        let numbers = metrics.numbers(Resolution::Minute, now);
         let saved = serde_json::to_vec(&metrics.kept()).unwrap();
         let restored = AppMetrics::of(serde_json::from_slice(&saved).unwrap());
         assert_eq!(restored.numbers(Resolution::Minute, now), numbers);

@@ -157,8 +157,8 @@ impl Proxy {
         if let Some(port) = self.secure_port.filter(|_| options.redirect && !secure && covered(&exchange.host)) {
             // The same address with TLS, whatever was asked. What a body of the request is, nobody reads.
             let port = if port == 443 { String::new() } else { format!(":{port}") };
-            let path = request::path_of(&head.uri);
-            let path = if path.starts_with('/') { path } else { "/" };
+            let path = request::origin_form(head.uri.clone()).map(|uri| uri.to_string()).unwrap_or_default();
+            let path = if path.starts_with('/') { path.as_str() } else { "/" };
             let to = format!("https://{}{port}{path}", exchange.host);
             let answer = written(308, &[(header::LOCATION, &to), (header::CONNECTION, "close")], Vec::new());
             return Err(Stop::Answered(answer));
@@ -216,10 +216,11 @@ impl Proxy {
                 }
             };
             exchange.connect = Some(if reused { Duration::ZERO } else { dialled.elapsed() });
-            let parts = match (head.take(), &copy) {
-                (Some(parts), _) => parts,
-                (None, Some(copy)) => self.head_for_app(exchange, copy.clone(), upgrade, whole)?,
-                (None, None) => break,
+            let parts = match head.take() {
+                Some(parts) => parts,
+                None => {
+                    self.head_for_app(exchange, copy.clone().ok_or(Refusal::coded(503, Code::H99))?, upgrade, whole)?
+                }
             };
             body.over(&link.connection);
             let mut request = Request::from_parts(parts, body);

@@ -150,8 +150,8 @@ pub(super) fn origin_form(uri: Uri) -> Result<Uri, http::Error> {
 
 /// What concerns one connection alone (RFC 9110, 7.6.1), and what people have taken for it.
 fn is_hop_by_hop(name: &HeaderName) -> bool {
-    let others = ["keep-alive", "proxy-authorization", "proxy-connection", "te", "transfer-encoding", "upgrade"];
-    name == header::CONNECTION || others.contains(&name.as_str())
+    ["connection", "keep-alive", "proxy-authorization", "proxy-connection", "te", "transfer-encoding", "upgrade"]
+        .contains(&name.as_str())
 }
 
 /// The words of a header that is a list, in whichever lines they stand.
@@ -168,6 +168,7 @@ pub(super) fn end_hop(headers: &mut HeaderMap, upgrade: bool, foreign: impl Fn(&
     let ends = |name: &HeaderName| is_hop_by_hop(name) || foreign(name);
     let mut gone: Vec<HeaderName> = headers.keys().filter(|name| ends(name)).cloned().collect();
     if gone.contains(&header::CONNECTION) {
+        // Most say one of three words, which name no other header.
         let named = words(headers, header::CONNECTION)
             .filter(|word| !["close", "keep-alive", "upgrade"].contains(word))
             .filter_map(|word| HeaderName::from_bytes(word.as_bytes()).ok());

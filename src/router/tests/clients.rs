@@ -7,6 +7,37 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 #[test]
+fn whoever_is_still_coming_in_when_the_end_is_told_hears_of_it() {
+    use crate::router::clients::{ClientStream, Clients, Ending};
+    use crate::router::{ticks::Ticks, wire::Wire};
+    use std::os::fd::AsRawFd;
+    use std::sync::Arc;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let clients = Arc::new(Clients::new(Ticks::new(Instant::now()), 9, 9));
+        let mut peers = Vec::new();
+        let mut come = async || {
+            peers.push(tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap());
+            let (stream, address) = listener.accept().await.unwrap();
+            (clients.admit(stream.as_raw_fd(), address.ip(), false).unwrap(), stream)
+        };
+        let serve = |(place, stream)| ClientStream::new(place, Wire::Plain(stream), None);
+        let there = serve(come().await);
+        let (early, late) = (come().await, come().await);
+        clients.end(Ending::Streamed);
+        let early = serve(early);
+        assert!(!there.client().is_bidden_farewell() && !early.client().is_bidden_farewell(), "HTTP/1 goes on");
+        clients.end(Ending::All);
+        let all = [there, early, serve(late), serve(come().await)];
+        for stream in &all {
+            assert!(stream.client().is_bidden_farewell());
+            stream.client().farewell().await;
+        }
+    });
+}
+
+#[test]
 fn a_head_that_drips_is_cut_and_a_quiet_connection_is_not() {
     let folder = tempfile::tempdir().unwrap();
     let app = App::start(folder.path(), "one");

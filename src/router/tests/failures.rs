@@ -228,13 +228,15 @@ fn a_process_that_dies_under_a_get_is_made_up_for() {
 #[test]
 fn a_pooled_connection_that_was_closed_is_made_up_for() {
     let folder = tempfile::tempdir().unwrap();
-    // Closes each connection under the second request, as a server does whose keep-alive ran out.
-    let app = App::behaving(folder.path(), "one", |seen, stream| {
+    // Closes the connection under the second request on it, as a server does whose keep-alive ran out.
+    let first = Mutex::new(None);
+    let app = App::behaving(folder.path(), "one", move |seen, stream| {
         if seen.line.contains("/first") {
+            *first.lock().unwrap() = Some(seen.connection);
             respond(stream, 200, b"first");
             return Next::KeepAlive;
         }
-        if seen.connection % 2 == 0 {
+        if *first.lock().unwrap() == Some(seen.connection) {
             return Next::Close;
         }
         respond(stream, 200, b"second");
@@ -244,8 +246,14 @@ fn a_pooled_connection_that_was_closed_is_made_up_for() {
     router.set(table(1, vec![app.target(Active)]));
     let mut client = router.client();
     assert_eq!(client.request("GET /first HTTP/1.1\r\nHost: hello.localhost\r\n\r\n").body, "first");
-    assert_eq!(client.request("GET /second HTTP/1.1\r\nHost: hello.localhost\r\n\r\n").body, "second");
+    let asked =
+        "GET /second HTTP/1.1\r\nHost: hello.localhost\r\nVia: 1.1 proxy\r\nTE: trailers\r\nConnection: TE\r\n\r\n";
+    assert_eq!(client.request(asked).body, "second");
     expect_codes(&router, &[]);
+    // What was sent again is what was sent.
+    let seen = app.seen.lock().unwrap();
+    assert!(seen[1].connection != seen[2].connection && seen[1].headers == seen[2].headers, "{seen:?}");
+    assert_eq!(seen[2].header("via"), Some("1.1 proxy, 1.1 landfall"));
 }
 
 #[test]

@@ -138,6 +138,8 @@ fn who_comes_without_tls_is_sent_to_it() {
     assert_eq!(answer.status, 308);
     let expected = format!("https://hello.localhost:{}/a?b=c", address.port());
     assert_eq!(answer.header("location"), Some(expected.as_str()));
+    let bare = router.client().request("GET http://hello.localhost?x=1 HTTP/1.1\r\nHost: hello.localhost\r\n\r\n");
+    assert_eq!(bare.header("location"), Some(format!("https://hello.localhost:{}/?x=1", address.port()).as_str()));
     // Nobody is sent to a host that is none of ours.
     assert_eq!(router.get("elsewhere.example", "/").status, 404);
     // Who came to the proxy in front with TLS has it already.

@@ -328,6 +328,8 @@ impl RunningRouter {
         let state_dir = folder.join("router");
         let mut options = RouterOptions::new("127.0.0.1:0".parse().unwrap(), state_dir.clone(), "localhost".into());
         options.drain_timeout = Duration::from_secs(5);
+        // Whoever runs the program itself has a thread for each core.
+        options.threads = Some(1);
         change(&mut options);
         let _ = std::fs::remove_file(state_dir.join("router.addr"));
         let thread = std::thread::spawn(move || run_until(options, std::future::pending()).map(drop));
