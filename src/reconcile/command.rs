@@ -3,14 +3,13 @@
 
 use super::apply::{app_at, apply, enqueue};
 use super::deliver::{fresh_for, promotable};
-use super::{Trouble, World, policy, split};
+use super::{Trouble, World, observe, policy, split};
 use crate::domain::*;
 use crate::store::{StoreError, queue};
 use crate::workflow::{
     Change, PromotionWish, Snapshot, decide, destroy_app as decide_destruction, operate, promote as decide_promotion,
     retry_release as decide_retry, roll_back as decide_rollback, targets,
 };
-use std::collections::{BTreeMap, BTreeSet};
 use tracing::info;
 
 /// A deploy that was asked for.
@@ -346,27 +345,11 @@ fn repository_of(world: &World, id: RepositoryId) -> Result<Repository, Trouble>
 }
 
 fn snapshot(world: &World, repository: &Repository) -> Result<Snapshot, Trouble> {
-    let apps = world.store.apps_of(repository.id)?;
-    let mut releases = Vec::new();
-    for app in &apps {
-        releases.extend(world.store.releases(&app.name)?);
+    let mut snapshot = observe::known_of(world, repository)?;
+    for app in &snapshot.apps {
+        snapshot.releases.extend(world.store.releases(&app.name)?);
     }
-    Ok(Snapshot {
-        now: world.now(),
-        repository: repository.clone(),
-        pull: None,
-        apps,
-        releases,
-        runs: world.store.runs_of(repository.id)?,
-        answered: Vec::new(),
-        right: None,
-        first_rights: BTreeMap::new(),
-        pipeline: world.store.pipeline(repository.id)?,
-        scale_limits: None,
-        others: None,
-        promotable: BTreeMap::new(),
-        untouched: BTreeSet::new(),
-    })
+    Ok(snapshot)
 }
 
 /// Writes an order down, for the audit log, together with what it leads to.

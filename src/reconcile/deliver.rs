@@ -4,7 +4,7 @@
 //! decided, so deliveries may be late, doubled, out of order or lies of a former administrator of the hook.
 
 use super::apply::{Fresh, apply, enqueue};
-use super::{Next, Trouble, World, act, checks, policy, processes, publish_pull, touched};
+use super::{Next, Trouble, World, act, checks, observe, policy, processes, publish_pull, touched};
 use crate::domain::*;
 use crate::github::event::{
     CheckRunAction, CheckSuiteAction, CommentAction, InstallationAction, MergeGroupAction, PullAction, Reference,
@@ -13,7 +13,6 @@ use crate::github::event::{
 use crate::github::{self, GitHubError, RepoHandle};
 use crate::store::{DeliveryRecord, StoreError, Transaction};
 use crate::workflow::{Change, Promotable, Snapshot, decide, mentioned_commands, needs_right, targets};
-use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tracing::info;
 
@@ -428,7 +427,6 @@ async fn snapshot(
         Some(number) => world.store.pull(repository.id, number)?,
         None => None,
     };
-    let pipeline = world.store.pipeline(repository.id)?;
     if let Event::Comment { pull: number, .. } = event {
         // A comment says nothing about its pull request's state; the truth is GitHub's, as for every event.
         let fresh = world.github.pull(handle, *number).await;
@@ -437,33 +435,14 @@ async fn snapshot(
         let parked = pull.filter(|known| known.open).and_then(|known| known.parked);
         pull = Some(Pull { parked: parked.filter(|_| fresh.open), ..fresh });
     }
-    let apps = world.store.apps_of(repository.id)?;
-    let mut releases = Vec::new();
-    for app in apps.iter().filter(|app| app.pull().is_none() || app.pull() == number) {
-        releases.extend(world.store.releases(&app.name)?);
+    let mut snapshot = Snapshot { pull, ..observe::known_of(world, &repository)? };
+    for app in snapshot.apps.iter().filter(|app| app.pull().is_none() || app.pull() == number) {
+        snapshot.releases.extend(world.store.releases(&app.name)?);
     }
-    let runs = world.store.runs_of(repository.id)?;
-    let answered = match number {
-        Some(number) => world.store.commands(repository.id, number)?,
-        None => Vec::new(),
-    };
-    let answered = answered.iter().map(|record| (record.comment, record.place)).collect();
-    let mut snapshot = Snapshot {
-        now: world.now(),
-        repository: repository.clone(),
-        pull,
-        apps,
-        releases,
-        runs,
-        answered,
-        right: None,
-        first_rights: BTreeMap::new(),
-        pipeline,
-        scale_limits: None,
-        others: None,
-        promotable: BTreeMap::new(),
-        untouched: BTreeSet::new(),
-    };
+    if let Some(number) = number {
+        let answered = world.store.commands(repository.id, number)?;
+        snapshot.answered = answered.iter().map(|record| (record.comment, record.place)).collect();
+    }
     match event {
         Event::ChecksChanged { commit } => {
             if let Some(branch) = waiting_for(world, repository.id, commit)? {

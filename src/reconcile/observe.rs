@@ -6,7 +6,7 @@ use crate::domain::*;
 use crate::platform::{self, Exit, ProcessStatus, State};
 use crate::router;
 use crate::workflow::{
-    AddonsView, AppView, Claim, ProcessState, ProcessView, RunView, TargetView, Use, environment_of, share,
+    AddonsView, AppView, Claim, ProcessState, ProcessView, RunView, Snapshot, TargetView, Use, environment_of, share,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -36,6 +36,26 @@ pub mod label {
 /// The app that a process runs for, if it is one of an app.
 pub(super) fn app_of(status: &ProcessStatus) -> Option<AppName> {
     status.labels.get(label::APP).and_then(|app| app.parse().ok())
+}
+
+/// What every decision about a repository is made from. What concerns one event alone is for the caller to add.
+pub(super) fn known_of(world: &World, repository: &Repository) -> Result<Snapshot, Trouble> {
+    Ok(Snapshot {
+        now: world.now(),
+        repository: repository.clone(),
+        pull: None,
+        apps: world.store.apps_of(repository.id)?,
+        releases: Vec::new(),
+        runs: world.store.runs_of(repository.id)?,
+        answered: Vec::new(),
+        right: None,
+        first_rights: BTreeMap::new(),
+        pipeline: world.store.pipeline(repository.id)?,
+        scale_limits: None,
+        others: None,
+        promotable: BTreeMap::new(),
+        untouched: BTreeSet::new(),
+    })
 }
 
 pub(super) async fn app(world: &World, name: &AppName) -> Result<Option<(App, AppView)>, Trouble> {

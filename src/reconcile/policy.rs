@@ -5,15 +5,13 @@
 
 use super::apply::{apply, note_order};
 use super::deliver::{fresh_for, handle_of};
-use super::{Trouble, World, domains, processes};
+use super::{Trouble, World, domains, observe, processes};
 use crate::domain::*;
 use crate::github::reads::Level;
 use crate::github::writes::StatusState;
 use crate::github::{GitHubError, RepoHandle};
-use crate::workflow::{
-    Change, Right, Snapshot, catch_up_staging, no_right, parse_scale, scaled, stale, waiting_for_room,
-};
-use std::collections::{BTreeMap, BTreeSet};
+use crate::workflow::{Change, Right, catch_up_staging, no_right, parse_scale, scaled, stale, waiting_for_room};
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use tracing::{info, warn};
 
@@ -264,22 +262,7 @@ pub(super) async fn look(world: &World) -> Result<(), Trouble> {
 
 /// `look` at one repository, whose lock the caller has.
 pub(super) async fn look_at(world: &World, repository: &Repository) -> Result<(), Trouble> {
-    let snapshot = Snapshot {
-        now: world.now(),
-        repository: repository.clone(),
-        pull: None,
-        apps: world.store.apps_of(repository.id)?,
-        releases: Vec::new(),
-        runs: world.store.runs_of(repository.id)?,
-        answered: Vec::new(),
-        right: None,
-        first_rights: BTreeMap::new(),
-        pipeline: world.store.pipeline(repository.id)?,
-        scale_limits: None,
-        others: None,
-        promotable: BTreeMap::new(),
-        untouched: BTreeSet::new(),
-    };
+    let snapshot = observe::known_of(world, repository)?;
     let pulls = world.store.pulls(repository.id)?;
     let mut changes = stale(&snapshot.apps, &pulls, &snapshot.pipeline, snapshot.now);
     // What goes now makes room at the next look.

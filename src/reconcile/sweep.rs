@@ -10,7 +10,7 @@ use crate::platform::{self, ProcessStatus};
 use crate::store::queue;
 use crate::workflow::{Change, Snapshot, decide};
 use serde::Serialize;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tracing::{info, warn};
@@ -322,7 +322,7 @@ pub(super) async fn repository(world: &World, id: RepositoryId) -> Result<(), Tr
         };
         let snapshot = match unchanged.take() {
             Some(snapshot) => Snapshot { pull, untouched, ..snapshot },
-            None => Snapshot { pull, untouched, ..snapshot_of(world, repository)? },
+            None => Snapshot { pull, untouched, ..observe::known_of(world, repository)? },
         };
         let changes = decide(&event, &snapshot);
         if changes.is_empty() {
@@ -337,26 +337,6 @@ pub(super) async fn repository(world: &World, id: RepositoryId) -> Result<(), Tr
     }
     world.wake.notify_waiters();
     Ok(())
-}
-
-/// What is known of a repository, but for the pull request that an event is about.
-fn snapshot_of(world: &World, repository: &Repository) -> Result<Snapshot, Trouble> {
-    Ok(Snapshot {
-        now: world.now(),
-        repository: repository.clone(),
-        pull: None,
-        apps: world.store.apps_of(repository.id)?,
-        releases: Vec::new(),
-        runs: world.store.runs_of(repository.id)?,
-        answered: Vec::new(),
-        right: None,
-        first_rights: BTreeMap::new(),
-        pipeline: world.store.pipeline(repository.id)?,
-        scale_limits: None,
-        others: None,
-        promotable: BTreeMap::new(),
-        untouched: BTreeSet::new(),
-    })
 }
 
 /// GitHub does not show the repository. Nobody may have heard that the grant ended; then it ends a while later.
