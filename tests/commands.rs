@@ -284,6 +284,30 @@ async fn tests_are_cancelled_by_a_comment_and_bad_code_says_so_in_its_answer() {
 }
 
 #[actix_web::test]
+async fn tests_that_somebody_ended_are_not_begun_again_by_a_look_at_github() {
+    let town = Town::start().await;
+    let repository = town.make_repository("hello", "one").await;
+    town.push(&repository, "change", "two").await;
+    town.open_pull(&repository, "change", "Say two").await;
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let of_pull = || {
+        let runs = town.world().store.runs().unwrap().into_iter();
+        runs.filter(|run| run.pull.is_some()).collect::<Vec<_>>()
+    };
+    while of_pull().is_empty() {
+        assert!(Instant::now() < deadline, "the pull request was never decided on");
+        reconcile::step(town.world()).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    assert!(reconcile::command::cancel(town.world(), of_pull()[0].number, OWNER).await.unwrap());
+    town.settle().await;
+    reconcile::resync(town.world()).await.unwrap();
+    town.settle().await;
+    assert_eq!(of_pull().len(), 1, "{:?}", of_pull());
+    town.leave().await;
+}
+
+#[actix_web::test]
 async fn a_team_that_the_app_may_not_see_lets_nobody_in() {
     let town = Town::start().await;
     let repository = town.make_repository("hello", "one").await;

@@ -162,7 +162,8 @@ fn pull_changed(told: &Pull, snapshot: &Snapshot) -> Vec<Change> {
         .filter(|part| {
             !snapshot.runs.iter().any(|run| {
                 let same = run.pull == Some(pull.number) && run.commit == pull.head && run.part == *part;
-                same && run.cancelled.is_none()
+                // What somebody ended by hand is not begun again by itself.
+                same && matches!(run.cancelled, None | Some(Cancelled::By { .. }))
             })
         })
         .collect();
