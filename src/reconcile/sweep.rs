@@ -326,7 +326,8 @@ pub(super) async fn repository(world: &World, id: RepositoryId) -> Result<(), Tr
         };
         let changes = decide(&event, &snapshot);
         if changes.is_empty() {
-            unchanged = Some(snapshot);
+            // Rules that were never read may be with the next event.
+            unchanged = Some(snapshot).filter(|snapshot| snapshot.pipeline.read_at.is_some());
             continue;
         }
         for change in &changes {

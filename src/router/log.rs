@@ -13,7 +13,7 @@ use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -410,7 +410,9 @@ impl Turning {
     fn open(path: PathBuf, limit: u64) -> io::Result<Turning> {
         let file = append(&path)?;
         let written = file.metadata()?.len();
-        Ok(Turning { path, limit, written, file, torn: false, failing: false })
+        // Who wrote before us may have met a full disk, or its end.
+        let torn = written > 0 && last_byte(&path)? != b'\n';
+        Ok(Turning { path, limit, written, file, torn, failing: false })
     }
 
     /// Writes whole lines. A file ends with the last one that it has room for.
@@ -435,8 +437,11 @@ impl Turning {
         let end = if self.torn { "\n" } else { "" };
         let result = self.file.write_all(end.as_bytes()).and_then(|()| self.file.write_all(lines.as_bytes()));
         self.torn = result.is_err();
-        if result.is_ok() {
-            self.written += (end.len() + lines.len()) as u64;
+        self.written += (end.len() + lines.len()) as u64;
+        if result.is_err()
+            && let Ok(file) = self.file.metadata()
+        {
+            self.written = file.len();
         }
         result
     }
@@ -449,7 +454,11 @@ impl Turning {
                 _ => {}
             }
         }
-        std::fs::rename(&self.path, older(1))?;
+        match std::fs::rename(&self.path, older(1)) {
+            // It was moved before, and no new one could be opened; or somebody took it away.
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
         self.file = append(&self.path)?;
         self.written = 0;
         self.torn = false;
@@ -467,6 +476,14 @@ impl Turning {
             Err(_) => {}
         }
     }
+}
+
+fn last_byte(path: &Path) -> io::Result<u8> {
+    let mut last = [0];
+    let mut file = File::open(path)?;
+    file.seek(SeekFrom::End(-1))?;
+    file.read_exact(&mut last)?;
+    Ok(last[0])
 }
 
 fn append(path: &Path) -> io::Result<File> {
@@ -567,7 +584,15 @@ mod tests {
         file.write("three\n");
         file.write("four\n");
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "one\nhal\nthree\nfour\n");
-        assert_eq!((file.failing, file.written), (false, 19));
+        assert!(!file.failing);
+        file.write("hal");
+        let mut next = Turning::open(path.clone(), 30).unwrap();
+        next.write("five\n");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "one\nhal\nthree\nfour\nhal\nfive\n");
+        // Taken away meanwhile: the next turn begins a new one.
+        std::fs::remove_file(&path).unwrap();
+        next.write("six\n");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "six\n");
     }
 
     #[test]

@@ -306,10 +306,23 @@ impl Counted {
             self.process_totals.entry(process.clone()).or_default().merge(&slot);
             self.processes.entry(process).or_default().add(&slot);
         }
+        for series in self.processes.values_mut().chain(self.series.as_deref_mut()) {
+            series.let_go_before(self.fresh_at);
+        }
+        self.processes.retain(|_, series| !series.hours.is_empty());
+        self.process_totals.retain(|process, _| self.processes.contains_key(process));
     }
 }
 
 impl Series {
+    fn slots_mut(&mut self, resolution: Resolution) -> &mut VecDeque<Slot> {
+        match resolution {
+            Resolution::Minute => &mut self.minutes,
+            Resolution::TenMinutes => &mut self.tens,
+            Resolution::Hour => &mut self.hours,
+        }
+    }
+
     fn slots(&self, resolution: Resolution) -> &VecDeque<Slot> {
         match resolution {
             Resolution::Minute => &self.minutes,
@@ -332,22 +345,25 @@ impl Series {
         }
     }
 
+    /// Forgets what is too old at a moment.
+    fn let_go_before(&mut self, now: Timestamp) {
+        for resolution in Resolution::ALL {
+            let since = start_of(now, resolution).0 - resolution.kept() * 1000;
+            let slots = self.slots_mut(resolution);
+            while slots.front().is_some_and(|oldest| oldest.at.0 <= since) {
+                slots.pop_front();
+            }
+        }
+    }
+
     /// Adds what was counted within a minute, the newest so far.
     fn add(&mut self, counted: &Slot) {
         for resolution in Resolution::ALL {
-            let slots = match resolution {
-                Resolution::Minute => &mut self.minutes,
-                Resolution::TenMinutes => &mut self.tens,
-                Resolution::Hour => &mut self.hours,
-            };
             let at = start_of(counted.at, resolution);
+            let slots = self.slots_mut(resolution);
             // A clock that was set back counts into the newest slot until it has caught up.
             if slots.back().is_none_or(|newest| newest.at < at) {
                 slots.push_back(Slot { at, ..Slot::default() });
-                let since = at.0 - resolution.kept() * 1000;
-                while slots.front().is_some_and(|oldest| oldest.at.0 <= since) {
-                    slots.pop_front();
-                }
             }
             if let Some(slot) = slots.back_mut() {
                 slot.merge(counted);
@@ -429,6 +445,24 @@ mod tests {
         for resolution in Resolution::ALL {
             assert_eq!(metrics.numbers(resolution, Timestamp(later * 1000)).app.len(), 1);
         }
+    }
+
+    #[test]
+    fn of_a_process_that_is_gone_nothing_is_left_in_the_end() {
+        let metrics = AppMetrics::default();
+        let slots = |hour: i64| {
+            metrics.record(&Sample { process: Some("v2/web.1"), ..sample(200, 1, hour * 3600) });
+            let kept = metrics.kept();
+            let gone = kept.processes.get("v1/web.1");
+            gone.map(|series| [series.minutes.len(), series.tens.len(), series.hours.len()])
+        };
+        metrics.record(&sample(200, 1, 1000 * 3600));
+        assert_eq!(slots(1001), Some([1, 1, 1]));
+        assert_eq!(slots(1003), Some([0, 1, 1]));
+        assert_eq!(slots(1025), Some([0, 0, 1]));
+        assert_eq!(slots(1000 + 7 * 24), None);
+        assert_eq!(metrics.process_totals().keys().collect::<Vec<_>>(), ["v2/web.1"]);
+        assert_eq!(metrics.total().requests, 5, "what was counted in all stays");
     }
 
     #[test]
