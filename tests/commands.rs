@@ -12,6 +12,16 @@ impl Town {
         self.memory.running().iter().filter(|id| id.as_str().starts_with(app)).count()
     }
 
+    /// Works on what is due until something holds, and leaves the rest for later.
+    async fn step_until(&self, what: &str, mut holds: impl FnMut() -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !holds() {
+            assert!(Instant::now() < deadline, "waited in vain for {what}");
+            reconcile::step(self.world()).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
     pub(crate) fn app_record(&self, name: &str) -> landfall::domain::App {
         let name: AppName = name.parse().expect("a name");
         self.world().store.app(&name).expect("the store answers").expect("the app")
@@ -101,12 +111,8 @@ async fn a_right_that_is_lost_before_the_release_is_noticed() {
     town.say(&pull, "/promote", "mia").await;
     // Step by step, until the comment is decided on and nothing more was done.
     let production: AppName = "hello-production".parse().unwrap();
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while town.world().store.app(&production).unwrap().is_none() {
-        assert!(Instant::now() < deadline, "the comment was never decided on");
-        reconcile::step(town.world()).await.unwrap();
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
+    let decided = || town.world().store.app(&production).unwrap().is_some();
+    town.step_until("the comment to be decided on", decided).await;
     assert_eq!(town.app_record("hello-production").deploys[0].release, None);
     town.throw_out(&repository, "mia").await;
     town.settle().await;
@@ -260,24 +266,17 @@ async fn tests_are_cancelled_by_a_comment_and_bad_code_says_so_in_its_answer() {
     assert!(town.comment(&pull).await.contains("No test run is going on."));
     // In one comment: a run starts, and ends before it did anything.
     town.say(&pull, "/retest", OWNER).await;
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while town.world().store.runs().unwrap().iter().filter(|run| run.pull.is_some()).count() < 2 {
-        assert!(Instant::now() < deadline, "the comment was never decided on");
-        reconcile::step(town.world()).await.unwrap();
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
+    let begun = || town.world().store.runs().unwrap().iter().filter(|run| run.pull.is_some()).count() >= 2;
+    town.step_until("the comment to be decided on", begun).await;
     let cancel = town.say(&pull, "/cancel", OWNER).await;
-    let said = || async { town.world().store.commands_of(town.world().store.repositories().unwrap()[0].id).unwrap() };
+    let said = || town.world().store.commands_of(town.world().store.repositories().unwrap()[0].id).unwrap();
     // The webhook is in the queue before the run's nodes end: only deliveries are worked on until then.
-    while !said().await.iter().any(|record| record.comment == cancel) {
-        assert!(Instant::now() < deadline, "the comment was never decided on");
-        reconcile::step(town.world()).await.unwrap();
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
+    let decided = || said().iter().any(|record| record.comment == cancel);
+    town.step_until("the comment to be decided on", decided).await;
     town.settle().await;
     let runs = town.world().store.runs().unwrap();
     let newest = runs.iter().filter(|run| run.pull.is_some()).max_by_key(|run| run.number).unwrap();
-    let answer = said().await.into_iter().find(|record| record.comment == cancel).unwrap().answer;
+    let answer = said().into_iter().find(|record| record.comment == cancel).unwrap().answer;
     // Whichever came first, the answer says what happened.
     assert_eq!(newest.cancelled.is_some(), answer == landfall::domain::Answer::Done, "{newest:?} {answer:?}");
     town.leave().await;
@@ -289,16 +288,11 @@ async fn tests_that_somebody_ended_are_not_begun_again_by_a_look_at_github() {
     let repository = town.make_repository("hello", "one").await;
     town.push(&repository, "change", "two").await;
     town.open_pull(&repository, "change", "Say two").await;
-    let deadline = Instant::now() + Duration::from_secs(30);
     let of_pull = || {
         let runs = town.world().store.runs().unwrap().into_iter();
         runs.filter(|run| run.pull.is_some()).collect::<Vec<_>>()
     };
-    while of_pull().is_empty() {
-        assert!(Instant::now() < deadline, "the pull request was never decided on");
-        reconcile::step(town.world()).await.unwrap();
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
+    town.step_until("the pull request to be decided on", || !of_pull().is_empty()).await;
     assert!(reconcile::command::cancel(town.world(), of_pull()[0].number, OWNER).await.unwrap());
     town.settle().await;
     reconcile::resync(town.world()).await.unwrap();

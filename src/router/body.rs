@@ -32,7 +32,7 @@ pub(super) struct Upload {
     http2: bool,
     /// It may go on after the answer.
     _under_way: UnderWay,
-    sending: Sending,
+    steps: Arc<Steps>,
     connection: Option<Arc<Connection>>,
     permission: Option<Pin<Box<Sleep>>>,
 }
@@ -70,17 +70,9 @@ impl Sending {
         self.0.as_ref().is_some_and(|steps| steps.broken.load(Ordering::Acquire))
     }
 
-    fn is_permitted(&self) -> bool {
-        self.0.as_ref().is_none_or(|steps| steps.permitted.load(Ordering::Acquire))
-    }
-
     pub fn permit(&self) {
-        self.note(|steps| &steps.permitted);
-    }
-
-    fn note(&self, step: impl Fn(&Steps) -> &AtomicBool) {
         if let Some(steps) = &self.0 {
-            step(steps).store(true, Ordering::Release);
+            steps.permitted.store(true, Ordering::Release);
         }
     }
 }
@@ -91,10 +83,11 @@ impl ClientBody {
         if incoming.is_end_stream() {
             return (ClientBody::Empty, Sending::default());
         }
-        let sending = Sending(Some(Arc::default()));
+        let steps = Arc::<Steps>::default();
+        let sending = Sending(Some(steps.clone()));
         let permission = asks.then(|| Box::pin(tokio::time::sleep(PERMISSION)));
         let (http2, _under_way) = (client.http2, client.begin());
-        let upload = Upload { incoming, http2, _under_way, sending: sending.clone(), connection: None, permission };
+        let upload = Upload { incoming, http2, _under_way, steps, connection: None, permission };
         (ClientBody::Upload(Box::new(upload)), sending)
     }
 
@@ -108,7 +101,7 @@ impl ClientBody {
 
 impl Upload {
     fn end(&self) {
-        self.sending.note(|steps| &steps.whole);
+        self.steps.whole.store(true, Ordering::Release);
         if let Some(connection) = &self.connection {
             connection.sent();
         }
@@ -122,7 +115,7 @@ impl Body for ClientBody {
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let ClientBody::Upload(upload) = &mut *self else { return Poll::Ready(None) };
         if let Some(permission) = &mut upload.permission {
-            if !upload.sending.is_permitted() {
+            if !upload.steps.permitted.load(Ordering::Acquire) {
                 std::task::ready!(permission.as_mut().poll(context));
             }
             upload.permission = None;
@@ -138,7 +131,7 @@ impl Body for ClientBody {
         // Where the length is known, nobody asks for what comes after the last byte.
         let whole = ended || frame.is_none() || upload.incoming.size_hint().exact() == Some(0);
         if matches!(frame, Some(Err(_))) {
-            upload.sending.note(|steps| &steps.broken);
+            upload.steps.broken.store(true, Ordering::Release);
         } else if whole {
             upload.end();
         }
