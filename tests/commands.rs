@@ -302,6 +302,26 @@ async fn tests_that_somebody_ended_are_not_begun_again_by_a_look_at_github() {
 }
 
 #[actix_web::test]
+async fn tests_of_what_a_freeze_holds_back_stay_ended_too() {
+    let town = Town::start().await;
+    let repository = town.make_repository("hello", "one").await;
+    town.settle().await;
+    town.rule(&repository, "[[pipeline.freeze]]\nstages = [\"staging\"]\nreason = \"audit\"\n").await;
+    town.settle().await;
+    let runs = || town.world().store.runs().unwrap();
+    let before = runs().len();
+    town.push(&repository, "main", "two").await;
+    town.step_until("the push to be decided on", || runs().len() > before).await;
+    let newest = runs().iter().map(|run| run.number).max().unwrap();
+    assert!(reconcile::command::cancel(town.world(), newest, OWNER).await.unwrap());
+    town.settle().await;
+    reconcile::resync(town.world()).await.unwrap();
+    town.settle().await;
+    assert_eq!(runs().len(), before + 1, "{:?}", runs());
+    town.leave().await;
+}
+
+#[actix_web::test]
 async fn a_team_that_the_app_may_not_see_lets_nobody_in() {
     let town = Town::start().await;
     let repository = town.make_repository("hello", "one").await;

@@ -265,6 +265,11 @@ impl TestRun {
         }
     }
 
+    /// Whether its commit is not to be tested again by itself: what somebody ended by hand stays ended.
+    pub fn stands(&self) -> bool {
+        matches!(self.cancelled, None | Some(Cancelled::By { .. }))
+    }
+
     pub fn counts(&self) -> Counts {
         self.results.values().filter_map(|result| result.counts).fold(Counts::default(), |sum, counts| Counts {
             passed: sum.passed + counts.passed,

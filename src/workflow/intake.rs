@@ -162,8 +162,7 @@ fn pull_changed(told: &Pull, snapshot: &Snapshot) -> Vec<Change> {
         .filter(|part| {
             !snapshot.runs.iter().any(|run| {
                 let same = run.pull == Some(pull.number) && run.commit == pull.head && run.part == *part;
-                // What somebody ended by hand is not begun again by itself.
-                same && matches!(run.cancelled, None | Some(Cancelled::By { .. }))
+                same && run.stands()
             })
         })
         .collect();
@@ -241,7 +240,7 @@ fn branch_pushed(branch: &str, commit: &Sha, snapshot: &Snapshot) -> Vec<Change>
     parts.sort();
     parts.dedup();
     parts.retain(|part| {
-        let of_commit = |run: &&TestRun| run.pull.is_none() && run.commit == *commit && run.cancelled.is_none();
+        let of_commit = |run: &&TestRun| run.pull.is_none() && run.commit == *commit && run.stands();
         let known: Vec<&TestRun> = snapshot.runs.iter().filter(of_commit).filter(|run| run.part == *part).collect();
         let concerned = new.iter().filter(|key| snapshot.policy().folder_of(**key) == *part).any(touched);
         // What was held back, or concerned nothing, is known by its run.
