@@ -375,7 +375,7 @@ impl ClientStream {
 
     /// Whether closing now could meet bytes of the client: then the connection is reset, and with it our answer.
     fn owes_bytes(&self) -> bool {
-        let descriptor = self.wire.tcp().as_raw_fd();
+        let descriptor = self.wire.socket().as_raw_fd();
         let waiting = recv(descriptor, &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT);
         !self.client.framing().is_between_requests() || waiting.is_ok_and(|count| count > 0)
     }
@@ -461,7 +461,7 @@ impl AsyncRead for ClientStream {
             since.store(this.place.clients.now(), Ordering::Release);
         }
         if framing.fault() == Some(Fault::TooLarge) && !this.place.progress.secure {
-            let _ = this.wire.tcp().try_write(LARGE);
+            this.wire.socket().send_last(LARGE);
         }
         match framing.fault() {
             Some(_) if passed == 0 => Poll::Ready(Err(malformed())),

@@ -5,8 +5,8 @@
 //! Every connection is kept in its target's register from the moment it exists until just before its descriptor is
 //! closed: that is how idle ones of a target that left are closed, and silent ones are cut.
 
+use super::socket::Socket;
 use super::ticks::Ticks;
-use super::wire::write_pieces;
 use nix::errno::Errno;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, Shutdown, recvmsg, shutdown};
 use std::collections::HashMap;
@@ -180,7 +180,7 @@ impl Drop for Registered {
 pub(super) struct AppStream {
     /// The first field, so that it is dropped before the descriptor is closed.
     _registered: Registered,
-    stream: TcpStream,
+    stream: Socket,
     connection: Arc<Connection>,
     /// The app takes no more. What it has said by then, and that it ended, is still to be read: it may have answered before
     /// it had the whole request.
@@ -193,31 +193,42 @@ impl AppStream {
         let connection = Arc::new(Connection::new(ticks));
         connections.lock().insert(descriptor, connection.clone());
         let _registered = Registered { connections: connections.clone(), descriptor };
-        (AppStream { _registered, stream, connection: connection.clone(), deaf: false }, connection)
+        (
+            AppStream { _registered, stream: Socket::new(stream), connection: connection.clone(), deaf: false },
+            connection,
+        )
     }
 
-    /// Writes so many bytes, or takes them for written where nobody hears them.
-    fn write(
+    /// Does what may find that the app takes no more, and then says `unheard`, as if it had been done.
+    fn tell<T>(
         &mut self,
-        length: usize,
-        write: impl FnOnce(Pin<&mut TcpStream>) -> Poll<io::Result<usize>>,
-    ) -> Poll<io::Result<usize>> {
+        unheard: T,
+        told: impl FnOnce(Pin<&mut Socket>) -> Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
         if self.deaf {
-            return Poll::Ready(Ok(length));
+            return Poll::Ready(Ok(unheard));
         }
-        match write(Pin::new(&mut self.stream)) {
+        match told(Pin::new(&mut self.stream)) {
             Poll::Ready(Err(error))
                 if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) =>
             {
                 self.deaf = true;
-                Poll::Ready(Ok(length))
+                Poll::Ready(Ok(unheard))
             }
-            Poll::Ready(result) => {
-                self.connection.touch();
-                Poll::Ready(result)
-            }
-            Poll::Pending => Poll::Pending,
+            told => told,
         }
+    }
+
+    fn write(
+        &mut self,
+        length: usize,
+        write: impl FnOnce(Pin<&mut Socket>) -> Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        let written = self.tell(length, write);
+        if written.is_ready() && !self.deaf {
+            self.connection.touch();
+        }
+        written
     }
 }
 
@@ -248,7 +259,7 @@ impl AsyncWrite for AppStream {
         buffers: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let length = buffers.iter().map(|buffer| buffer.len()).sum();
-        self.write(length, |stream| write_pieces(stream, context, buffers))
+        self.write(length, |stream| stream.poll_write_vectored(context, buffers))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -256,11 +267,11 @@ impl AsyncWrite for AppStream {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        self.tell((), |stream| stream.poll_flush(context))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        self.tell((), |stream| stream.poll_shutdown(context))
     }
 }
 

@@ -31,6 +31,7 @@ mod proxy;
 mod request;
 mod server;
 mod siblings;
+mod socket;
 mod streams;
 mod table;
 mod tail;

@@ -14,6 +14,7 @@ use super::log::Log;
 use super::pages::Pages;
 use super::proxy::Proxy;
 use super::request::canonical;
+use super::socket::{self, Socket};
 use super::streams::Streams;
 use super::table;
 use super::trust::Trusted;
@@ -173,10 +174,16 @@ pub(super) fn run_until(options: RouterOptions, ended: impl Future<Output = ()>)
         .worker_threads(threads)
         .thread_name("router")
         .enable_all()
+        .on_thread_start(socket::begin_gathering)
+        .on_thread_stop(socket::end_gathering)
+        .on_thread_park(socket::send_gathered)
         .build()
         .context("could not start the runtime")?;
+    // Of a runtime with one thread that is this one, and it starts none.
+    socket::begin_gathering();
     let result = runtime.block_on(serve(options, ended));
     runtime.shutdown_timeout(Duration::from_secs(1));
+    socket::end_gathering();
     result
 }
 
@@ -399,7 +406,7 @@ async fn accept(listener: TcpListener, certificates: Option<Arc<Certificates>>, 
                     continue;
                 };
                 let door = door.clone();
-                let stream = ClientStream::new(place, Wire::Plain(stream), None);
+                let stream = ClientStream::new(place, Wire::Plain(Socket::new(stream)), None);
                 tokio::spawn(async move { door.serve(stream).await });
             }
             Err(error) => {
@@ -433,12 +440,12 @@ impl Door {
         let (descriptor, source) = (stream.as_raw_fd(), client.unwrap_or(address).ip());
         let Some(certificates) = certificates else {
             match self.clients.admit(descriptor, source, false) {
-                Some(place) => self.serve(ClientStream::new(place, Wire::Plain(stream), client)).await,
+                Some(place) => self.serve(ClientStream::new(place, Wire::Plain(Socket::new(stream)), client)).await,
                 None => clients::turn_away(&stream),
             }
             return;
         };
-        let handshake = certificates.acceptor().accept(stream).into_fallible();
+        let handshake = certificates.acceptor().accept(Socket::new(stream)).into_fallible();
         tokio::pin!(handshake);
         // After the connection, so that on any way out it is dropped before it.
         let Some(place) = self.clients.admit(descriptor, source, true) else { return };

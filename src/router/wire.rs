@@ -1,44 +1,20 @@
 //! What a client's bytes come over: a plain connection, or TLS on top of one.
 
+use super::socket::Socket;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
-
-/// Bytes that are put together before they are written: to copy so few takes less than to tell the system of several places.
-const TOGETHER: usize = 2 * 1024;
-
-/// Writes pieces that follow each other.
-pub(super) fn write_pieces(
-    stream: Pin<&mut TcpStream>,
-    context: &mut Context<'_>,
-    pieces: &[io::IoSlice<'_>],
-) -> Poll<io::Result<usize>> {
-    if let [only] = pieces {
-        return stream.poll_write(context, only);
-    }
-    let mut together = [0; TOGETHER];
-    let mut length = 0;
-    for piece in pieces {
-        match together.get_mut(length..length + piece.len()) {
-            Some(place) => place.copy_from_slice(piece),
-            None => return stream.poll_write_vectored(context, pieces),
-        }
-        length += piece.len();
-    }
-    stream.poll_write(context, &together[..length])
-}
 
 #[derive(Debug)]
 pub(super) enum Wire {
-    Plain(TcpStream),
-    Secure(Box<TlsStream<TcpStream>>),
+    Plain(Socket),
+    Secure(Box<TlsStream<Socket>>),
 }
 
 impl Wire {
-    pub fn tcp(&self) -> &TcpStream {
+    pub fn socket(&self) -> &Socket {
         match self {
             Wire::Plain(stream) => stream,
             Wire::Secure(stream) => stream.get_ref().0,
@@ -95,7 +71,7 @@ impl AsyncWrite for Wire {
         buffers: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Wire::Plain(stream) => write_pieces(Pin::new(stream), context, buffers),
+            Wire::Plain(stream) => Pin::new(stream).poll_write_vectored(context, buffers),
             Wire::Secure(stream) => Pin::new(stream).poll_write_vectored(context, buffers),
         }
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 #[test]
 fn whoever_is_still_coming_in_when_the_end_is_told_hears_of_it() {
     use crate::router::clients::{ClientStream, Clients, Ending};
-    use crate::router::{ticks::Ticks, wire::Wire};
+    use crate::router::{socket::Socket, ticks::Ticks, wire::Wire};
     use std::os::fd::AsRawFd;
     use std::sync::Arc;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -22,7 +22,7 @@ fn whoever_is_still_coming_in_when_the_end_is_told_hears_of_it() {
             let (stream, address) = listener.accept().await.unwrap();
             (clients.admit(stream.as_raw_fd(), address.ip(), false).unwrap(), stream)
         };
-        let serve = |(place, stream)| ClientStream::new(place, Wire::Plain(stream), None);
+        let serve = |(place, stream)| ClientStream::new(place, Wire::Plain(Socket::new(stream)), None);
         let there = serve(come().await);
         let (early, late) = (come().await, come().await);
         clients.end(Ending::Streamed);

@@ -12,6 +12,7 @@ mod handover;
 mod headers;
 mod secure;
 mod smuggling;
+mod socket;
 mod streamed;
 mod switching;
 mod waiting;

@@ -577,42 +577,6 @@ fn small_pieces_go_to_an_app_without_waiting_for_each_other() {
 }
 
 #[test]
-fn pieces_of_any_size_arrive_as_they_were_written() {
-    use crate::router::wire::write_pieces;
-    use std::io::IoSlice;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let near = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let (far, _) = listener.accept().await.unwrap();
-        let (mut near, mut far) = (near, far);
-        for lengths in [vec![5], vec![0, 7, 0], vec![1000, 1048], vec![1000, 1049], vec![1, 100_000], vec![3000, 1]] {
-            let all: Vec<u8> = (0..lengths.iter().sum::<usize>()).map(|place| (place % 251) as u8).collect();
-            let mut rest = all.as_slice();
-            let pieces = lengths.iter().map(|length| {
-                let (piece, after) = rest.split_at(*length);
-                rest = after;
-                IoSlice::new(piece)
-            });
-            let mut pieces: Vec<IoSlice<'_>> = pieces.collect();
-            let mut left = pieces.as_mut_slice();
-            let write = async {
-                while !left.is_empty() {
-                    let written =
-                        std::future::poll_fn(|context| write_pieces(std::pin::Pin::new(&mut near), context, left))
-                            .await;
-                    IoSlice::advance_slices(&mut left, written.unwrap());
-                }
-            };
-            let mut seen = vec![0; all.len()];
-            let (_, read) = tokio::join!(write, tokio::io::AsyncReadExt::read_exact(&mut far, &mut seen));
-            read.unwrap();
-            assert!(seen == all, "{lengths:?}");
-        }
-    });
-}
-
-#[test]
 fn an_answer_to_an_upload_that_the_app_does_not_take_arrives_whole() {
     let folder = tempfile::tempdir().unwrap();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
