@@ -28,27 +28,6 @@ impl Timestamp {
         format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
     }
 
-    /// Appends RFC 3339 in UTC with milliseconds: `2026-11-22T23:19:37.042Z`. Log lines begin with it, so no formatter is asked.
-    pub fn push_rfc3339_millis(self, text: &mut String) {
-        let (year, month, day, second_of_day) = self.civil();
-        let mut written = *b"0000-00-00T00:00:00.000Z";
-        for (mut number, digits) in [
-            (year, 0..4),
-            (month, 5..7),
-            (day, 8..10),
-            (second_of_day / 3600, 11..13),
-            (second_of_day / 60 % 60, 14..16),
-            (second_of_day % 60, 17..19),
-            (self.0.rem_euclid(1000), 20..23),
-        ] {
-            for digit in written[digits].iter_mut().rev() {
-                *digit = b'0' + (number % 10) as u8;
-                number /= 10;
-            }
-        }
-        text.push_str(std::str::from_utf8(&written).unwrap_or_default());
-    }
-
     /// Reads RFC 3339; fractions down to milliseconds and offsets are understood, anything else is `None`.
     pub fn parse_rfc3339(text: &str) -> Option<Timestamp> {
         let bytes = text.as_bytes();
@@ -167,11 +146,6 @@ mod tests {
             assert_eq!(Timestamp::parse_rfc3339(text), Some(Timestamp(milliseconds)));
         }
         assert_eq!(Timestamp::parse_rfc3339("2026-11-23T00:19:37.123+01:00"), Some(Timestamp(1_795_389_577_123)));
-        for (milliseconds, text) in [(1_795_389_577_042, "2026-11-22T23:19:37.042Z"), (7, "1970-01-01T00:00:00.007Z")] {
-            let mut written = String::new();
-            Timestamp(milliseconds).push_rfc3339_millis(&mut written);
-            assert_eq!((written.as_str(), Timestamp::parse_rfc3339(&written)), (text, Some(Timestamp(milliseconds))));
-        }
         assert_eq!(Timestamp::parse_rfc3339("2026-11-22T23:19:37.5Z"), Some(Timestamp(1_795_389_577_500)));
         assert_eq!(Timestamp::parse_rfc3339("yesterday"), None);
     }

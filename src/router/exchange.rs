@@ -7,8 +7,7 @@ use super::live::{InFlight, LiveApp, LiveTarget};
 use super::log::Entry;
 use super::metrics::{AppInFlight, Sample};
 use super::proxy::Proxy;
-use super::request;
-use super::trailers;
+use super::request::{self, Asked};
 use super::trust::{self, Origin};
 use crate::clock::Timestamp;
 use http::request::Parts;
@@ -33,7 +32,7 @@ pub(super) struct Exchange {
     pub method: Method,
     uri: Uri,
     pub host: String,
-    pub takes_trailers: bool,
+    pub asked: Asked,
     pub app: Option<Arc<LiveApp>>,
     pub counted: Option<AppInFlight>,
     /// The process that the request is at, and the same for the log after it left.
@@ -64,16 +63,17 @@ impl Exchange {
         let own = Origin { client: client.address, secure: client.secure, port };
         let origin = trust::origin(&head.headers, own, &proxy.routes.options.trusted);
         let same = origin.client == client.address;
+        let mut asked = Asked::by(&head.headers);
         Box::new(Exchange {
             started: Instant::now(),
             arrived: proxy.clock.now(),
-            request_id: request::request_id(&head.headers),
+            request_id: asked.request_id.take().unwrap_or_else(request::new_request_id_value),
             origin,
             written_address: if same { client.written_address.clone() } else { clients::written(origin.client) },
             method: head.method.clone(),
             uri: head.uri.clone(),
             host: String::new(),
-            takes_trailers: trailers::wanted(&head.headers),
+            asked,
             app: None,
             counted: None,
             inside: None,

@@ -176,9 +176,17 @@ fn head_end(bytes: &[u8], from: usize) -> Option<usize> {
     while bytes[start..].starts_with(b"\r\n") {
         start += 2;
     }
-    let from = from.max(start);
-    let found = bytes.get(from..)?.windows(4).position(|window| window == b"\r\n\r\n")?;
-    Some(from + found + 4)
+    let mut end = from.max(start) + 4;
+    // Of four bytes the last one tells where the next four that could be it end.
+    while let Some(four) = bytes.get(end - 4..end) {
+        end += match four {
+            b"\r\n\r\n" => return Some(end),
+            [.., b'\n'] => 2,
+            [.., b'\r'] => 1,
+            _ => 4,
+        };
+    }
+    None
 }
 
 /// The state after one byte of a chunked body that is not data.

@@ -212,7 +212,31 @@ impl Queue {
 
 thread_local! {
     /// The line that is being written: none has to ask for memory of its own.
-    static LINE: RefCell<String> = const { RefCell::new(String::new()) };
+    static LINE: RefCell<Line> = const { RefCell::new(Line { text: String::new(), second: i64::MIN, time: String::new() }) };
+}
+
+struct Line {
+    text: String,
+    /// The last line's second since the epoch, and its time as it was written: most lines come within the same one.
+    second: i64,
+    time: String,
+}
+
+impl Line {
+    fn begin(&mut self, now: Timestamp) {
+        let (second, millisecond) = (now.0.div_euclid(1000), now.0.rem_euclid(1000));
+        if self.second != second {
+            self.second = second;
+            self.time = now.rfc3339();
+        }
+        self.text.clear();
+        self.text.push_str(self.time.trim_end_matches('Z'));
+        self.text.push('.');
+        for tens in [100, 10, 1] {
+            self.text.push(char::from(b'0' + (millisecond / tens % 10) as u8));
+        }
+        self.text.push_str("Z landfall[router]: ");
+    }
 }
 
 #[derive(Default)]
@@ -294,11 +318,9 @@ impl Log {
 
     fn line(&self, app: Option<&Arc<AppName>>, now: Timestamp, write: impl FnOnce(&mut String)) {
         LINE.with_borrow_mut(|line| {
-            line.clear();
-            now.push_rfc3339_millis(line);
-            line.push_str(" landfall[router]: ");
-            write(line);
-            if !self.0.queue.line(app, line) {
+            line.begin(now);
+            write(&mut line.text);
+            if !self.0.queue.line(app, &line.text) {
                 self.0.memory.dropped.fetch_add(1, Ordering::Relaxed);
             }
         });

@@ -1,7 +1,7 @@
 //! One request from a client to a process and back.
 //!
 //! In reading order: what a client may send and who answers it (`answer`, `admit`), which process gets it and over which
-//! connection (`forward`, `target`, `hold`), what is written into it and into its answer (`head_for_app`, `pass_on`), and
+//! connection (`forward`, `target`, `hold`), what is written into it and into its answer (`write_head`, `pass_on`), and
 //! what is said when it goes wrong (`refusal_of`, `page`).
 
 use super::access::{self, Verdict};
@@ -100,15 +100,14 @@ impl Proxy {
         let (head, body) = request.into_parts();
         let version = head.version;
         let mut exchange = Exchange::begin(&self, client, &head);
-        let accept = head.headers.get(header::ACCEPT).cloned();
         // Where another protocol is asked for, what follows was not followed, whether that is taken up or not.
-        let mut close = self.routes.is_leaving() || head.headers.contains_key(header::UPGRADE);
+        let mut close = self.routes.is_leaving() || exchange.asked.another_protocol;
         let mut response = match self.admit(&mut exchange, &head).await {
             Err(Stop::Answered(answer)) => self.own(exchange, answer),
             Err(Stop::Refused(refusal)) => {
                 // What follows on the connection can't be trusted to be a request, or is a body that nobody reads.
                 close |= matches!(refusal.status, 400 | 401 | 403 | 405 | 414 | 431);
-                self.page(exchange, refusal, accept.as_ref())
+                self.page(exchange, refusal)
             }
             Ok(()) => match self.forward(&mut exchange, head, body).await {
                 Ok(answered) => {
@@ -122,7 +121,7 @@ impl Proxy {
                 }
                 Err(refusal) => {
                     close = true;
-                    self.page(exchange, refusal, accept.as_ref())
+                    self.page(exchange, refusal)
                 }
             },
         };
@@ -168,7 +167,7 @@ impl Proxy {
                 Verdict::Open { cookie } => exchange.let_in = cookie,
                 closed => {
                     exchange.outsider = true;
-                    return Err(self.turn_away(exchange, head, &app.name, closed));
+                    return Err(self.turn_away(exchange, &app.name, closed));
                 }
             }
         }
@@ -181,9 +180,9 @@ impl Proxy {
 
     /// Takes a request to a process, and to another one where that may be done, until one answers.
     async fn forward(&self, exchange: &mut Exchange, mut head: Parts, body: Incoming) -> Result<Answered, Refusal> {
-        let upgrade = request::is_upgrade(&head);
+        let upgrade = exchange.asked.another_protocol && request::is_upgrade(&head);
         let client_side = head.extensions.remove::<OnUpgrade>().filter(|_| upgrade);
-        let expects = expects(&head.headers);
+        let expects = exchange.asked.permission;
         let (mut body, sending) = ClientBody::new(body, &exchange.client, expects);
         let whole = body.is_end_stream();
         // Whether the request may be sent a second time where nobody knows what became of the first.
@@ -191,7 +190,8 @@ impl Proxy {
         // Whether its connection may have served, and may serve, others.
         let shared = repeatable && !upgrade;
         let copy = repeatable.then(|| head.clone());
-        let mut head = Some(self.head_for_app(exchange, head, upgrade, whole)?);
+        self.write_head(exchange, &mut head, upgrade, whole)?;
+        let mut head = Some(head);
         for _ in 0..ATTEMPTS {
             exchange.inside = None;
             exchange.connect = None;
@@ -203,23 +203,28 @@ impl Proxy {
             // sent over it, and then nobody could tell whether it was read.
             let idle = if shared { process.idle_link().await } else { None };
             let reused = idle.is_some();
-            let dialled = Instant::now();
-            let link = match idle {
-                Some(link) => Ok(link),
-                None => process.fresh_link(self.routes.options.connect_timeout, &self.routes.ticks).await,
-            };
-            let mut link = match link {
-                Ok(link) => link,
-                Err(error) => {
-                    self.unreachable(exchange, &error);
-                    continue;
+            let mut link = if let Some(link) = idle {
+                exchange.connect = Some(Duration::ZERO);
+                link
+            } else {
+                let dialled = Instant::now();
+                match process.fresh_link(self.routes.options.connect_timeout, &self.routes.ticks).await {
+                    Ok(link) => {
+                        exchange.connect = Some(dialled.elapsed());
+                        link
+                    }
+                    Err(error) => {
+                        self.unreachable(exchange, &error);
+                        continue;
+                    }
                 }
             };
-            exchange.connect = Some(if reused { Duration::ZERO } else { dialled.elapsed() });
             let parts = match head.take() {
                 Some(parts) => parts,
                 None => {
-                    self.head_for_app(exchange, copy.clone().ok_or(Refusal::coded(503, Code::H99))?, upgrade, whole)?
+                    let mut again = copy.clone().ok_or(Refusal::coded(503, Code::H99))?;
+                    self.write_head(exchange, &mut again, upgrade, whole)?;
+                    again
                 }
             };
             body.over(&link.connection);
@@ -361,8 +366,8 @@ impl Proxy {
         }
     }
 
-    /// The head as the app gets it. `whole`: no body follows it.
-    fn head_for_app(&self, exchange: &Exchange, mut head: Parts, upgrade: bool, whole: bool) -> Result<Parts, Refusal> {
+    /// Makes a client's head the one that the app gets. `whole`: no body follows it.
+    fn write_head(&self, exchange: &Exchange, head: &mut Parts, upgrade: bool, whole: bool) -> Result<(), Refusal> {
         let version = match head.version {
             Version::HTTP_2 => "2 landfall",
             Version::HTTP_10 | Version::HTTP_09 => "1.0 landfall",
@@ -377,7 +382,7 @@ impl Proxy {
         }
         // A client's word on where it comes from is dropped; the router's own follows.
         request::end_hop(headers, upgrade, request::is_forwarding);
-        if exchange.takes_trailers && !upgrade {
+        if exchange.asked.trailers && !upgrade {
             headers.insert(header::TE, HeaderValue::from_static("trailers"));
             headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
         }
@@ -399,9 +404,11 @@ impl Proxy {
             None => HeaderValue::from_static(version),
         };
         headers.insert(header::VIA, via);
-        head.uri = request::origin_form(head.uri).map_err(|_| Refusal::bare(400))?;
+        if head.uri.authority().is_some() {
+            head.uri = request::origin_form(std::mem::take(&mut head.uri)).map_err(|_| Refusal::bare(400))?;
+        }
         head.version = Version::HTTP_11;
-        Ok(head)
+        Ok(())
     }
 
     /// Gives the client what a process has begun to answer.
@@ -429,7 +436,7 @@ impl Proxy {
             return Response::from_parts(head, AnswerBody::Page(None));
         }
         let mut place = None;
-        if exchange.takes_trailers && !exchange.client.http2 && exchange.method != Method::HEAD {
+        if exchange.asked.trailers && !exchange.client.http2 && exchange.method != Method::HEAD {
             let trailers = place.insert(Trailers::default());
             exchange.client.trail(trailers.clone());
         }
@@ -453,7 +460,7 @@ impl Proxy {
 
     /// Answers who was not let in: with the page that says so, or by sending them to where they can log in. What a body of
     /// the request is, nobody reads.
-    fn turn_away(&self, exchange: &Exchange, head: &Parts, app: &AppName, verdict: Verdict) -> Stop {
+    fn turn_away(&self, exchange: &Exchange, app: &AppName, verdict: Verdict) -> Stop {
         let (status, name, text, cookie) = match verdict {
             Verdict::Elsewhere { to, cookie } => (303, header::LOCATION, to, Some(cookie)),
             Verdict::Closed(refusal) if refusal.status == 401 => {
@@ -462,8 +469,7 @@ impl Proxy {
             Verdict::Closed(refusal) => return Stop::Refused(refusal),
             Verdict::Open { .. } => return Stop::Refused(Refusal::coded(500, Code::H99)),
         };
-        let accept = head.headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
-        let page = errors::render(Refusal::bare(status), exchange.name(), accept, &self.pages);
+        let page = errors::render(Refusal::bare(status), exchange.name(), exchange.asked.accept(), &self.pages);
         let mut fields = vec![
             (name, text.as_str()),
             (header::CONTENT_TYPE, page.content_type),
@@ -493,15 +499,9 @@ impl Proxy {
     }
 
     /// The page that says why a request was refused. That the client reads it is no part of the request.
-    fn page(
-        &self,
-        mut exchange: Box<Exchange>,
-        refusal: Refusal,
-        accept: Option<&HeaderValue>,
-    ) -> Response<AnswerBody> {
+    fn page(&self, mut exchange: Box<Exchange>, refusal: Refusal) -> Response<AnswerBody> {
         exchange.refusal = Some(refusal);
-        let accept = accept.and_then(|accept| accept.to_str().ok());
-        let page = errors::render(refusal, exchange.name(), accept, &self.pages);
+        let page = errors::render(refusal, exchange.name(), exchange.asked.accept(), &self.pages);
         let mut fields = vec![
             (header::CONTENT_TYPE, page.content_type),
             (header::CACHE_CONTROL, "no-store"),
@@ -554,11 +554,6 @@ fn written(status: u16, fields: &[(HeaderName, &str)], body: Vec<u8>) -> Respons
     answer
 }
 
-/// Whether the client waits for a word before it sends its body.
-fn expects(headers: &HeaderMap) -> bool {
-    headers.get(header::EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
-}
-
 /// Cookies may come in several fields over HTTP/2, and in one only after that (RFC 9113, 8.2.3).
 fn join_cookies(headers: &mut HeaderMap) {
     let all: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
@@ -573,15 +568,18 @@ fn join_cookies(headers: &mut HeaderMap) {
 /// the app says would be passed on, and codings other than chunked.
 fn check_answer(response: &Response<Incoming>, upgrade: bool) -> Result<(), Refusal> {
     let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-    // One at most, and a good one.
-    let is_clear = |name: HeaderName, good: fn(&[u8]) -> bool| {
-        let mut all = response.headers().get_all(name).iter();
-        all.next().is_none_or(|first| good(first.as_bytes())) && all.next().is_none()
-    };
-    let chunked = is_clear(header::TRANSFER_ENCODING, |coding| coding.eq_ignore_ascii_case(b"chunked"));
-    // The library takes `5, 5` for 5 and passes it on as it was written.
-    let length = is_clear(header::CONTENT_LENGTH, |length| length.iter().all(u8::is_ascii_digit));
-    if (switched && !upgrade) || !chunked || !length {
+    // One of each at most, and a good one. The library takes `5, 5` for 5 and passes it on as it was written.
+    let (mut codings, mut lengths, mut good) = (0, 0, true);
+    for (name, value) in response.headers() {
+        if name == header::TRANSFER_ENCODING {
+            codings += 1;
+            good &= value.as_bytes().eq_ignore_ascii_case(b"chunked");
+        } else if name == header::CONTENT_LENGTH {
+            lengths += 1;
+            good &= value.as_bytes().iter().all(u8::is_ascii_digit);
+        }
+    }
+    if (switched && !upgrade) || !good || codings > 1 || lengths > 1 {
         return Err(Refusal::coded(503, Code::H17));
     }
     Ok(())

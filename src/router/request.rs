@@ -55,7 +55,7 @@ pub(super) fn check_head(raw: &[u8]) -> Result<Body, Refusal> {
             return Err(MALFORMED);
         }
         let (name, value) = (&line[..colon], trim(&line[colon + 1..]));
-        let named = |wanted: &str| name.eq_ignore_ascii_case(wanted.as_bytes());
+        let named = |wanted: &str| name.len() == wanted.len() && name.eq_ignore_ascii_case(wanted.as_bytes());
         if named("host") {
             hosts += 1;
         } else if named("content-length") {
@@ -154,10 +154,9 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
         .contains(&name.as_str())
 }
 
-/// The words of a header that is a list, in whichever lines they stand.
-pub(super) fn words(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
-    let lists = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
-    lists.flat_map(|list| list.split(',')).map(str::trim)
+/// The words of one line of a header that is a list.
+fn listed(value: &HeaderValue) -> impl Iterator<Item = &str> {
+    value.to_str().unwrap_or_default().split(',').map(str::trim)
 }
 
 /// Takes out what concerns one connection alone, and what `Connection` says does. What says where a message ends or whom it
@@ -169,9 +168,11 @@ pub(super) fn end_hop(headers: &mut HeaderMap, upgrade: bool, foreign: impl Fn(&
     let mut gone: Vec<HeaderName> = headers.keys().filter(|name| ends(name)).cloned().collect();
     if gone.contains(&header::CONNECTION) {
         // Most say one of three words, which name no other header.
-        let named = words(headers, header::CONNECTION)
-            .filter(|word| !["close", "keep-alive", "upgrade"].contains(word))
-            .filter_map(|word| HeaderName::from_bytes(word.as_bytes()).ok());
+        let plain = |list: &&HeaderValue| {
+            ["close", "keep-alive", "upgrade"].iter().any(|word| list.as_bytes().eq_ignore_ascii_case(word.as_bytes()))
+        };
+        let lists = headers.get_all(header::CONNECTION).into_iter().filter(|list| !plain(list));
+        let named = lists.flat_map(listed).filter_map(|word| HeaderName::from_bytes(word.as_bytes()).ok());
         gone.extend(named.filter(|name| *name != header::HOST && *name != header::CONTENT_LENGTH));
     }
     for name in gone {
@@ -183,11 +184,55 @@ pub(super) fn end_hop(headers: &mut HeaderMap, upgrade: bool, foreign: impl Fn(&
     }
 }
 
-/// Whether a request asks for another protocol, by both of the words that it takes.
+/// What a request's headers say that most requests do not, seen in one pass over them.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Asked {
+    accept: Option<HeaderValue>,
+    /// Its name for itself, if it is one to keep.
+    pub request_id: Option<HeaderValue>,
+    /// Another protocol, whether the connection is to change to it or not.
+    pub another_protocol: bool,
+    /// The client waits for a word before it sends its body.
+    pub permission: bool,
+    /// The client takes trailers.
+    pub trailers: bool,
+}
+
+impl Asked {
+    /// What kind of answer the client prefers, in its words.
+    pub fn accept(&self) -> Option<&str> {
+        self.accept.as_ref().and_then(|accept| accept.to_str().ok())
+    }
+
+    pub fn by(headers: &HeaderMap) -> Asked {
+        let mut asked = Asked::default();
+        for (name, value) in headers {
+            if name == header::ACCEPT {
+                asked.accept.get_or_insert_with(|| value.clone());
+            } else if name == header::UPGRADE {
+                asked.another_protocol = true;
+            } else if name == header::EXPECT {
+                asked.permission |= value.as_bytes().eq_ignore_ascii_case(b"100-continue");
+            } else if name == header::TE {
+                asked.trailers |= listed(value).any(|word| word.eq_ignore_ascii_case("trailers"));
+            } else if name == X_REQUEST_ID {
+                asked.request_id.get_or_insert_with(|| value.clone());
+            }
+        }
+        asked.request_id = asked.request_id.filter(|value| is_request_id(value.as_bytes()));
+        asked
+    }
+}
+
+/// Whether a request that asks for another protocol asks by both of the words that it takes.
 pub(super) fn is_upgrade(head: &Parts) -> bool {
     head.version == Version::HTTP_11
-        && head.headers.contains_key(header::UPGRADE)
-        && words(&head.headers, header::CONNECTION).any(|word| word.eq_ignore_ascii_case("upgrade"))
+        && head
+            .headers
+            .get_all(header::CONNECTION)
+            .into_iter()
+            .flat_map(listed)
+            .any(|word| word.eq_ignore_ascii_case("upgrade"))
 }
 
 fn check_request_line(line: &[u8]) -> Result<&[u8], Refusal> {
@@ -249,14 +294,17 @@ fn trim(value: &[u8]) -> &[u8] {
 
 /// Whether names may have it (RFC 9110, 5.6.2).
 fn is_token(byte: u8) -> bool {
-    matches!(byte, b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' | b'#'..=b'\'' | b'^'..=b'`')
-        || matches!(byte, b'!' | b'*' | b'+' | b'-' | b'.' | b'|' | b'~')
-}
-
-/// What a request is called in logs: the client's name for it if that is one to keep, else a new one.
-pub(super) fn request_id(headers: &HeaderMap) -> HeaderValue {
-    let kept = headers.get(X_REQUEST_ID).filter(|value| is_request_id(value.as_bytes()));
-    kept.cloned().unwrap_or_else(|| HeaderValue::try_from(new_request_id()).unwrap_or(HeaderValue::from_static("")))
+    const TOKENS: [bool; 256] = {
+        let mut tokens = [false; 256];
+        let mut byte = 0_u8;
+        while byte < 128 {
+            tokens[byte as usize] = matches!(byte, b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' | b'#'..=b'\'' | b'^'..=b'`')
+                || matches!(byte, b'!' | b'*' | b'+' | b'-' | b'.' | b'|' | b'~');
+            byte += 1;
+        }
+        tokens
+    };
+    TOKENS[usize::from(byte)]
 }
 
 /// 20..200 of `[A-Za-z0-9+/=-]` (as on Heroku).
@@ -272,6 +320,12 @@ thread_local! {
     /// Random bytes that no id has used, at the end of the buffer: to ask the system for each id takes longer than all
     /// the rest of it.
     static RANDOM: RefCell<([u8; RANDOM_BYTES], usize)> = const { RefCell::new(([0; RANDOM_BYTES], 0)) };
+}
+
+/// A new id as a header has it.
+pub(super) fn new_request_id_value() -> HeaderValue {
+    // Digits, letters and dashes are a value.
+    HeaderValue::try_from(new_request_id()).unwrap_or(HeaderValue::from_static(""))
 }
 
 /// A new id: 128 random bits in the form of a UUID of version 4.
@@ -291,8 +345,11 @@ pub(super) fn new_request_id() -> String {
     });
     bytes[6] = (bytes[6] & 0x0f) | 0x40;
     bytes[8] = (bytes[8] & 0x3f) | 0x80;
-    let digits = hex::encode(bytes);
-    [&digits[..8], &digits[8..12], &digits[12..16], &digits[16..20], &digits[20..]].join("-")
+    let mut id = *b"00000000-0000-0000-0000-000000000000";
+    let places = id.iter_mut().filter(|place| **place != b'-');
+    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 0x0f]);
+    places.zip(digits).for_each(|(place, digit)| *place = b"0123456789abcdef"[usize::from(digit)]);
+    String::from_utf8_lossy(&id).into_owned()
 }
 
 /// Whether a header says where a request came from. The router says so itself; a client's word is dropped, also in
@@ -396,6 +453,33 @@ mod tests {
         assert!(one != other && is_request_id(one.as_bytes()), "{one}");
         let dashes: Vec<usize> = one.match_indices('-').map(|(at, _)| at).collect();
         assert_eq!((one.len(), dashes, &one[14..15]), (36, vec![8, 13, 18, 23], "4"));
+    }
+
+    #[test]
+    fn what_a_request_asks_for_is_seen_in_one_pass() {
+        let asked = |fields: &[(&'static str, &str)]| {
+            let fields = fields.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap()));
+            let mut headers = HeaderMap::new();
+            fields.for_each(|(name, value): (_, HeaderValue)| _ = headers.append(name, value));
+            Asked::by(&headers)
+        };
+        let te = |value| asked(&[("te", value)]).trailers;
+        assert!(
+            te("trailers")
+                && te("gzip;q=1, Trailers")
+                && !te("gzip")
+                && asked(&[("te", "x"), ("te", "trailers")]).trailers
+        );
+        assert!(asked(&[("expect", "100-Continue")]).permission && !asked(&[("expect", "200-ok")]).permission);
+        assert!(asked(&[("upgrade", "h2c")]).another_protocol && !asked(&[("connection", "upgrade")]).another_protocol);
+        assert_eq!(asked(&[("accept", "text/html"), ("accept", "*/*")]).accept(), Some("text/html"));
+        // The first name counts, and if it is none to keep, there is none.
+        let (good, other) = ("abcdefghijklmnopqrst", "tsrqponmlkjihgfedcba");
+        let id = |one, two| asked(&[("x-request-id", one), ("x-request-id", two)]).request_id;
+        assert_eq!(
+            (id(good, other), id("short", good)),
+            (Some(HeaderValue::from_static("abcdefghijklmnopqrst")), None)
+        );
     }
 
     #[test]

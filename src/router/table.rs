@@ -246,18 +246,28 @@ pub fn save(folder: &Path, table: &Table) -> std::io::Result<()> {
 /// The one spelling of a host that the table is looked up by: lower case, without port and without trailing dot.
 /// `None` for what can be no name of an app: an address in brackets, user information, bytes outside of host names.
 pub fn normalise_host(raw: &str) -> Option<String> {
-    let end = raw.bytes().position(|byte| byte == b':').unwrap_or(raw.len());
-    let (name, port) = raw.split_at(end);
+    let (name, port) = raw.split_at(raw.find(':').unwrap_or(raw.len()));
     if port.len() > 6 || !port.bytes().skip(1).all(|byte| byte.is_ascii_digit()) {
         return None;
     }
     let name = name.strip_suffix('.').unwrap_or(name);
-    let valid = (1..=253).contains(&name.len())
-        && !name.starts_with('.')
-        && !name.ends_with('.')
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'));
+    if !(1..=253).contains(&name.len()) || name.starts_with('.') || name.ends_with('.') {
+        return None;
+    }
+    let valid = name.bytes().all(|byte| HOST_BYTES[usize::from(byte)]);
     valid.then(|| name.to_ascii_lowercase())
 }
+
+/// Whether a host may have a byte. Every request's is asked about.
+const HOST_BYTES: [bool; 256] = {
+    let mut allowed = [false; 256];
+    let mut byte = 0_u8;
+    while byte < 128 {
+        allowed[byte as usize] = byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+        byte += 1;
+    }
+    allowed
+};
 
 fn valid_path(path: &str) -> bool {
     path.starts_with('/') && path.len() <= 2000 && path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#')

@@ -5,8 +5,7 @@
 //! chunked bodies; where the answer is anything else, nothing is put in.
 
 use super::framing::{Chunks, MAX_HEAD};
-use super::request;
-use http::{HeaderMap, header};
+use http::HeaderMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Names that may not come late, since whoever reads them must know before the body how to read it, where it leads, who
@@ -52,11 +51,6 @@ const EARLY: &[&str] = &[
     "x-request-id",
     "x-robots-tag",
 ];
-
-/// Whether a client takes trailers: `TE: trailers`, alone or among others.
-pub(super) fn wanted(headers: &HeaderMap) -> bool {
-    request::words(headers, header::TE).any(|word| word.eq_ignore_ascii_case("trailers"))
-}
 
 /// What came after the body of one answer.
 #[derive(Debug, Clone, Default)]
@@ -254,7 +248,5 @@ mod tests {
     #[test]
     fn names_that_come_early_are_in_order() {
         assert!(EARLY.is_sorted(), "they are looked up by halves");
-        let headers = |value: &str| [(http::header::TE, value.parse().unwrap())].into_iter().collect();
-        assert!(wanted(&headers("trailers")) && wanted(&headers("gzip;q=1, Trailers")) && !wanted(&headers("gzip")));
     }
 }
