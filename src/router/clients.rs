@@ -489,7 +489,8 @@ impl AsyncWrite for ClientStream {
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if matches!(this.closing, Closing::No) {
-            std::task::ready!(Pin::new(&mut this.wire).poll_shutdown(context))?;
+            let said = Pin::new(&mut this.wire).poll_shutdown(context);
+            std::task::ready!(this.took(said))?;
             if !this.owes_bytes() {
                 this.closing = Closing::Over;
                 return Poll::Ready(Ok(()));

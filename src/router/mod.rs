@@ -40,6 +40,7 @@ mod tests;
 mod ticks;
 mod trailers;
 mod trust;
+mod tunnel;
 mod wire;
 
 pub use access::{Access, is_own_path, seal_password, ticket};

@@ -20,6 +20,7 @@ use super::request::{self, X_REQUEST_ID};
 use super::siblings;
 use super::table::{Notice, normalise_host};
 use super::trailers::Trailers;
+use super::tunnel::lead_through;
 use crate::clock::Clock;
 use crate::domain::AppName;
 use bytes::Bytes;
@@ -28,11 +29,9 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::{Body, Incoming};
 use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-use tokio::io::AsyncWriteExt;
 
 /// For how long others are preferred to a process that could not be reached.
 const AVOIDED: Duration = Duration::from_secs(1);
@@ -603,41 +602,4 @@ fn refusal_of(client: &Client, sending: &Sending, connection: &Connection, error
     } else {
         Refusal::coded(503, Code::H13)
     }
-}
-
-/// Passes bytes both ways once the client and a process have agreed on another protocol, until both are done.
-async fn lead_through(mut exchange: Box<Exchange>, client: OnUpgrade, app: OnUpgrade, link: Link) {
-    let connection = &link.connection;
-    let before = connection.received();
-    let (Ok(client), Ok(app)) = tokio::join!(client, app) else { return };
-    connection.set_waiting(true);
-    let (mut from_client, mut to_client) = tokio::io::split(TokioIo::new(client));
-    let (mut from_app, mut to_app) = tokio::io::split(TokioIo::new(app));
-    let ended = {
-        let up = async {
-            let copied = tokio::io::copy(&mut from_client, &mut to_app).await;
-            let _ = to_app.shutdown().await;
-            copied
-        };
-        let down = tokio::io::copy(&mut from_app, &mut to_client);
-        tokio::pin!(up, down);
-        // A client may end its half first. When the app has ended, nobody reads what the client still says.
-        tokio::select! {
-            down = &mut down => down,
-            up = &mut up => match up {
-                Ok(_) => down.await,
-                Err(error) => Err(error),
-            },
-        }
-    };
-    exchange.bytes = connection.received() - before;
-    if connection.cut().is_some() {
-        exchange.refusal = Some(Refusal::coded(503, Code::H15));
-    } else if let Err(error) = ended {
-        tracing::debug!(%error, "a connection with another protocol broke off");
-    }
-    // What is left concerns the client alone.
-    exchange.complete();
-    drop((link, from_app, to_app));
-    let _ = to_client.shutdown().await;
 }

@@ -179,8 +179,10 @@ pub(super) fn run_until(options: RouterOptions, ended: impl Future<Output = ()>)
         .on_thread_park(socket::send_gathered)
         .build()
         .context("could not start the runtime")?;
-    // Of a runtime with one thread that is this one, and it starts none.
-    socket::begin_gathering();
+    // A runtime with one thread runs on this one.
+    if threads == 1 {
+        socket::begin_gathering();
+    }
     let result = runtime.block_on(serve(options, ended));
     runtime.shutdown_timeout(Duration::from_secs(1));
     socket::end_gathering();

@@ -20,9 +20,11 @@ use tokio::net::TcpStream;
 
 /// Bytes of one connection that are gathered; what is more is sent at once, since to copy it takes as long.
 const GATHERED: usize = 4 * 1024;
-/// Connections whose pieces wait, and reads since the first of them, after which they are sent although there is work.
+/// Connections whose pieces wait, and work since the first of them, after which they are sent although there is more work.
+/// A read counts as one, and so does each such amount of bytes that is read, or written at once.
 const CONNECTIONS: usize = 64;
-const READS: usize = 64;
+const WORK: usize = 64;
+const BYTES: usize = 4 * 1024;
 
 thread_local! {
     /// What this thread has gathered, if it gathers.
@@ -32,8 +34,8 @@ thread_local! {
 #[derive(Default)]
 struct Gathering {
     waiting: Vec<Arc<Mutex<Unsent>>>,
-    /// Reads since the first of them came.
-    reads: usize,
+    /// What was done since the first of them came.
+    work: usize,
     /// Buffers for the next ones.
     spare: Vec<Vec<u8>>,
 }
@@ -51,7 +53,7 @@ pub(super) fn end_gathering() {
 /// Sends what this thread has gathered.
 pub(super) fn send_gathered() {
     let taken = |gathering: &mut Gathering| {
-        gathering.reads = 0;
+        gathering.work = 0;
         std::mem::take(&mut gathering.waiting)
     };
     let Some(mut waiting) = GATHERING.with_borrow_mut(|gathering| gathering.as_mut().map(taken)) else { return };
@@ -63,6 +65,20 @@ pub(super) fn send_gathered() {
             gathering.waiting = waiting;
         }
     });
+}
+
+/// Notes that this thread has done something else, and sends what has waited for long enough.
+fn worked(work: usize) {
+    let overdue = GATHERING.with_borrow_mut(|gathering| {
+        let Some(gathering) = gathering.as_mut().filter(|gathering| !gathering.waiting.is_empty()) else {
+            return false;
+        };
+        gathering.work += work;
+        gathering.work >= WORK
+    });
+    if overdue {
+        send_gathered();
+    }
 }
 
 /// What of a connection is still to be sent.
@@ -87,6 +103,9 @@ impl Unsent {
         if self.stuck || self.bytes.len() + length > GATHERED {
             return Taken::No;
         }
+        if !self.task.as_ref().is_some_and(|task| task.will_wake(context.waker())) {
+            self.task = Some(context.waker().clone());
+        }
         GATHERING.with_borrow_mut(|gathering| {
             let Some(gathering) = gathering else { return Taken::No };
             if self.bytes.capacity() == 0 {
@@ -94,9 +113,6 @@ impl Unsent {
             }
             for piece in pieces {
                 self.bytes.extend_from_slice(piece);
-            }
-            if !self.task.as_ref().is_some_and(|task| task.will_wake(context.waker())) {
-                self.task = Some(context.waker().clone());
             }
             if !self.waits {
                 self.waits = true;
@@ -200,10 +216,15 @@ impl Socket {
             Taken::No => {}
         }
         ready!(send_all(&mut unsent, &mut self.stream, context))?;
-        match pieces {
+        let written = match pieces {
             [only] => Pin::new(&mut self.stream).poll_write(context, only),
             pieces => Pin::new(&mut self.stream).poll_write_vectored(context, pieces),
+        };
+        drop(unsent);
+        if let Poll::Ready(Ok(length)) = &written {
+            worked(length / BYTES);
         }
+        written
     }
 }
 
@@ -247,17 +268,10 @@ impl AsyncRead for Socket {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let overdue = GATHERING.with_borrow_mut(|gathering| {
-            let Some(gathering) = gathering.as_mut().filter(|gathering| !gathering.waiting.is_empty()) else {
-                return false;
-            };
-            gathering.reads += 1;
-            gathering.reads >= READS
-        });
-        if overdue {
-            send_gathered();
-        }
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        worked(1 + (buffer.filled().len() - before) / BYTES);
+        read
     }
 }
 

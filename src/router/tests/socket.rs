@@ -1,8 +1,11 @@
 //! Connections whose small pieces go out together.
 
 use crate::router::socket::{Socket, begin_gathering, end_gathering, send_gathered};
+use crate::router::tunnel::pass;
+use nix::sys::socket::MsgFlags;
 use std::future::poll_fn;
 use std::io::{self, IoSlice, Read};
+use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
@@ -148,6 +151,33 @@ fn what_the_system_does_not_take_at_once_arrives_in_order() {
         };
         let (_, seen) = tokio::join!(write, read);
         assert!(seen == all);
+    });
+}
+
+/// The app may wait for an answer to it, and send nothing more.
+#[test]
+fn what_goes_through_a_tunnel_to_a_full_system_follows_by_itself() {
+    gathering(async {
+        let (mut near, far) = connection().await;
+        let mut far = tokio::net::TcpStream::from_std(far).unwrap();
+        let mut full = 0;
+        while let Ok(length) = nix::sys::socket::send(near.as_raw_fd(), &[b'x'; 9_999], MsgFlags::MSG_DONTWAIT) {
+            full += length;
+        }
+        let (mut app, mut from_app) = tokio::io::duplex(100);
+        app.write_all(b"hello").await.unwrap();
+        let read = async {
+            sleep(Duration::from_millis(20)).await;
+            let mut seen = vec![0; full + 5];
+            tokio::io::AsyncReadExt::read_exact(&mut far, &mut seen).await.unwrap();
+            assert!(seen.ends_with(b"xhello"));
+        };
+        tokio::select! {
+            _ = pass(&mut from_app, &mut near) => panic!("it ended"),
+            read = timeout(Duration::from_secs(10), read) => read.expect("the last piece never came"),
+        }
+        drop(app);
+        pass(&mut from_app, &mut near).await.unwrap();
     });
 }
 
