@@ -11,7 +11,7 @@ use crate::meters::Meters;
 use crate::outside::Outside;
 use crate::platform::{self, Local, LocalSettings, Platform};
 use crate::reconcile::{self, Locks, World};
-use crate::router::{About, CertificateFiles, Router, RouterOptions, Trusted};
+use crate::router::{About, CertificateFiles, Keeper, Router, RouterEnd, RouterOptions, Trusted};
 use crate::slug::{self, Source};
 use crate::store::Store;
 use crate::text::Texts;
@@ -29,6 +29,8 @@ use tracing::{info, warn};
 
 /// How often GitHub is asked for what its webhooks did not bring. What has not changed costs no call of the limit.
 const COMPARE_EVERY: Duration = Duration::from_secs(60);
+/// How often it is looked whether the router answers; that it died is mostly seen before.
+const LOOK_AFTER_ROUTER: Duration = Duration::from_millis(500);
 /// Entries of the queue that are worked on at a time.
 pub const WORKERS: usize = 12;
 /// How many of them may be reading what deliveries are about, and how many telling GitHub something.
@@ -247,20 +249,55 @@ impl RouterStart {
     }
 }
 
-/// The router outlives us, and we outlive the router: whoever kills it finds it again a second later.
+/// The router outlives us, and we outlive the router: should it die, the next one is started at once, and meanwhile its
+/// sockets are held, so that nobody who connects is refused.
 async fn keep_router(world: Arc<World>, start: RouterStart) {
+    let mut keeper = match Keeper::start(&start.folder.join("router")) {
+        Ok(keeper) => Some(keeper),
+        Err(error) => {
+            warn!("cannot hold the router's sockets for it: {error}");
+            None
+        }
+    };
+    let mut died = false;
     loop {
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        if world.router.ping().await.is_ok() {
-            continue;
-        }
-        warn!("the router does not answer; starting it");
-        match ensure_router(&world.router, &start).await {
-            Ok(_) => {
-                let _ = reconcile::slow_tick(&world).await;
+        match (world.router.about().await, &mut keeper) {
+            // One of another program may not know what a keeper is.
+            (Ok(about), Some(keeper)) if about.build == own_build() => {
+                if died {
+                    // Another has its place, and shall be ready to lend what it has.
+                    tokio::time::sleep(LOOK_AFTER_ROUTER).await;
+                }
+                hold(keeper).await;
             }
-            Err(error) => warn!("the router could not be started: {error:#}"),
+            (Ok(_), _) => {}
+            (Err(_), keeper) => {
+                warn!("the router does not answer; starting it");
+                match ensure_router(&world.router, &start).await {
+                    Ok(_) => {
+                        if let Some(keeper) = keeper {
+                            hold(keeper).await;
+                        }
+                        let _ = reconcile::slow_tick(&world).await;
+                    }
+                    Err(error) => warn!("the router could not be started: {error:#}"),
+                }
+            }
         }
+        let ended = async {
+            match &mut keeper {
+                Some(keeper) => keeper.router_ended().await,
+                None => std::future::pending().await,
+            }
+        };
+        died = tokio::time::timeout(LOOK_AFTER_ROUTER, ended).await == Ok(RouterEnd::Gone);
+    }
+}
+
+/// Holds the sockets of the router that runs, if it lends them.
+async fn hold(keeper: &mut Keeper) {
+    if let Err(error) = keeper.hold().await {
+        tracing::debug!("the router does not lend its sockets: {error}");
     }
 }
 

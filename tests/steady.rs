@@ -187,7 +187,43 @@ async fn visitors_notice_a_router_that_ends_before_the_next_begins() {
     machine.expect("another router", another).await;
     machine.serves("hello-staging", "Hello, world!").await;
     let tally = load.end().await;
-    assert!(!tally.failed.is_empty(), "nobody listened and nobody noticed");
+    assert!(!tally.failed.is_empty(), "whoever was being answered noticed nothing");
+    machine.leave().await;
+}
+
+/// Who was being answered is cut off; whoever comes after that waits for the next router.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_who_comes_is_refused_while_a_router_is_dead() {
+    let machine = Machine::start().await;
+    machine.make_repository("hello", &probe()).await;
+    machine.serves("hello-staging", "Hello, world!").await;
+    let held = async || {
+        let ours = std::fs::read_to_string("/proc/net/unix").expect("sockets");
+        let keeper = machine.path("data/router/keeper.sock");
+        anyhow::ensure!(ours.contains(keeper.to_str().expect("a path")), "nobody keeps the router's sockets");
+        Ok(())
+    };
+    machine.expect("a keeper", held).await;
+    let visitor = reqwest::Client::builder().pool_max_idle_per_host(0).build().expect("a client");
+    for _ in 0..3 {
+        // Long enough for the sockets of the last one to be held.
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        let process = router_process(&machine).await;
+        let number = i32::try_from(process).expect("a process");
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(number), nix::sys::signal::Signal::SIGKILL).expect("it runs");
+        let lives = || std::fs::read_dir(format!("/proc/{process}/fd")).is_ok_and(|open| open.count() > 0);
+        while lives() {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+        // One after the other, each over a connection of its own.
+        let mut answered = 0;
+        while answered < 200 || router_process(&machine).await == process {
+            let page = visitor.get(format!("http://{}/", machine.router)).header("host", machine.host("hello-staging"));
+            let answer = page.send().await.unwrap_or_else(|error| panic!("after {answered} answers: {error:?}"));
+            assert_eq!(answer.status().as_u16(), 200);
+            answered += 1;
+        }
+    }
     machine.leave().await;
 }
 

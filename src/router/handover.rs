@@ -7,7 +7,7 @@
 //! Who connects in between waits in the sockets' own queue. If `S` never comes, the old one goes on as if nothing had
 //! been.
 
-use super::dial;
+use super::{dial, keeper};
 use anyhow::Context as _;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use serde::{Deserialize, Serialize};
@@ -33,10 +33,17 @@ pub(super) fn socket_name(role: &str, listen: SocketAddr) -> String {
     format!("{role} {listen}")
 }
 
+/// What is said with descriptors.
 #[derive(Debug, Serialize, Deserialize)]
-struct Header {
+pub(super) struct Header {
     process: u32,
-    sockets: Vec<String>,
+    pub sockets: Vec<String>,
+}
+
+impl Header {
+    pub fn new<'a>(names: impl Iterator<Item = &'a str>) -> Header {
+        Header { process: std::process::id(), sockets: names.map(str::to_owned).collect() }
+    }
 }
 
 /// The place of the one router of a folder.
@@ -54,7 +61,7 @@ pub(super) async fn claim(folder: &Path) -> anyhow::Result<Claim> {
         let lock = File::options().write(true).create(true).truncate(false).open(&path);
         let lock = lock.with_context(|| format!("could not open {}", path.display()))?;
         match lock.try_lock() {
-            Ok(()) => return Ok(Claim { lock, handed: Vec::new(), predecessor: None }),
+            Ok(()) => return Ok(Claim { lock, handed: keeper::take(folder).await, predecessor: None }),
             Err(TryLockError::Error(error)) => {
                 return Err(error).with_context(|| format!("could not lock {}", path.display()));
             }
@@ -74,14 +81,30 @@ pub(super) async fn claim(folder: &Path) -> anyhow::Result<Claim> {
     }
 }
 
-async fn ask_for_place(socket: &Path) -> io::Result<Claim> {
+/// What whoever listens there says first, and the descriptors with it.
+pub(super) async fn ask(socket: &Path) -> io::Result<(Header, impl Iterator<Item = OwnedFd> + use<>, UnixStream)> {
     let stream = dial::connect_unix(socket).await?;
     let (bytes, descriptors) = stream.async_io(Interest::READABLE, || receive(stream.as_raw_fd())).await?;
-    let invalid = || io::Error::from(io::ErrorKind::InvalidData);
-    let header: Header = serde_json::from_slice(&bytes).map_err(|_| invalid())?;
-    let mut descriptors = descriptors.into_iter();
-    let lock = File::from(descriptors.next().ok_or_else(invalid)?);
-    let handed: Vec<_> = header.sockets.into_iter().zip(descriptors.map(std::net::TcpListener::from)).collect();
+    let header = serde_json::from_slice(&bytes).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
+    Ok((header, descriptors.into_iter(), stream))
+}
+
+/// Says it.
+pub(super) async fn send(stream: &UnixStream, header: Header, descriptors: &[RawFd]) -> io::Result<()> {
+    let header = serde_json::to_vec(&header)?;
+    let send = || {
+        let control = [ControlMessage::ScmRights(descriptors)];
+        let control = if descriptors.is_empty() { &[] } else { control.as_slice() };
+        sendmsg::<()>(stream.as_raw_fd(), &[IoSlice::new(&header)], control, MsgFlags::MSG_NOSIGNAL, None)
+            .map_err(io::Error::from)
+    };
+    stream.async_io(Interest::WRITABLE, send).await.map(drop)
+}
+
+async fn ask_for_place(socket: &Path) -> io::Result<Claim> {
+    let (header, mut descriptors, stream) = ask(socket).await?;
+    let lock = File::from(descriptors.next().ok_or(io::ErrorKind::InvalidData)?);
+    let handed = header.sockets.into_iter().zip(descriptors.map(std::net::TcpListener::from)).collect();
     Ok(Claim { lock, handed, predecessor: Some((header.process, stream)) })
 }
 
@@ -100,7 +123,11 @@ impl Claim {
                 listener.set_nonblocking(true)?;
                 TcpListener::from_std(listener)
             }
-            None => TcpListener::bind(listen).await,
+            None => {
+                // One that listened elsewhere for the same would be in the way.
+                self.handed.retain(|(handed, _)| handed.split(' ').next() != Some(role));
+                TcpListener::bind(listen).await
+            }
         }
     }
 
@@ -133,11 +160,36 @@ impl Claim {
 /// Somebody who is to take our place and has said that it is ready to.
 pub(super) struct Successor(UnixStream);
 
+/// Those who hold our sockets for the case that we die.
+#[derive(Default)]
+pub(super) struct Keepers(Vec<UnixStream>);
+
+impl Keepers {
+    /// At most so many: one control plane, and those that have died or are about to be replaced.
+    const MOST: usize = 8;
+
+    fn add(&mut self, keeper: UnixStream) {
+        let is_there = |keeper: &UnixStream| matches!(keeper.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock);
+        self.0.retain(is_there);
+        if self.0.len() < Self::MOST {
+            self.0.push(keeper);
+        }
+    }
+
+    /// We end because we were told to: nobody is to wait for the next router.
+    pub fn dismiss(self) {
+        for keeper in self.0 {
+            let _ = keeper.try_write(b"E");
+        }
+    }
+}
+
 /// Offers our place to whoever asks, until somebody is ready to take it.
 pub(super) async fn offer(
     listener: &UnixListener,
     lock: &File,
     sockets: &[(&str, &std::net::TcpListener)],
+    keepers: &mut Keepers,
 ) -> Successor {
     loop {
         let stream = match listener.accept().await {
@@ -153,30 +205,31 @@ pub(super) async fn offer(
             }
         };
         match tokio::time::timeout(WORD, hand_out(stream, lock, sockets)).await {
-            Ok(Ok(successor)) => return successor,
+            Ok(Ok(Asker::Successor(successor))) => return successor,
+            Ok(Ok(Asker::Keeper(keeper))) => keepers.add(keeper),
             Ok(Err(error)) => tracing::warn!(%error, "a successor did not become ready"),
             Err(_) => tracing::warn!("a successor did not become ready in time"),
         }
     }
 }
 
+/// What somebody wants our sockets for.
+enum Asker {
+    Successor(Successor),
+    Keeper(UnixStream),
+}
+
 async fn hand_out(
     mut stream: UnixStream,
     lock: &File,
     sockets: &[(&str, &std::net::TcpListener)],
-) -> io::Result<Successor> {
-    let names = sockets.iter().map(|(name, _)| (*name).to_owned()).collect();
-    let header = serde_json::to_vec(&Header { process: std::process::id(), sockets: names })?;
+) -> io::Result<Asker> {
     let descriptors: Vec<RawFd> =
         [lock.as_raw_fd()].into_iter().chain(sockets.iter().map(|(_, socket)| socket.as_raw_fd())).collect();
-    let send = || {
-        let control = [ControlMessage::ScmRights(&descriptors)];
-        sendmsg::<()>(stream.as_raw_fd(), &[IoSlice::new(&header)], &control, MsgFlags::MSG_NOSIGNAL, None)
-            .map_err(io::Error::from)
-    };
-    stream.async_io(Interest::WRITABLE, send).await?;
+    send(&stream, Header::new(sockets.iter().map(|(name, _)| *name)), &descriptors).await?;
     match stream.read_u8().await? {
-        b'G' => Ok(Successor(stream)),
+        b'G' => Ok(Asker::Successor(Successor(stream))),
+        b'K' => Ok(Asker::Keeper(stream)),
         _ => Err(io::Error::from(io::ErrorKind::InvalidData)),
     }
 }

@@ -5,7 +5,7 @@ use super::certificates::{CertificateFiles, Certificates};
 use super::clients::{self, Client, ClientStream, Clients, Ending, FAREWELL};
 use super::control::{self, Control};
 use super::dial;
-use super::handover::{self, Claim, Successor};
+use super::handover::{self, Claim, Keepers, Successor};
 use super::health;
 use super::keep;
 use super::leaving;
@@ -286,6 +286,7 @@ async fn serve(options: RouterOptions, ended: impl Future<Output = ()>) -> anyho
 
     tokio::pin!(ended);
     let mut claim = Some(claim);
+    let mut keepers = Keepers::default();
     let replaced = loop {
         let mut accepting = Vec::new();
         for entrance in &entrances {
@@ -299,7 +300,7 @@ async fn serve(options: RouterOptions, ended: impl Future<Output = ()>) -> anyho
         let successor = tokio::select! {
             () = &mut ended => None,
             _ = stopped.wait_for(|stop| *stop) => None,
-            successor = handover::offer(&successors, &lock, &sockets) => Some(successor),
+            successor = handover::offer(&successors, &lock, &sockets, &mut keepers) => Some(successor),
         };
         // Nobody is taken in from here on, and nobody is half taken in.
         for task in accepting {
@@ -326,6 +327,7 @@ async fn serve(options: RouterOptions, ended: impl Future<Output = ()>) -> anyho
     if replaced.is_some() {
         tracing::info!("handed over; those who are connected are served to their end");
         lock = None;
+        drop(keepers);
         clients.end(Ending::Streamed);
         tokio::select! {
             () = &mut ended => {}
@@ -334,6 +336,7 @@ async fn serve(options: RouterOptions, ended: impl Future<Output = ()>) -> anyho
         }
     } else {
         let _ = std::fs::remove_file(folder.join(handover::SOCKET));
+        keepers.dismiss();
     }
     clients.end(Ending::All);
     stop.send_replace(true);

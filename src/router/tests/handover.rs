@@ -3,6 +3,7 @@
 use super::switching::{Load, deploy};
 use super::world::*;
 use crate::router::TargetState::*;
+use crate::router::keeper::{Keeper, RouterEnd, take};
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::fd::AsRawFd;
@@ -207,4 +208,37 @@ fn a_new_address_is_opened_and_the_old_one_closed() {
     assert_eq!(second.get("nobody.localhost", "/").status, 404);
     first.outlived();
     assert!(std::net::TcpStream::connect(before).is_err());
+}
+
+#[test]
+fn a_keeper_holds_the_sockets_of_the_router_that_runs_and_of_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("router");
+    let mut router = RunningRouter::start(folder.path());
+    let address = router.address;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mut keeper = runtime.block_on(async { Keeper::start(&state) }).unwrap();
+    runtime.block_on(keeper.hold()).unwrap();
+
+    // Another takes its place, and lends the same.
+    let next = RunningRouter::start(folder.path());
+    std::mem::replace(&mut router, next).outlived();
+    assert_eq!(runtime.block_on(keeper.router_ended()), RouterEnd::Gone);
+    runtime.block_on(keeper.hold()).unwrap();
+    let taken = runtime.block_on(take(&state));
+    let names: Vec<&str> = taken.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["plain 127.0.0.1:0"]);
+    assert_eq!(taken[0].1.local_addr().unwrap(), address);
+    assert!(runtime.block_on(take(&state)).is_empty(), "they are given once");
+    drop(taken);
+
+    // One that was told to end shall leave nobody waiting for the next one.
+    let third = RunningRouter::start(folder.path());
+    std::mem::replace(&mut router, third).outlived();
+    assert_eq!(runtime.block_on(keeper.router_ended()), RouterEnd::Gone);
+    runtime.block_on(keeper.hold()).unwrap();
+    router.stop();
+    assert_eq!(runtime.block_on(keeper.router_ended()), RouterEnd::Told);
+    assert!(Client::try_connect(address).is_err(), "it was told to end, and somebody listens");
+    assert!(runtime.block_on(keeper.hold()).is_err(), "there is none");
 }
