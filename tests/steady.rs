@@ -176,7 +176,8 @@ async fn visitors_notice_a_router_that_ends_before_the_next_begins() {
     let machine = Machine::start().await;
     machine.make_repository("hello", &probe()).await;
     machine.serves("hello-staging", "Hello, world!").await;
-    let load = Load::start(machine.router, machine.host("hello-staging"));
+    let load = Load::of_every_kind(machine.router, machine.host("hello-staging"));
+    more(&load, 50).await;
     let process = router_process(&machine).await;
     let number = i32::try_from(process).expect("a process");
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(number), nix::sys::signal::Signal::SIGKILL).expect("it runs");
