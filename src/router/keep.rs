@@ -1,6 +1,7 @@
 //! Keeps the numbers on disk, so that a new router goes on with those of the one before it.
 //!
-//! They are written when the router ends and every few minutes; what a crash loses is the time since then.
+//! They are written when the router ends and every minute in which there were requests; what a crash loses is the time
+//! since then.
 
 use super::live::Routes;
 use super::metrics::{AppMetrics, Kept};
@@ -12,15 +13,19 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-const EVERY: Duration = Duration::from_secs(300);
+const EVERY: Duration = Duration::from_secs(60);
 const FILE: &str = "numbers.json";
 
 pub(super) async fn keep(routes: Arc<Routes>) {
+    let mut newest = None;
     loop {
         tokio::time::sleep(EVERY).await;
-        if routes.is_leaving() {
+        // Every request moves it.
+        let last = routes.live().apps.values().filter_map(|app| app.metrics.last_request()).max();
+        if routes.is_leaving() || last == newest {
             continue;
         }
+        newest = last;
         let routes = routes.clone();
         let _ = tokio::task::spawn_blocking(move || save(&routes)).await;
     }
