@@ -261,41 +261,46 @@ async fn keep_router(world: Arc<World>, start: RouterStart) {
     };
     let mut died = false;
     loop {
-        match (world.router.about().await, &mut keeper) {
-            // One of another program may not know what a keeper is.
-            (Ok(about), Some(keeper)) if about.build == own_build() => {
+        match world.router.about().await {
+            Ok(_) => {
                 if died {
                     // Another has its place, and shall be ready to lend what it has.
                     tokio::time::sleep(LOOK_AFTER_ROUTER).await;
                 }
-                hold(keeper).await;
+                hold(&mut keeper).await;
             }
-            (Ok(_), _) => {}
-            (Err(_), keeper) => {
+            Err(_) => {
                 warn!("the router does not answer; starting it");
                 match ensure_router(&world.router, &start).await {
                     Ok(_) => {
-                        if let Some(keeper) = keeper {
-                            hold(keeper).await;
-                        }
+                        // What is held is of the one that died, which may not have been noticed yet.
+                        let _ = tokio::time::timeout(Duration::ZERO, router_ended(&mut keeper)).await;
+                        hold(&mut keeper).await;
                         let _ = reconcile::slow_tick(&world).await;
                     }
-                    Err(error) => warn!("the router could not be started: {error:#}"),
+                    Err(error) => {
+                        warn!("the router could not be started: {error:#}");
+                        if let Some(keeper) = &mut keeper {
+                            keeper.let_go();
+                        }
+                    }
                 }
             }
         }
-        let ended = async {
-            match &mut keeper {
-                Some(keeper) => keeper.router_ended().await,
-                None => std::future::pending().await,
-            }
-        };
-        died = tokio::time::timeout(LOOK_AFTER_ROUTER, ended).await == Ok(RouterEnd::Gone);
+        died = tokio::time::timeout(LOOK_AFTER_ROUTER, router_ended(&mut keeper)).await == Ok(RouterEnd::Gone);
+    }
+}
+
+async fn router_ended(keeper: &mut Option<Keeper>) -> RouterEnd {
+    match keeper {
+        Some(keeper) => keeper.router_ended().await,
+        None => std::future::pending().await,
     }
 }
 
 /// Holds the sockets of the router that runs, if it lends them.
-async fn hold(keeper: &mut Keeper) {
+async fn hold(keeper: &mut Option<Keeper>) {
+    let Some(keeper) = keeper else { return };
     if let Err(error) = keeper.hold().await {
         tracing::debug!("the router does not lend its sockets: {error}");
     }

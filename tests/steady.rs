@@ -4,6 +4,7 @@
 
 use crate::support::load::{Load, Tally};
 use crate::support::machine::{LANDFALL, Machine, eventually, greeting, landfall_command, probe};
+use std::time::Duration;
 
 /// Waits until the visitors have done so much more, of every kind.
 async fn more(load: &Load, requests: usize) {
@@ -198,23 +199,20 @@ async fn nobody_who_comes_is_refused_while_a_router_is_dead() {
     let machine = Machine::start().await;
     machine.make_repository("hello", &probe()).await;
     machine.serves("hello-staging", "Hello, world!").await;
-    let held = async || {
-        let ours = std::fs::read_to_string("/proc/net/unix").expect("sockets");
-        let keeper = machine.path("data/router/keeper.sock");
-        anyhow::ensure!(ours.contains(keeper.to_str().expect("a path")), "nobody keeps the router's sockets");
-        Ok(())
-    };
-    machine.expect("a keeper", held).await;
-    let visitor = reqwest::Client::builder().pool_max_idle_per_host(0).build().expect("a client");
+    let visitor = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).timeout(Duration::from_secs(30));
+    let visitor = visitor.build().expect("a client");
     for _ in 0..3 {
-        // Long enough for the sockets of the last one to be held.
-        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        let held = async || {
+            anyhow::ensure!(machine.serve_listens_at(machine.router), "nobody holds the router's socket");
+            Ok(())
+        };
+        machine.expect("the control plane to hold the router's socket", held).await;
         let process = router_process(&machine).await;
         let number = i32::try_from(process).expect("a process");
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(number), nix::sys::signal::Signal::SIGKILL).expect("it runs");
         let lives = || std::fs::read_dir(format!("/proc/{process}/fd")).is_ok_and(|open| open.count() > 0);
         while lives() {
-            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
         // One after the other, each over a connection of its own.
         let mut answered = 0;

@@ -53,15 +53,19 @@ pub(super) struct Claim {
     predecessor: Option<(u32, UnixStream)>,
 }
 
-/// Takes the folder's lock, from the router that holds it if there is one.
-pub(super) async fn claim(folder: &Path) -> anyhow::Result<Claim> {
+/// Takes the folder's lock, from the router that holds it if there is one. `wanted`: the sockets that will be listened on.
+pub(super) async fn claim(folder: &Path, wanted: &[String]) -> anyhow::Result<Claim> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let path = folder.join("router.lock");
         let lock = File::options().write(true).create(true).truncate(false).open(&path);
         let lock = lock.with_context(|| format!("could not open {}", path.display()))?;
         match lock.try_lock() {
-            Ok(()) => return Ok(Claim { lock, handed: keeper::take(folder).await, predecessor: None }),
+            Ok(()) => {
+                let handed = keeper::take(folder, wanted).await;
+                let handed = handed.context("the control plane holds the router's sockets and does not answer")?;
+                return Ok(Claim { lock, handed, predecessor: None });
+            }
             Err(TryLockError::Error(error)) => {
                 return Err(error).with_context(|| format!("could not lock {}", path.display()));
             }
@@ -81,17 +85,15 @@ pub(super) async fn claim(folder: &Path) -> anyhow::Result<Claim> {
     }
 }
 
-/// What whoever listens there says first, and the descriptors with it.
-pub(super) async fn ask(socket: &Path) -> io::Result<(Header, impl Iterator<Item = OwnedFd> + use<>, UnixStream)> {
-    let stream = dial::connect_unix(socket).await?;
+/// What the other end says first, and the descriptors with it.
+pub(super) async fn hear(stream: &UnixStream) -> io::Result<(Header, Vec<OwnedFd>)> {
     let (bytes, descriptors) = stream.async_io(Interest::READABLE, || receive(stream.as_raw_fd())).await?;
-    let header = serde_json::from_slice(&bytes).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
-    Ok((header, descriptors.into_iter(), stream))
+    let header = serde_json::from_slice(&bytes).map_err(|_| io::ErrorKind::InvalidData)?;
+    Ok((header, descriptors))
 }
 
-/// Says it.
-pub(super) async fn send(stream: &UnixStream, header: Header, descriptors: &[RawFd]) -> io::Result<()> {
-    let header = serde_json::to_vec(&header)?;
+pub(super) async fn send(stream: &UnixStream, header: &Header, descriptors: &[RawFd]) -> io::Result<()> {
+    let header = serde_json::to_vec(header)?;
     let send = || {
         let control = [ControlMessage::ScmRights(descriptors)];
         let control = if descriptors.is_empty() { &[] } else { control.as_slice() };
@@ -102,9 +104,11 @@ pub(super) async fn send(stream: &UnixStream, header: Header, descriptors: &[Raw
 }
 
 async fn ask_for_place(socket: &Path) -> io::Result<Claim> {
-    let (header, mut descriptors, stream) = ask(socket).await?;
+    let stream = dial::connect_unix(socket).await?;
+    let (header, descriptors) = hear(&stream).await?;
+    let mut descriptors = descriptors.into_iter();
     let lock = File::from(descriptors.next().ok_or(io::ErrorKind::InvalidData)?);
-    let handed = header.sockets.into_iter().zip(descriptors.map(std::net::TcpListener::from)).collect();
+    let handed: Vec<_> = header.sockets.into_iter().zip(descriptors.map(std::net::TcpListener::from)).collect();
     Ok(Claim { lock, handed, predecessor: Some((header.process, stream)) })
 }
 
@@ -123,11 +127,7 @@ impl Claim {
                 listener.set_nonblocking(true)?;
                 TcpListener::from_std(listener)
             }
-            None => {
-                // One that listened elsewhere for the same would be in the way.
-                self.handed.retain(|(handed, _)| handed.split(' ').next() != Some(role));
-                TcpListener::bind(listen).await
-            }
+            None => TcpListener::bind(listen).await,
         }
     }
 
@@ -160,36 +160,11 @@ impl Claim {
 /// Somebody who is to take our place and has said that it is ready to.
 pub(super) struct Successor(UnixStream);
 
-/// Those who hold our sockets for the case that we die.
-#[derive(Default)]
-pub(super) struct Keepers(Vec<UnixStream>);
-
-impl Keepers {
-    /// At most so many: one control plane, and those that have died or are about to be replaced.
-    const MOST: usize = 8;
-
-    fn add(&mut self, keeper: UnixStream) {
-        let is_there = |keeper: &UnixStream| matches!(keeper.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock);
-        self.0.retain(is_there);
-        if self.0.len() < Self::MOST {
-            self.0.push(keeper);
-        }
-    }
-
-    /// We end because we were told to: nobody is to wait for the next router.
-    pub fn dismiss(self) {
-        for keeper in self.0 {
-            let _ = keeper.try_write(b"E");
-        }
-    }
-}
-
 /// Offers our place to whoever asks, until somebody is ready to take it.
 pub(super) async fn offer(
     listener: &UnixListener,
     lock: &File,
     sockets: &[(&str, &std::net::TcpListener)],
-    keepers: &mut Keepers,
 ) -> Successor {
     loop {
         let stream = match listener.accept().await {
@@ -205,31 +180,23 @@ pub(super) async fn offer(
             }
         };
         match tokio::time::timeout(WORD, hand_out(stream, lock, sockets)).await {
-            Ok(Ok(Asker::Successor(successor))) => return successor,
-            Ok(Ok(Asker::Keeper(keeper))) => keepers.add(keeper),
+            Ok(Ok(successor)) => return successor,
             Ok(Err(error)) => tracing::warn!(%error, "a successor did not become ready"),
             Err(_) => tracing::warn!("a successor did not become ready in time"),
         }
     }
 }
 
-/// What somebody wants our sockets for.
-enum Asker {
-    Successor(Successor),
-    Keeper(UnixStream),
-}
-
 async fn hand_out(
     mut stream: UnixStream,
     lock: &File,
     sockets: &[(&str, &std::net::TcpListener)],
-) -> io::Result<Asker> {
+) -> io::Result<Successor> {
     let descriptors: Vec<RawFd> =
         [lock.as_raw_fd()].into_iter().chain(sockets.iter().map(|(_, socket)| socket.as_raw_fd())).collect();
-    send(&stream, Header::new(sockets.iter().map(|(name, _)| *name)), &descriptors).await?;
+    send(&stream, &Header::new(sockets.iter().map(|(name, _)| *name)), &descriptors).await?;
     match stream.read_u8().await? {
-        b'G' => Ok(Asker::Successor(Successor(stream))),
-        b'K' => Ok(Asker::Keeper(stream)),
+        b'G' => Ok(Successor(stream)),
         _ => Err(io::Error::from(io::ErrorKind::InvalidData)),
     }
 }

@@ -1,10 +1,10 @@
 //! Holds the router's listening sockets for it: whoever connects while no router runs waits in the sockets' own queue for
 //! the next one, instead of being refused.
 //!
-//! The control plane borrows the sockets over `handover.sock` from the router that runs (`K` in place of a successor's
-//! `G`). The connection stays open, so that the router's death is seen at once; a router that ends because it was told to
-//! says `E` first. The next router that takes the folder's lock asks at `keeper.sock`, and gets all of them: from then on
-//! they are its own, and no longer ours.
+//! The control plane borrows the sockets over `lend.sock` from the router that runs. The connection stays open, so that the
+//! router's death is seen at once; a router that ends because it was told to says `E` first. The next router that takes the
+//! folder's lock says at `keeper.sock` which sockets it wants. The others are closed, so that they are in nobody's way;
+//! those it gets are held on, for the case that it does not live to serve.
 
 use super::dial;
 use super::handover::{self, Header};
@@ -13,17 +13,63 @@ use std::net::TcpListener;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::task::JoinHandle;
 
-pub(super) const SOCKET: &str = "keeper.sock";
-/// For each word with a router.
+/// Where the router lends, and where it asks for what is held.
+pub(super) const LENDING: &str = "lend.sock";
+pub(super) const KEEPING: &str = "keeper.sock";
+/// For what the one says to the other.
 const WORD: Duration = Duration::from_secs(5);
+const MAX_LINE: u64 = 16 * 1024;
+/// Those that a router lends to: one control plane, and such as have died or are about to.
+const KEEPERS: usize = 8;
 
 /// Sockets with what they are for.
 type Sockets = Vec<(String, TcpListener)>;
+
+fn lock<T>(held: &Mutex<T>) -> MutexGuard<'_, T> {
+    held.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn within<T>(word: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    tokio::time::timeout(WORD, word).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+}
+
+fn listen(folder: &Path, name: &str) -> io::Result<UnixListener> {
+    let path = folder.join(name);
+    let listener = dial::listen_unix(&path)?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// The next connection of a process of our own user.
+async fn accept(listener: &UnixListener) -> UnixStream {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) if dial::is_ours(&stream) => return stream,
+            Ok(_) => tracing::warn!("refused the router's sockets to another user"),
+            Err(error) => {
+                tracing::error!(%error, "could not accept a connection for the router's sockets");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn send(stream: &UnixStream, sockets: &Sockets) -> io::Result<()> {
+    let descriptors: Vec<_> = sockets.iter().map(|(_, socket)| socket.as_raw_fd()).collect();
+    let header = Header::new(sockets.iter().map(|(name, _)| name.as_str()));
+    within(handover::send(stream, &header, &descriptors)).await
+}
+
+async fn receive(stream: &UnixStream) -> io::Result<Sockets> {
+    let (header, descriptors) = handover::hear(stream).await?;
+    Ok(header.sockets.into_iter().zip(descriptors.into_iter().map(TcpListener::from)).collect())
+}
 
 /// Whoever sees to it that a router runs, and holds its sockets meanwhile.
 #[derive(Debug)]
@@ -32,7 +78,7 @@ pub struct Keeper {
     held: Arc<Mutex<Sockets>>,
     /// To the router that the sockets are of.
     router: Option<UnixStream>,
-    giving: tokio::task::JoinHandle<()>,
+    giving: JoinHandle<()>,
 }
 
 /// How a router ended.
@@ -45,27 +91,29 @@ pub enum RouterEnd {
 }
 
 impl Keeper {
-    /// Begins to give away what it will hold. `folder`: that of the router's state.
+    /// Begins to give what it will hold. `folder`: that of the router's state.
     ///
     /// # Errors
     /// Those of listening on a Unix socket in the folder.
     pub fn start(folder: &Path) -> io::Result<Keeper> {
-        let path = folder.join(SOCKET);
-        let listener = dial::listen_unix(&path)?;
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+        let listener = listen(folder, KEEPING)?;
         let held = Arc::<Mutex<Sockets>>::default();
         let giving = tokio::spawn(give(listener, held.clone()));
         Ok(Keeper { folder: folder.to_owned(), held, router: None, giving })
     }
 
-    /// Borrows the sockets of the router that runs, unless they are held.
+    /// Borrows the sockets of the router that runs, unless those of it are held.
     ///
     /// # Errors
-    /// No router listens, or it does not lend them: then none are held.
+    /// No router lends any; what is held of the one before is held on.
     pub async fn hold(&mut self) -> io::Result<()> {
         if self.router.is_none() {
-            let (sockets, router) = within(borrow(&self.folder.join(handover::SOCKET))).await?;
-            *self.held.lock().unwrap_or_else(PoisonError::into_inner) = sockets;
+            let asked = async {
+                let stream = dial::connect_unix(&self.folder.join(LENDING)).await?;
+                Ok((receive(&stream).await?, stream))
+            };
+            let (sockets, router) = within(asked).await?;
+            *lock(&self.held) = sockets;
             self.router = Some(router);
         }
         Ok(())
@@ -78,9 +126,14 @@ impl Keeper {
         let told = matches!(router.read_u8().await, Ok(b'E'));
         self.router = None;
         if told {
-            self.held.lock().unwrap_or_else(PoisonError::into_inner).clear();
+            self.let_go();
         }
         if told { RouterEnd::Told } else { RouterEnd::Gone }
+    }
+
+    /// No router comes: whoever waits for one is refused from here on.
+    pub fn let_go(&mut self) {
+        lock(&self.held).clear();
     }
 }
 
@@ -90,46 +143,95 @@ impl Drop for Keeper {
     }
 }
 
-async fn within<T>(word: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    tokio::time::timeout(WORD, word).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
-}
-
-async fn borrow(socket: &Path) -> io::Result<(Sockets, UnixStream)> {
-    let (header, mut descriptors, mut stream) = handover::ask(socket).await?;
-    // The lock is not for us to hold: who dies with it leaves the place to the next one.
-    drop(descriptors.next());
-    let sockets = header.sockets.into_iter().zip(descriptors.map(TcpListener::from)).collect();
-    stream.write_all(b"K").await?;
-    Ok((sockets, stream))
-}
-
-/// Gives what is held to whoever asks for it, once.
+/// Gives what is held to each router that begins.
 async fn give(listener: UnixListener, held: Arc<Mutex<Sockets>>) {
     loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) if dial::is_ours(&stream) => stream,
-            Ok(_) => continue,
-            Err(error) => {
-                tracing::error!(%error, "could not accept a router that asks for its sockets");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
+        let stream = accept(&listener).await;
+        let given = async {
+            let mut line = Vec::new();
+            let mut asked = BufReader::new(stream).take(MAX_LINE);
+            asked.read_until(b'\n', &mut line).await?;
+            let wanted: Vec<String> = serde_json::from_slice(&line)?;
+            let copies = {
+                let mut held = lock(&held);
+                held.retain(|(name, _)| wanted.contains(name));
+                let copy = |(name, socket): &(String, TcpListener)| Ok((name.clone(), socket.try_clone()?));
+                held.iter().map(copy).collect::<io::Result<Sockets>>()?
+            };
+            send(asked.get_ref().get_ref(), &copies).await
         };
-        let sockets = std::mem::take(&mut *held.lock().unwrap_or_else(PoisonError::into_inner));
-        let names = sockets.iter().map(|(name, _)| name.as_str());
-        let descriptors: Vec<_> = sockets.iter().map(|(_, socket)| socket.as_raw_fd()).collect();
-        let sent = handover::send(&stream, Header::new(names), &descriptors);
-        if let Err(error) = within(sent).await {
-            tracing::warn!(%error, "could not give a router its sockets");
+        if let Err(error) = within(given).await {
+            tracing::warn!(%error, "could not give a router the sockets of the one before");
         }
     }
 }
 
-/// What is held of the router before this one, if anybody holds anything.
-pub(super) async fn take(folder: &Path) -> Sockets {
-    let asked = async {
-        let (header, descriptors, _) = handover::ask(&folder.join(SOCKET)).await?;
-        Ok(header.sockets.into_iter().zip(descriptors.map(TcpListener::from)).collect())
-    };
-    within(asked).await.unwrap_or_default()
+/// What is held of the router before this one, if anybody holds anything. What is not `wanted` is closed when this returns.
+///
+/// # Errors
+/// Somebody is there and does not answer. What it holds is in our way.
+pub(super) async fn take(folder: &Path, wanted: &[String]) -> io::Result<Sockets> {
+    let Ok(mut stream) = dial::connect_unix(&folder.join(KEEPING)).await else { return Ok(Vec::new()) };
+    let mut line = serde_json::to_vec(wanted)?;
+    line.push(b'\n');
+    within(async {
+        stream.write_all(&line).await?;
+        receive(&stream).await
+    })
+    .await
+}
+
+/// The router's end: lends its sockets to whoever keeps them, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Lending {
+    keepers: Arc<Mutex<Vec<UnixStream>>>,
+    task: JoinHandle<()>,
+}
+
+impl Lending {
+    /// # Errors
+    /// Those of listening on a Unix socket in the folder, and of copying a descriptor.
+    pub fn start<'a>(folder: &Path, sockets: impl Iterator<Item = (&'a str, &'a TcpListener)>) -> io::Result<Lending> {
+        let copy = |(name, socket): (&str, &TcpListener)| Ok((name.to_owned(), socket.try_clone()?));
+        let sockets = sockets.map(copy).collect::<io::Result<Sockets>>()?;
+        let listener = listen(folder, LENDING)?;
+        let keepers = Arc::<Mutex<Vec<UnixStream>>>::default();
+        let task = tokio::spawn(lend(listener, sockets, keepers.clone()));
+        Ok(Lending { keepers, task })
+    }
+
+    /// We end because we were told to: nobody is to wait for the next router.
+    pub async fn dismiss(mut self) {
+        for keeper in lock(&self.keepers).iter() {
+            let _ = keeper.try_write(b"E");
+        }
+        // Its copies are closed with it.
+        self.task.abort();
+        let _ = (&mut self.task).await;
+    }
+}
+
+impl Drop for Lending {
+    fn drop(&mut self) {
+        self.task.abort();
+        lock(&self.keepers).clear();
+    }
+}
+
+async fn lend(listener: UnixListener, sockets: Sockets, keepers: Arc<Mutex<Vec<UnixStream>>>) {
+    loop {
+        let keeper = accept(&listener).await;
+        if let Err(error) = send(&keeper, &sockets).await {
+            tracing::warn!(%error, "could not lend the router's sockets");
+            continue;
+        }
+        let mut keepers = lock(&keepers);
+        // They say nothing, so whatever can be read is their end.
+        keepers.retain(
+            |keeper| matches!(keeper.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock),
+        );
+        if keepers.len() < KEEPERS {
+            keepers.push(keeper);
+        }
+    }
 }

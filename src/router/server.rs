@@ -5,9 +5,10 @@ use super::certificates::{CertificateFiles, Certificates};
 use super::clients::{self, Client, ClientStream, Clients, Ending, FAREWELL};
 use super::control::{self, Control};
 use super::dial;
-use super::handover::{self, Claim, Keepers, Successor};
+use super::handover::{self, Claim, Successor};
 use super::health;
 use super::keep;
+use super::keeper::Lending;
 use super::leaving;
 use super::live::Routes;
 use super::log::Log;
@@ -224,7 +225,11 @@ async fn serve(options: RouterOptions, ended: impl Future<Output = ()>) -> anyho
     };
     let pages = Arc::new(Pages::load(options.error_pages.as_deref())?);
     tokio::spawn(pages.clone().follow(options.certificate_interval));
-    let mut claim = handover::claim(&folder).await?;
+    let wanted: Vec<_> = [("plain", Some(options.listen)), ("tls", options.secure.as_ref().map(|(listen, _)| *listen))]
+        .into_iter()
+        .filter_map(|(role, listen)| Some(handover::socket_name(role, listen?)))
+        .collect();
+    let mut claim = handover::claim(&folder, &wanted).await?;
     let log = Log::start(&folder, clock.now()).context("could not open the log")?;
     let mut entrances = vec![Entrance::open(&mut claim, "plain", options.listen, None).await?];
     if let Some((listen, certificates)) = certificates {
@@ -286,7 +291,6 @@ async fn serve(options: RouterOptions, ended: impl Future<Output = ()>) -> anyho
 
     tokio::pin!(ended);
     let mut claim = Some(claim);
-    let mut keepers = Keepers::default();
     let replaced = loop {
         let mut accepting = Vec::new();
         for entrance in &entrances {
@@ -297,10 +301,14 @@ async fn serve(options: RouterOptions, ended: impl Future<Output = ()>) -> anyho
             claim.serving().await;
         }
         let sockets: Vec<_> = entrances.iter().map(|entrance| (entrance.name.as_str(), &entrance.socket)).collect();
+        let lending = Lending::start(&folder, sockets.iter().copied());
+        if let Err(error) = &lending {
+            tracing::warn!(%error, "nobody can hold the router's sockets for it");
+        }
         let successor = tokio::select! {
             () = &mut ended => None,
             _ = stopped.wait_for(|stop| *stop) => None,
-            successor = handover::offer(&successors, &lock, &sockets, &mut keepers) => Some(successor),
+            successor = handover::offer(&successors, &lock, &sockets) => Some(successor),
         };
         // Nobody is taken in from here on, and nobody is half taken in.
         for task in accepting {
@@ -308,7 +316,12 @@ async fn serve(options: RouterOptions, ended: impl Future<Output = ()>) -> anyho
             let _ = task.await;
         }
         match successor {
-            None => break None,
+            None => {
+                if let Ok(lending) = lending {
+                    lending.dismiss().await;
+                }
+                break None;
+            }
             Some(successor) => {
                 if let Some(aside) = hand_over(&routes, successor).await {
                     break Some(aside);
@@ -327,7 +340,6 @@ async fn serve(options: RouterOptions, ended: impl Future<Output = ()>) -> anyho
     if replaced.is_some() {
         tracing::info!("handed over; those who are connected are served to their end");
         lock = None;
-        drop(keepers);
         clients.end(Ending::Streamed);
         tokio::select! {
             () = &mut ended => {}
@@ -336,7 +348,6 @@ async fn serve(options: RouterOptions, ended: impl Future<Output = ()>) -> anyho
         }
     } else {
         let _ = std::fs::remove_file(folder.join(handover::SOCKET));
-        keepers.dismiss();
     }
     clients.end(Ending::All);
     stop.send_replace(true);

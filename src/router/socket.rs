@@ -103,9 +103,7 @@ impl Unsent {
         if self.stuck || self.bytes.len() + length > GATHERED {
             return Taken::No;
         }
-        if !self.task.as_ref().is_some_and(|task| task.will_wake(context.waker())) {
-            self.task = Some(context.waker().clone());
-        }
+        self.lead(context);
         GATHERING.with_borrow_mut(|gathering| {
             let Some(gathering) = gathering else { return Taken::No };
             if self.bytes.capacity() == 0 {
@@ -120,6 +118,13 @@ impl Unsent {
             }
             if gathering.waiting.len() >= CONNECTIONS { Taken::Last(length) } else { Taken::More(length) }
         })
+    }
+
+    /// Notes who leads the connection.
+    fn lead(&mut self, context: &Context<'_>) {
+        if !self.task.as_ref().is_some_and(|task| task.will_wake(context.waker())) {
+            self.task = Some(context.waker().clone());
+        }
     }
 
     /// Sends what the system takes.
@@ -298,6 +303,9 @@ impl AsyncWrite for Socket {
         let mut unsent = lock(&this.unsent);
         if unsent.stuck || unsent.failed.is_some() {
             return send_all(&mut unsent, &mut this.stream, context);
+        }
+        if !unsent.bytes.is_empty() {
+            unsent.lead(context);
         }
         Poll::Ready(Ok(()))
     }

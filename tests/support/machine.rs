@@ -294,6 +294,22 @@ impl Machine {
         Ok(Seen { status, boot, body: answer.text().await? })
     }
 
+    /// Whether the control plane has a socket open that listens there.
+    pub fn serve_listens_at(&self, address: SocketAddr) -> bool {
+        let serve = self.serve.as_ref().expect("it runs").id();
+        let sockets = std::fs::read_to_string("/proc/net/tcp").expect("the system's connections");
+        let port = format!(":{:04X}", address.port());
+        // Local address, the other end's, the state (0A listens), five more, the inode (proc(5)).
+        let inode = sockets.lines().find_map(|line| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let listens = fields.get(1)?.ends_with(&port) && *fields.get(3)? == "0A";
+            listens.then(|| format!("socket:[{}]", fields[9]))
+        });
+        let open = std::fs::read_dir(format!("/proc/{serve}/fd")).expect("its descriptors").flatten();
+        let mut open = open.filter_map(|entry| std::fs::read_link(entry.path()).ok());
+        inode.is_some_and(|inode| open.any(|link| link.as_os_str() == inode.as_str()))
+    }
+
     pub fn host(&self, app: &str) -> String {
         format!("{app}.localhost:{}", self.router.port())
     }

@@ -85,7 +85,7 @@ fn a_refused_table_leaves_the_one_in_use() {
 fn one_router_per_folder_and_a_protected_socket() {
     let folder = tempfile::tempdir().unwrap();
     let router = RunningRouter::start(folder.path());
-    for name in ["router.sock", "handover.sock"] {
+    for name in ["router.sock", "handover.sock", "lend.sock"] {
         let socket = folder.path().join("router").join(name);
         assert_eq!(std::fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600, "{name}");
     }

@@ -7,6 +7,7 @@ use crate::router::keeper::{Keeper, RouterEnd, take};
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -218,6 +219,7 @@ fn a_keeper_holds_the_sockets_of_the_router_that_runs_and_of_no_other() {
     let address = router.address;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let mut keeper = runtime.block_on(async { Keeper::start(&state) }).unwrap();
+    assert_eq!(std::fs::metadata(state.join("keeper.sock")).unwrap().permissions().mode() & 0o777, 0o600);
     runtime.block_on(keeper.hold()).unwrap();
 
     // Another takes its place, and lends the same.
@@ -225,12 +227,19 @@ fn a_keeper_holds_the_sockets_of_the_router_that_runs_and_of_no_other() {
     std::mem::replace(&mut router, next).outlived();
     assert_eq!(runtime.block_on(keeper.router_ended()), RouterEnd::Gone);
     runtime.block_on(keeper.hold()).unwrap();
-    let taken = runtime.block_on(take(&state));
-    let names: Vec<&str> = taken.iter().map(|(name, _)| name.as_str()).collect();
-    assert_eq!(names, ["plain 127.0.0.1:0"]);
-    assert_eq!(taken[0].1.local_addr().unwrap(), address);
-    assert!(runtime.block_on(take(&state)).is_empty(), "they are given once");
-    drop(taken);
+    let wanted = ["plain 127.0.0.1:0".to_owned()];
+    for _ in 0..2 {
+        // One that takes them may not live to serve.
+        let taken = runtime.block_on(take(&state, &wanted)).unwrap();
+        let names: Vec<&str> = taken.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!((names, taken[0].1.local_addr().unwrap()), (vec![wanted[0].as_str()], address));
+    }
+    // One that listens elsewhere shall not find them in its way.
+    let other = ["plain 127.0.0.2:0".to_owned()];
+    assert!(runtime.block_on(take(&state, &other)).unwrap().is_empty());
+    assert!(runtime.block_on(take(&state, &wanted)).unwrap().is_empty());
+    let lock = std::fs::File::open(state.join("router.lock")).unwrap();
+    assert!(lock.try_lock().is_err(), "the router has it");
 
     // One that was told to end shall leave nobody waiting for the next one.
     let third = RunningRouter::start(folder.path());
@@ -240,5 +249,6 @@ fn a_keeper_holds_the_sockets_of_the_router_that_runs_and_of_no_other() {
     router.stop();
     assert_eq!(runtime.block_on(keeper.router_ended()), RouterEnd::Told);
     assert!(Client::try_connect(address).is_err(), "it was told to end, and somebody listens");
+    assert!(lock.try_lock().is_ok(), "who keeps sockets keeps no lock");
     assert!(runtime.block_on(keeper.hold()).is_err(), "there is none");
 }
