@@ -215,7 +215,7 @@ async fn a_promotion_says_what_went_out_and_each_pull_request_says_since_when() 
     let answers = town.answers(&third).await;
     assert_eq!(answers.len(), 1, "{answers:#?}");
     let answer = &answers[0];
-    assert!(answer.contains("hello-production serves v2") && answer.contains("4 commits"), "{answer}");
+    assert!(answer.contains("v2 went out to hello-production") && answer.contains("4 commits"), "{answer}");
     assert!(answer.contains("#2 ") && answer.contains("#3 ") && !answer.contains("#1 "), "{answer}");
     for pull in [&first, &second, &third] {
         let comment = town.comment(pull).await;
