@@ -49,6 +49,14 @@ async fn router_process(machine: &Machine) -> u64 {
     text.trim().parse().expect("a number")
 }
 
+/// Kills the router that runs, and says which one it was.
+async fn kill_router(machine: &Machine) -> u64 {
+    let process = router_process(machine).await;
+    let number = i32::try_from(process).expect("a process");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(number), nix::sys::signal::Signal::SIGKILL).expect("it runs");
+    process
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_that_is_done_under_steady_load_fails_a_request() {
     let mut machine = Machine::start().await;
@@ -179,9 +187,7 @@ async fn visitors_notice_a_router_that_ends_before_the_next_begins() {
     machine.serves("hello-staging", "Hello, world!").await;
     let load = Load::of_every_kind(machine.router, machine.host("hello-staging"));
     more(&load, 50).await;
-    let process = router_process(&machine).await;
-    let number = i32::try_from(process).expect("a process");
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(number), nix::sys::signal::Signal::SIGKILL).expect("it runs");
+    let process = kill_router(&machine).await;
     let another = async || {
         anyhow::ensure!(router_process(&machine).await != process, "none has begun");
         Ok(())
@@ -207,9 +213,7 @@ async fn nobody_who_comes_is_refused_while_a_router_is_dead() {
             Ok(())
         };
         machine.expect("the control plane to hold the router's socket", held).await;
-        let process = router_process(&machine).await;
-        let number = i32::try_from(process).expect("a process");
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(number), nix::sys::signal::Signal::SIGKILL).expect("it runs");
+        let process = kill_router(&machine).await;
         let lives = || std::fs::read_dir(format!("/proc/{process}/fd")).is_ok_and(|open| open.count() > 0);
         while lives() {
             tokio::time::sleep(Duration::from_millis(1)).await;

@@ -193,21 +193,13 @@ pub(super) struct Control {
 /// Answers until the router stops.
 pub(super) async fn serve(listener: UnixListener, control: Arc<Control>) {
     loop {
-        match listener.accept().await {
-            Ok((stream, _)) if dial::is_ours(&stream) => {
-                let control = control.clone();
-                tokio::spawn(async move {
-                    if let Err(error) = answer_all(stream, control).await {
-                        tracing::debug!(%error, "a control connection broke");
-                    }
-                });
+        let stream = dial::accept_ours(&listener, "the router's control").await;
+        let control = control.clone();
+        tokio::spawn(async move {
+            if let Err(error) = answer_all(stream, control).await {
+                tracing::debug!(%error, "a control connection broke");
             }
-            Ok(_) => tracing::warn!("refused a control connection of another user"),
-            Err(error) => {
-                tracing::error!(%error, "could not accept a control connection");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }
+        });
     }
 }
 

@@ -12,6 +12,7 @@ use nix::sys::socket::{ControlMessageOwned, MsgFlags, Shutdown, recvmsg, shutdow
 use std::collections::HashMap;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
@@ -347,19 +348,35 @@ pub(super) async fn connect_unix(path: &Path) -> io::Result<UnixStream> {
 }
 
 /// Whether the other end runs as our own user, or as root.
-pub(super) fn is_ours(stream: &UnixStream) -> bool {
+fn is_ours(stream: &UnixStream) -> bool {
     let user = nix::unistd::geteuid().as_raw();
     stream.peer_cred().is_ok_and(|peer| peer.uid() == user || peer.uid() == 0)
 }
 
-/// Listens on a Unix socket at a path of any length; a file that a dead process left there is replaced.
+/// Listens on a Unix socket at a path of any length, for our own user; a file that a dead process left there is replaced.
 pub(super) fn listen_unix(path: &Path) -> io::Result<UnixListener> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
     let (short, _folder) = short_path(path)?;
-    UnixListener::bind(short)
+    let listener = UnixListener::bind(short)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// The next connection of a process of our own user. `to`: what it is for.
+pub(super) async fn accept_ours(listener: &UnixListener, to: &str) -> UnixStream {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) if is_ours(&stream) => return stream,
+            Ok(_) => tracing::warn!("refused another user's connection to {to}"),
+            Err(error) => {
+                tracing::error!(%error, "could not accept a connection to {to}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
 }
 
 /// `sun_path` holds 108 bytes with the final NUL (unix(7)).

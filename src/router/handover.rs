@@ -33,23 +33,26 @@ pub(super) fn socket_name(role: &str, listen: SocketAddr) -> String {
     format!("{role} {listen}")
 }
 
+/// Sockets with what they are for.
+pub(super) type Sockets = Vec<(String, std::net::TcpListener)>;
+
 /// What is said with descriptors.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Header {
     process: u32,
-    pub sockets: Vec<String>,
+    sockets: Vec<String>,
 }
 
 impl Header {
-    pub fn new<'a>(names: impl Iterator<Item = &'a str>) -> Header {
-        Header { process: std::process::id(), sockets: names.map(str::to_owned).collect() }
+    pub fn name(self, descriptors: impl Iterator<Item = OwnedFd>) -> Sockets {
+        self.sockets.into_iter().zip(descriptors.map(std::net::TcpListener::from)).collect()
     }
 }
 
 /// The place of the one router of a folder.
 pub(super) struct Claim {
     pub lock: File,
-    handed: Vec<(String, std::net::TcpListener)>,
+    handed: Sockets,
     predecessor: Option<(u32, UnixStream)>,
 }
 
@@ -86,16 +89,24 @@ pub(super) async fn claim(folder: &Path, wanted: &[String]) -> anyhow::Result<Cl
 }
 
 /// What the other end says first, and the descriptors with it.
-pub(super) async fn hear(stream: &UnixStream) -> io::Result<(Header, Vec<OwnedFd>)> {
+pub(super) async fn hear(stream: &UnixStream) -> io::Result<(Header, impl Iterator<Item = OwnedFd> + use<>)> {
     let (bytes, descriptors) = stream.async_io(Interest::READABLE, || receive(stream.as_raw_fd())).await?;
     let header = serde_json::from_slice(&bytes).map_err(|_| io::ErrorKind::InvalidData)?;
-    Ok((header, descriptors))
+    Ok((header, descriptors.into_iter()))
 }
 
-pub(super) async fn send(stream: &UnixStream, header: &Header, descriptors: &[RawFd]) -> io::Result<()> {
-    let header = serde_json::to_vec(header)?;
+/// Says it: the lock, if it goes with them, and the sockets.
+pub(super) async fn send(
+    stream: &UnixStream,
+    lock: Option<&File>,
+    sockets: &[(&str, &std::net::TcpListener)],
+) -> io::Result<()> {
+    let names = sockets.iter().map(|(name, _)| (*name).to_owned()).collect();
+    let header = serde_json::to_vec(&Header { process: std::process::id(), sockets: names })?;
+    let sockets = sockets.iter().map(|(_, socket)| socket.as_raw_fd());
+    let descriptors: Vec<RawFd> = lock.map(AsRawFd::as_raw_fd).into_iter().chain(sockets).collect();
     let send = || {
-        let control = [ControlMessage::ScmRights(descriptors)];
+        let control = [ControlMessage::ScmRights(&descriptors)];
         let control = if descriptors.is_empty() { &[] } else { control.as_slice() };
         sendmsg::<()>(stream.as_raw_fd(), &[IoSlice::new(&header)], control, MsgFlags::MSG_NOSIGNAL, None)
             .map_err(io::Error::from)
@@ -105,11 +116,10 @@ pub(super) async fn send(stream: &UnixStream, header: &Header, descriptors: &[Ra
 
 async fn ask_for_place(socket: &Path) -> io::Result<Claim> {
     let stream = dial::connect_unix(socket).await?;
-    let (header, descriptors) = hear(&stream).await?;
-    let mut descriptors = descriptors.into_iter();
+    let (header, mut descriptors) = hear(&stream).await?;
     let lock = File::from(descriptors.next().ok_or(io::ErrorKind::InvalidData)?);
-    let handed: Vec<_> = header.sockets.into_iter().zip(descriptors.map(std::net::TcpListener::from)).collect();
-    Ok(Claim { lock, handed, predecessor: Some((header.process, stream)) })
+    let predecessor = Some((header.process, stream));
+    Ok(Claim { lock, handed: header.name(descriptors), predecessor })
 }
 
 impl Claim {
@@ -167,18 +177,7 @@ pub(super) async fn offer(
     sockets: &[(&str, &std::net::TcpListener)],
 ) -> Successor {
     loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) if dial::is_ours(&stream) => stream,
-            Ok(_) => {
-                tracing::warn!("refused to hand over to another user");
-                continue;
-            }
-            Err(error) => {
-                tracing::error!(%error, "could not accept a successor");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
+        let stream = dial::accept_ours(listener, "the router's place").await;
         match tokio::time::timeout(WORD, hand_out(stream, lock, sockets)).await {
             Ok(Ok(successor)) => return successor,
             Ok(Err(error)) => tracing::warn!(%error, "a successor did not become ready"),
@@ -192,9 +191,7 @@ async fn hand_out(
     lock: &File,
     sockets: &[(&str, &std::net::TcpListener)],
 ) -> io::Result<Successor> {
-    let descriptors: Vec<RawFd> =
-        [lock.as_raw_fd()].into_iter().chain(sockets.iter().map(|(_, socket)| socket.as_raw_fd())).collect();
-    send(&stream, &Header::new(sockets.iter().map(|(name, _)| *name)), &descriptors).await?;
+    send(&stream, Some(lock), sockets).await?;
     match stream.read_u8().await? {
         b'G' => Ok(Successor(stream)),
         _ => Err(io::Error::from(io::ErrorKind::InvalidData)),

@@ -7,11 +7,9 @@
 //! those it gets are held on, for the case that it does not live to serve.
 
 use super::dial;
-use super::handover::{self, Header};
+use super::handover::{self, Sockets};
 use std::io;
 use std::net::TcpListener;
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -28,9 +26,6 @@ const MAX_LINE: u64 = 16 * 1024;
 /// Those that a router lends to: one control plane, and such as have died or are about to.
 const KEEPERS: usize = 8;
 
-/// Sockets with what they are for.
-type Sockets = Vec<(String, TcpListener)>;
-
 fn lock<T>(held: &Mutex<T>) -> MutexGuard<'_, T> {
     held.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -39,36 +34,14 @@ async fn within<T>(word: impl Future<Output = io::Result<T>>) -> io::Result<T> {
     tokio::time::timeout(WORD, word).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
 }
 
-fn listen(folder: &Path, name: &str) -> io::Result<UnixListener> {
-    let path = folder.join(name);
-    let listener = dial::listen_unix(&path)?;
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
-}
-
-/// The next connection of a process of our own user.
-async fn accept(listener: &UnixListener) -> UnixStream {
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) if dial::is_ours(&stream) => return stream,
-            Ok(_) => tracing::warn!("refused the router's sockets to another user"),
-            Err(error) => {
-                tracing::error!(%error, "could not accept a connection for the router's sockets");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }
-    }
-}
-
 async fn send(stream: &UnixStream, sockets: &Sockets) -> io::Result<()> {
-    let descriptors: Vec<_> = sockets.iter().map(|(_, socket)| socket.as_raw_fd()).collect();
-    let header = Header::new(sockets.iter().map(|(name, _)| name.as_str()));
-    within(handover::send(stream, &header, &descriptors)).await
+    let sockets: Vec<_> = sockets.iter().map(|(name, socket)| (name.as_str(), socket)).collect();
+    within(handover::send(stream, None, &sockets)).await
 }
 
 async fn receive(stream: &UnixStream) -> io::Result<Sockets> {
     let (header, descriptors) = handover::hear(stream).await?;
-    Ok(header.sockets.into_iter().zip(descriptors.into_iter().map(TcpListener::from)).collect())
+    Ok(header.name(descriptors))
 }
 
 /// Whoever sees to it that a router runs, and holds its sockets meanwhile.
@@ -96,7 +69,7 @@ impl Keeper {
     /// # Errors
     /// Those of listening on a Unix socket in the folder.
     pub fn start(folder: &Path) -> io::Result<Keeper> {
-        let listener = listen(folder, KEEPING)?;
+        let listener = dial::listen_unix(&folder.join(KEEPING))?;
         let held = Arc::<Mutex<Sockets>>::default();
         let giving = tokio::spawn(give(listener, held.clone()));
         Ok(Keeper { folder: folder.to_owned(), held, router: None, giving })
@@ -125,10 +98,11 @@ impl Keeper {
         let Some(router) = &mut self.router else { return std::future::pending().await };
         let told = matches!(router.read_u8().await, Ok(b'E'));
         self.router = None;
-        if told {
-            self.let_go();
+        if !told {
+            return RouterEnd::Gone;
         }
-        if told { RouterEnd::Told } else { RouterEnd::Gone }
+        self.let_go();
+        RouterEnd::Told
     }
 
     /// No router comes: whoever waits for one is refused from here on.
@@ -146,7 +120,7 @@ impl Drop for Keeper {
 /// Gives what is held to each router that begins.
 async fn give(listener: UnixListener, held: Arc<Mutex<Sockets>>) {
     loop {
-        let stream = accept(&listener).await;
+        let stream = dial::accept_ours(&listener, "what is held of the router").await;
         let given = async {
             let mut line = Vec::new();
             let mut asked = BufReader::new(stream).take(MAX_LINE);
@@ -194,7 +168,7 @@ impl Lending {
     pub fn start<'a>(folder: &Path, sockets: impl Iterator<Item = (&'a str, &'a TcpListener)>) -> io::Result<Lending> {
         let copy = |(name, socket): (&str, &TcpListener)| Ok((name.to_owned(), socket.try_clone()?));
         let sockets = sockets.map(copy).collect::<io::Result<Sockets>>()?;
-        let listener = listen(folder, LENDING)?;
+        let listener = dial::listen_unix(&folder.join(LENDING))?;
         let keepers = Arc::<Mutex<Vec<UnixStream>>>::default();
         let task = tokio::spawn(lend(listener, sockets, keepers.clone()));
         Ok(Lending { keepers, task })
@@ -220,7 +194,7 @@ impl Drop for Lending {
 
 async fn lend(listener: UnixListener, sockets: Sockets, keepers: Arc<Mutex<Vec<UnixStream>>>) {
     loop {
-        let keeper = accept(&listener).await;
+        let keeper = dial::accept_ours(&listener, "what the router lends").await;
         if let Err(error) = send(&keeper, &sockets).await {
             tracing::warn!(%error, "could not lend the router's sockets");
             continue;

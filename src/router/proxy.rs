@@ -403,9 +403,7 @@ impl Proxy {
             None => HeaderValue::from_static(version),
         };
         headers.insert(header::VIA, via);
-        if head.uri.authority().is_some() {
-            head.uri = request::origin_form(std::mem::take(&mut head.uri)).map_err(|_| Refusal::bare(400))?;
-        }
+        head.uri = request::origin_form(std::mem::take(&mut head.uri)).map_err(|_| Refusal::bare(400))?;
         head.version = Version::HTTP_11;
         Ok(())
     }

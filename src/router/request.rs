@@ -55,7 +55,7 @@ pub(super) fn check_head(raw: &[u8]) -> Result<Body, Refusal> {
             return Err(MALFORMED);
         }
         let (name, value) = (&line[..colon], trim(&line[colon + 1..]));
-        let named = |wanted: &str| name.len() == wanted.len() && name.eq_ignore_ascii_case(wanted.as_bytes());
+        let named = |wanted: &str| name.eq_ignore_ascii_case(wanted.as_bytes());
         if named("host") {
             hosts += 1;
         } else if named("content-length") {
@@ -292,18 +292,25 @@ fn trim(value: &[u8]) -> &[u8] {
     &value[start..end]
 }
 
+/// Which bytes are ASCII letters, digits, or `others`, by their number: every byte of a head is asked about.
+pub(super) const fn letters_digits_and(others: &[u8]) -> [bool; 256] {
+    let mut allowed = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        allowed[byte] = (byte as u8).is_ascii_alphanumeric();
+        byte += 1;
+    }
+    let mut place = 0;
+    while place < others.len() {
+        allowed[others[place] as usize] = true;
+        place += 1;
+    }
+    allowed
+}
+
 /// Whether names may have it (RFC 9110, 5.6.2).
 fn is_token(byte: u8) -> bool {
-    const TOKENS: [bool; 256] = {
-        let mut tokens = [false; 256];
-        let mut byte = 0_u8;
-        while byte < 128 {
-            tokens[byte as usize] = matches!(byte, b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' | b'#'..=b'\'' | b'^'..=b'`')
-                || matches!(byte, b'!' | b'*' | b'+' | b'-' | b'.' | b'|' | b'~');
-            byte += 1;
-        }
-        tokens
-    };
+    const TOKENS: [bool; 256] = letters_digits_and(b"!#$%&'*+-.^_`|~");
     TOKENS[usize::from(byte)]
 }
 

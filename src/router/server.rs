@@ -30,7 +30,7 @@ use std::fs::File;
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -225,16 +225,17 @@ async fn serve(options: RouterOptions, ended: impl Future<Output = ()>) -> anyho
     };
     let pages = Arc::new(Pages::load(options.error_pages.as_deref())?);
     tokio::spawn(pages.clone().follow(options.certificate_interval));
-    let wanted: Vec<_> = [("plain", Some(options.listen)), ("tls", options.secure.as_ref().map(|(listen, _)| *listen))]
-        .into_iter()
-        .filter_map(|(role, listen)| Some(handover::socket_name(role, listen?)))
-        .collect();
+    let mut doors = vec![("plain", options.listen, None)];
+    doors.extend(certificates.map(|(listen, certificates)| ("tls", listen, Some(certificates))));
+    let wanted: Vec<_> = doors.iter().map(|(role, listen, _)| handover::socket_name(role, *listen)).collect();
     let mut claim = handover::claim(&folder, &wanted).await?;
     let log = Log::start(&folder, clock.now()).context("could not open the log")?;
-    let mut entrances = vec![Entrance::open(&mut claim, "plain", options.listen, None).await?];
-    if let Some((listen, certificates)) = certificates {
-        tokio::spawn(certificates.clone().follow(options.certificate_interval));
-        entrances.push(Entrance::open(&mut claim, "tls", listen, Some(certificates)).await?);
+    let mut entrances = Vec::new();
+    for (role, listen, certificates) in doors {
+        if let Some(certificates) = &certificates {
+            tokio::spawn(certificates.clone().follow(options.certificate_interval));
+        }
+        entrances.push(Entrance::open(&mut claim, role, listen, certificates).await?);
     }
     let address = entrances[0].address;
     let secure_address = entrances.get(1).map(|entrance| entrance.address);
@@ -566,10 +567,7 @@ async fn drain(routes: &Routes, clients: &Clients, limit: Duration) {
 
 fn listen_for_control(folder: &Path, name: &str) -> anyhow::Result<tokio::net::UnixListener> {
     let path = folder.join(name);
-    let listener = dial::listen_unix(&path).with_context(|| format!("could not listen on {}", path.display()))?;
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))
-        .with_context(|| format!("could not protect {}", path.display()))?;
-    Ok(listener)
+    dial::listen_unix(&path).with_context(|| format!("could not listen on {}", path.display()))
 }
 
 fn write_address(folder: &Path, name: &str, address: SocketAddr) -> anyhow::Result<()> {

@@ -4,6 +4,7 @@
 //! push and a damaged file.
 
 use super::access::Access;
+use super::request::letters_digits_and;
 use crate::domain::{AppName, ProcessId};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -258,16 +259,8 @@ pub fn normalise_host(raw: &str) -> Option<String> {
     valid.then(|| name.to_ascii_lowercase())
 }
 
-/// Whether a host may have a byte. Every request's is asked about.
-const HOST_BYTES: [bool; 256] = {
-    let mut allowed = [false; 256];
-    let mut byte = 0_u8;
-    while byte < 128 {
-        allowed[byte as usize] = byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
-        byte += 1;
-    }
-    allowed
-};
+/// Whether a host may have a byte.
+const HOST_BYTES: [bool; 256] = letters_digits_and(b"-._");
 
 fn valid_path(path: &str) -> bool {
     path.starts_with('/') && path.len() <= 2000 && path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#')
