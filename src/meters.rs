@@ -5,7 +5,7 @@
 //! numbers lie in a file of their own, written once a minute; what a kill loses is the time since then.
 
 use crate::clock::Timestamp;
-use crate::domain::{AppName, ProcessId, RuntimeCode};
+use crate::domain::{AppName, ProcessId, RuntimeCode, is_scalable};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
 use std::io::Write;
@@ -15,7 +15,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Seconds of a slot, and for how many seconds slots are kept.
 const RESOLUTIONS: [(i64, i64); 3] = [(60, 2 * 3600), (600, 24 * 3600), (3600, 7 * 24 * 3600)];
-/// Processes of one app that a slot tells apart.
+/// Processes of one app that a slot tells apart. Of a formation, which the configuration bounds, it tells all; one-off
+/// processes, each of which has a name of its own, have a place while there is one.
 const PROCESSES: usize = 64;
 /// How long what was told of a process is remembered after it was seen last.
 const REMEMBERED: i64 = 3_600_000;
@@ -132,13 +133,17 @@ impl Meters {
             *meter.totals.codes.entry(*code).or_default() += count;
         }
         meter.record(now, |slot| {
+            let kind = look.name.split('.').next().unwrap_or_default();
+            let has_place = |slot: &BTreeMap<String, u64>| {
+                is_scalable(kind) || slot.len() < PROCESSES || slot.contains_key(look.name)
+            };
             if let Some(bytes) = look.memory_bytes
-                && (slot.memory.len() < PROCESSES || slot.memory.contains_key(look.name))
+                && has_place(&slot.memory)
             {
                 let most = slot.memory.entry(look.name.to_owned()).or_default();
                 *most = bytes.max(*most);
             }
-            if cpu > 0 && (slot.cpu_millis.len() < PROCESSES || slot.cpu_millis.contains_key(look.name)) {
+            if cpu > 0 && has_place(&slot.cpu_millis) {
                 *slot.cpu_millis.entry(look.name.to_owned()).or_default() += cpu;
             }
             for (code, count) in &codes {

@@ -287,7 +287,16 @@ async fn keep_router(world: Arc<World>, start: RouterStart) {
                 }
             }
         }
-        died = tokio::time::timeout(LOOK_AFTER_ROUTER, router_ended(&mut keeper)).await == Ok(RouterEnd::Gone);
+        let end = tokio::time::timeout(LOOK_AFTER_ROUTER, router_ended(&mut keeper)).await;
+        died = end == Ok(RouterEnd::Gone);
+        if end == Ok(RouterEnd::Leaving)
+            && let Ok(before) = world.router.about().await
+        {
+            info!("the router is told to end; another takes its place");
+            if let Err(error) = start_router(&world.router, &start, Some(&before)).await {
+                warn!("no router could take the place of the one that ends: {error:#}");
+            }
+        }
     }
 }
 

@@ -34,6 +34,11 @@ fn count(town: &Town, name: &str, requests: u64, errors: u64) {
 
 /// Looks, as the monitor does every ten seconds, with so much time gone by.
 async fn look_later(town: &Town, seconds: u64) {
+    older(town, seconds).await;
+    reconcile::Monitor::default().look(town.world()).await.expect("a look");
+}
+
+async fn older(town: &Town, seconds: u64) {
     let name = app("hello-staging");
     let world = town.world();
     // The clock is the machine's: what was seen before is made older instead.
@@ -51,7 +56,6 @@ async fn look_later(town: &Town, seconds: u64) {
         })
         .await
         .expect("the store");
-    reconcile::monitor(world).await.expect("a look");
 }
 
 async fn alerts_of(town: &Town) -> Value {
@@ -94,6 +98,36 @@ async fn an_alert_is_told_once_when_it_fires_and_once_when_it_is_over() {
     let posts = receiver.posted(4).await;
     assert_eq!(posts[3].json()["text"], "[RESOLVED] hello-staging: errors are back to 0.0 %");
     assert_eq!(posts.len(), 4);
+    assert_eq!(alerts_of(&town).await[0]["state"], "resolved");
+    town.leave().await;
+}
+
+#[tokio::test]
+async fn a_router_that_stays_silent_serves_nobody_and_that_is_told() {
+    let receiver = WebReceiver::start().await;
+    let town = town(&receiver, None).await;
+    town.settle().await;
+    town.router.lock().expect("no holder panics").silent = true;
+    let mut monitor = reconcile::Monitor::default();
+    let kinds = async || {
+        let alerts = alerts_of(&town).await;
+        let kinds = alerts.as_array().expect("a list").iter().map(|alert| alert["kind"].clone());
+        kinds.collect::<Vec<Value>>()
+    };
+    for _ in 0..2 {
+        monitor.look(town.world()).await.expect_err("it does not answer");
+        assert_eq!(kinds().await, Vec::<Value>::new(), "it may only be busy");
+    }
+    monitor.look(town.world()).await.expect("by now that is news");
+    older(&town, 61).await;
+    monitor.look(town.world()).await.expect("a look");
+    assert_eq!(kinds().await, [json!("no_healthy_process")]);
+    town.settle().await;
+    assert!(receiver.posted(1).await[0].json()["text"].as_str().unwrap().starts_with("[FIRING] hello-staging: "));
+    town.router.lock().expect("no holder panics").silent = false;
+    monitor.look(town.world()).await.expect("it answers");
+    older(&town, 121).await;
+    monitor.look(town.world()).await.expect("a look");
     assert_eq!(alerts_of(&town).await[0]["state"], "resolved");
     town.leave().await;
 }
@@ -350,7 +384,7 @@ async fn numbers_go_to_the_collector_in_opentelemetrys_form() {
     count(&town, "hello-staging", 3, 1);
     let web = town.memory.running().into_iter().find(|id| id.as_str().starts_with("hello-staging.")).unwrap();
     town.memory.trouble(&web, RuntimeCode::R14);
-    reconcile::monitor(town.world()).await.expect("a look");
+    reconcile::Monitor::default().look(town.world()).await.expect("a look");
     let endpoint = format!("http://{}/v1/metrics", receiver.address);
     reconcile::export_once(town.world(), &endpoint).await.expect("it is taken");
     let post = receiver.posted(1).await.remove(0);
@@ -382,7 +416,7 @@ async fn numbers_of_processes_are_on_the_page_and_outlive_a_restart() {
     town.memory.trouble(&web, RuntimeCode::R14);
     town.memory.trouble(&web, RuntimeCode::R14);
     count(&town, "hello-staging", 40, 2);
-    reconcile::monitor(town.world()).await.expect("a look");
+    reconcile::Monitor::default().look(town.world()).await.expect("a look");
     reconcile::keep_numbers(town.world()).await.expect("they are written");
     town.kill().await;
     town.boot(None).await;

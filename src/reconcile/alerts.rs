@@ -105,7 +105,8 @@ async fn facts(world: &World, app: &App, seen: &Seen) -> Result<AlertFacts, Trou
     let now = seen.at;
     let mut facts = AlertFacts { now, ..AlertFacts::default() };
     let Some(release) = release_of(world, app)?.filter(|_| app.asleep_since.is_none()) else { return Ok(facts) };
-    let status = seen.router.apps.get(&app.name);
+    let router = seen.router.as_ref();
+    let status = router.and_then(|router| router.apps.get(&app.name));
     // Who has no visitors costs no question.
     let visited = status.and_then(|status| status.last_request).is_some_and(|last| now.since(last) < WINDOW);
     if visited {
@@ -121,9 +122,9 @@ async fn facts(world: &World, app: &App, seen: &Seen) -> Result<AlertFacts, Trou
     }
     (facts.crashes, facts.process) = crashes(app, &release, seen);
     let wanted = app.formation_of(&release);
-    let serves = seen.router.targets.values();
-    let serves = serves.filter(|target| target.app == app.name && target.state == TargetState::Active);
-    facts.down = wanted.contains_key("web") && !serves.into_iter().any(|target| target.healthy);
+    let mut targets = router.iter().flat_map(|router| router.targets.values());
+    let serves = targets.any(|target| target.app == app.name && target.state == TargetState::Active && target.healthy);
+    facts.down = wanted.contains_key("web") && !serves;
     Ok(facts)
 }
 
@@ -140,6 +141,7 @@ fn crashes(app: &App, release: &Release, seen: &Seen) -> (u32, Option<String>) {
         let attempt: u32 = text(label::ATTEMPT).parse().unwrap_or(1);
         let crashes = match &status.state {
             State::Running { since } if seen.at.since(*since) >= STABLE => 0,
+            State::Exited { at, .. } if seen.is_crash(app, status) && at.since(status.started_at) >= STABLE => 1,
             State::Exited { .. } if seen.is_crash(app, status) => crashes + 1,
             _ => crashes,
         };

@@ -10,7 +10,7 @@ use super::{Trouble, World, kept};
 use crate::clock::Timestamp;
 use crate::domain::*;
 use crate::drains::{Departed, Intake, Line, Origin, Target, Wanted, masked};
-use crate::platform::{LogCursor, LogLine, LogStream, PlatformError, ProcessStatus, State};
+use crate::platform::{Exit, LogCursor, LogLine, LogStream, PlatformError, ProcessStatus, State};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
@@ -154,6 +154,11 @@ pub(super) fn end_of(status: &ProcessStatus) -> Option<LogLine> {
         (Some(code), _) => format!("Process exited with status {code}"),
         (None, Some(signal)) => format!("Process ended by signal {signal}"),
         (None, None) => "Process ended".to_owned(),
+    };
+    let why = match (why, code) {
+        // It was told to end, and did so by itself.
+        (Exit::Killed, Some(_)) => "stopped".to_owned(),
+        (why, _) => why.to_string(),
     };
     Some(LogLine { at: *at, stream: LogStream::System, text: format!("{ended} ({why})") })
 }

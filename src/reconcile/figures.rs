@@ -232,6 +232,8 @@ fn by_process(totals: &BTreeMap<AppName, BTreeMap<String, Slot>>, since: Timesta
     let mut bytes = Family::new("landfall_router_process_sent_bytes_total", Kind::Counter, help, since);
     let help = "Errors of each process by Heroku's codes since the router started.";
     let mut codes = Family::new("landfall_router_process_codes_total", Kind::Counter, help, since);
+    let help = "Connections to each process that broke before an answer and were made up for since the router started.";
+    let mut broken = Family::new("landfall_router_process_broken_total", Kind::Counter, help, since);
     let help = "How long requests to each process took.";
     let mut times = Family::new("landfall_router_process_response_seconds", Kind::Histogram, help, since);
     for (app, processes) in totals {
@@ -247,10 +249,11 @@ fn by_process(totals: &BTreeMap<AppName, BTreeMap<String, Slot>>, since: Timesta
                 codes.add(with("code", code.to_string()), *count as f64);
             }
             bytes.add(labels.clone(), slot.bytes as f64);
+            broken.add(labels.clone(), slot.broken as f64);
             times.points.push(Point { labels, value: buckets(&slot.latency), since: None });
         }
     }
-    all.extend([classes, bytes, codes, times]);
+    all.extend([classes, bytes, codes, broken, times]);
 }
 
 fn buckets(latency: &Histogram) -> Value {

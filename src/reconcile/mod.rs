@@ -48,7 +48,7 @@ pub use apply::{apply, enqueue};
 pub use expire::{Expired, expire};
 pub use figures::{export_once, gather};
 pub use kept::{log_file, read as read_kept};
-pub use monitor::{keep as keep_numbers, monitor};
+pub use monitor::{Monitor, keep as keep_numbers};
 pub use observe::{ended, label};
 pub use prune::{KEPT_RELEASES, tidy};
 pub use shipment::{Contents, contents};

@@ -20,7 +20,8 @@ const WRITTEN: u64 = 6;
 /// What one look saw.
 pub(super) struct Seen {
     pub at: Timestamp,
-    pub router: router::Status,
+    /// `None` once it has not answered for so long that nobody can be thought to be served.
+    pub router: Option<router::Status>,
     pub processes: Vec<ProcessStatus>,
 }
 
@@ -39,15 +40,39 @@ fn is_crash(app: &App, status: &ProcessStatus) -> bool {
     is_scalable(kind) && !stopped && !changed && app.wanted == Wanted::Running
 }
 
-/// One look. A router that does not answer is no news of any app.
-pub async fn monitor(world: &World) -> Result<(), Trouble> {
-    let processes = world.platform.list().await?;
-    let at = world.now();
-    for status in &processes {
-        meter(world, status, at)?;
+/// After so many looks at which the router did not answer, which is half a minute, no app has a process that serves.
+const SILENT: u32 = 3;
+
+/// Whoever looks again and again.
+#[derive(Debug, Default)]
+pub struct Monitor {
+    /// So many times in a row the router has not answered.
+    silent: u32,
+}
+
+impl Monitor {
+    /// One look. A router that did not answer just now is no news of any app.
+    pub async fn look(&mut self, world: &World) -> Result<(), Trouble> {
+        let processes = world.platform.list().await?;
+        let at = world.now();
+        for status in &processes {
+            meter(world, status, at)?;
+        }
+        let router = match world.router.status().await {
+            Ok(status) => Some(status),
+            Err(error) => {
+                self.silent += 1;
+                if self.silent < SILENT {
+                    return Err(error.into());
+                }
+                None
+            }
+        };
+        if router.is_some() {
+            self.silent = 0;
+        }
+        alerts::look(world, &Seen { at, router, processes }).await
     }
-    let router = world.router.status().await?;
-    alerts::look(world, &Seen { at, router, processes }).await
 }
 
 /// Counts what is seen of an app's process.
@@ -80,9 +105,10 @@ pub(super) fn note_failure(world: &World, app: &AppName, failure: &Failure) {
 }
 
 pub(super) async fn run(world: Arc<World>) {
+    let mut monitor = Monitor::default();
     for count in 1_u64.. {
         tokio::time::sleep(EVERY).await;
-        let looked = outside::watched(world.outside.clone(), monitor(&world)).await;
+        let looked = outside::watched(world.outside.clone(), monitor.look(&world)).await;
         if let Err(trouble) = looked {
             warn!("the apps could not be looked at: {trouble}");
         }

@@ -40,7 +40,9 @@ async fn watch(
 ) -> Result<Watch, Trouble> {
     let numbers = world.router.numbers(&app.name, Resolution::Minute).await?;
     let since = world.now();
-    Ok(Watch { release, before, since, until: since + time, percent, baseline: sum(&numbers, before, Timestamp(0)) })
+    let baseline = sum(&numbers, before, Timestamp(0));
+    let first_minute = sum(&numbers, before, Resolution::Minute.start_of(since));
+    Ok(Watch { release, before, since, until: since + time, percent, baseline, first_minute })
 }
 
 /// Begins to give a deploy's release its share.
@@ -112,17 +114,18 @@ pub(super) async fn measured(world: &World, app: &App) -> Result<Option<WatchVie
     }
     let numbers = world.router.numbers(&app.name, Resolution::Minute).await?;
     let new = sum(&numbers, watch.release, Timestamp(0));
-    Ok(Some(WatchView { new, beside: sum(&numbers, watch.before, watch.since) }))
+    let beside = sum(&numbers, watch.before, Resolution::Minute.start_of(watch.since)).since(&watch.first_minute);
+    Ok(Some(WatchView { new, beside }))
 }
 
-/// All that was counted of a release in slots that began at `from` or later.
+/// What was counted of a release in slots that began at `from` or later.
 fn sum(numbers: &AppNumbers, release: ReleaseNumber, from: Timestamp) -> Measured {
     let prefix = format!("{release}/");
     let (mut measured, mut latency) = (Measured::default(), Histogram::default());
     let of_release = numbers.processes.iter().filter(|(name, _)| name.starts_with(&prefix));
     for slot in of_release.flat_map(|(_, slots)| slots).filter(|slot| slot.at >= from) {
-        measured.requests += slot.requests;
-        measured.errors += slot.classes[4];
+        measured.requests += slot.requests + slot.broken;
+        measured.errors += slot.classes[4] + slot.broken;
         latency.merge(&slot.latency);
     }
     measured.latency = latency.buckets().collect();

@@ -50,9 +50,10 @@ impl std::fmt::Debug for Access {
 /// What becomes of a request.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// It may come in; the cookie goes with the answer.
+    /// It may come in; the cookie goes with the answer. `by_password`: it brings the password, which is not the app's.
     Open {
         cookie: Option<String>,
+        by_password: bool,
     },
     /// The router answers by itself.
     Closed(Refusal),
@@ -100,13 +101,15 @@ pub(super) fn judge(access: &Access, app: &AppName, head: &Parts, secure: bool, 
     if path.split('?').next() == Some(ENTER) {
         return enter(access, app, head, &path, secure, now);
     }
+    // A browser sends the password with every request, also once it has the cookie.
+    let by_password = access.password.as_ref().is_some_and(|sealed| {
+        password(&head.headers).is_some_and(|password| is_signed(&access.key, "password", &password, sealed))
+    });
     if cookies(&head.headers).any(|(name, value)| COOKIES.contains(&name) && is_cookie(access, app, value, now)) {
-        return Verdict::Open { cookie: None };
+        return Verdict::Open { cookie: None, by_password };
     }
-    if let (Some(sealed), Some(password)) = (&access.password, password(&head.headers))
-        && is_signed(&access.key, "password", &password, sealed)
-    {
-        return Verdict::Open { cookie: Some(cookie(access, app, BY_PASSWORD, secure, now)) };
+    if by_password {
+        return Verdict::Open { cookie: Some(cookie(access, app, BY_PASSWORD, secure, now)), by_password };
     }
     let reads = matches!(head.method.as_str(), "GET" | "HEAD");
     let page =
@@ -265,12 +268,18 @@ mod tests {
             assert_eq!(ask("/", &[("authorization", &basic(wrong))]), closed, "{wrong}");
         }
         assert_eq!(ask("/", &[("authorization", "Bearer open sesame")]), closed);
-        let Verdict::Open { cookie: Some(cookie) } = ask("/", &[("authorization", &basic("x:open sesame"))]) else {
+        let password = basic("x:open sesame");
+        let Verdict::Open { cookie: Some(cookie), by_password: true } = ask("/", &[("authorization", &password)])
+        else {
             panic!("the password does not open")
         };
         assert!(cookie.contains("; HttpOnly") && cookie.contains("; SameSite=Lax") && !cookie.contains("Domain"));
         let value = value_of(&cookie);
-        assert_eq!(ask("/", &[("cookie", &format!("a=b; {value}"))]), Verdict::Open { cookie: None });
+        let from_then_on = |by_password| Verdict::Open { cookie: None, by_password };
+        assert_eq!(ask("/", &[("cookie", &format!("a=b; {value}"))]), from_then_on(false));
+        // A browser goes on sending the password, and it is still nothing that the app may read.
+        assert_eq!(ask("/", &[("cookie", &value), ("authorization", &password)]), from_then_on(true));
+        assert_eq!(ask("/", &[("cookie", &value), ("authorization", &basic("x:app's"))]), from_then_on(false));
         let head = head("/", &[("cookie", &value)]);
         let later = |seconds| NOW + Duration::from_secs(seconds);
         assert_eq!(judge(&access(), &app(), &head, false, later(12 * 3600 + 1)), closed, "it is over");
@@ -294,7 +303,7 @@ mod tests {
         let nonce = value_of(&cookie);
         let Verdict::Elsewhere { to, cookie } = ask(&enter, &[("cookie", &nonce)]) else { panic!("not let in") };
         assert_eq!(to, "/a?b=c&d");
-        assert_eq!(ask("/", &[("cookie", &value_of(&cookie))]), Verdict::Open { cookie: None });
+        assert_eq!(ask("/", &[("cookie", &value_of(&cookie))]), Verdict::Open { cookie: None, by_password: false });
 
         let refused = Verdict::Closed(Refusal::bare(403));
         assert_eq!(ask(&enter, &[]), refused, "another browser");

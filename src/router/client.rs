@@ -66,6 +66,8 @@ pub struct MemoryRouter {
     pub stopped: bool,
     /// Takes no table, whatever it says.
     pub refuses: bool,
+    /// Does not answer what it is asked about itself.
+    pub silent: bool,
 }
 
 impl Router {
@@ -129,7 +131,11 @@ impl Router {
                 Answer::Status(status) => Ok(status),
                 other => Err(unexpected(other)),
             },
-            Router::Memory(memory) => Ok(lock(memory).status()),
+            Router::Memory(memory) => {
+                let memory = lock(memory);
+                let silence = || RouterError::Unreachable(std::io::ErrorKind::TimedOut.into());
+                (!memory.silent).then(|| memory.status()).ok_or_else(silence)
+            }
         }
     }
 

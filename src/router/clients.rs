@@ -9,12 +9,14 @@ use super::framing::{Fault, Framing};
 use super::request::canonical;
 use super::ticks::Ticks;
 use super::trailers::{self, Answer, Trailers};
+use super::trust::Trusted;
 use super::wire::Wire;
 use http::HeaderValue;
 use nix::sys::socket::{MsgFlags, recv, send, shutdown};
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, RawFd};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -56,6 +58,10 @@ struct Progress {
     took_at: AtomicU64,
     /// Requests that are under way.
     under_way: AtomicUsize,
+    /// It has made room for another, and is about to end.
+    gives_way: AtomicBool,
+    /// Whose it is.
+    network: Option<IpAddr>,
     /// Nothing can be said but through TLS.
     secure: bool,
     /// It speaks HTTP/2.
@@ -92,14 +98,16 @@ impl Progress {
 pub(super) struct Clients {
     ticks: Ticks,
     limit: usize,
-    limit_per_address: usize,
+    limit_per_network: usize,
+    /// Whose connections are those of many.
+    trusted: Trusted,
     open: Mutex<Open>,
 }
 
 #[derive(Debug, Default)]
 struct Open {
     clients: HashMap<RawFd, Arc<Progress>>,
-    addresses: HashMap<IpAddr, usize>,
+    networks: HashMap<IpAddr, usize>,
     /// Who is bidden farewell, whenever it came.
     ending: Ending,
 }
@@ -124,28 +132,74 @@ impl Ending {
     }
 }
 
+/// Connections that give way at once, so that not everyone who comes looks at all of them.
+const ROOM: usize = 64;
+
+impl Open {
+    /// Ends connections on which nothing is under way: of those who have the most, and of these the longest idle first.
+    /// Only those of a network, if one is named. Says whether there were any.
+    fn make_room(&mut self, of: Option<IpAddr>) -> bool {
+        let mut idle: Vec<_> = self
+            .clients
+            .iter()
+            .filter(|(_, progress)| {
+                (of.is_none() || of == progress.network)
+                    && progress.under_way.load(Ordering::Acquire) == 0
+                    && progress.stalled_since.load(Ordering::Acquire) == 0
+                    && !progress.gives_way.load(Ordering::Acquire)
+            })
+            .map(|(descriptor, progress)| {
+                let fellows = progress.network.and_then(|network| self.networks.get(&network)).copied();
+                let since = progress.idle_since.load(Ordering::Acquire);
+                ((Reverse(fellows.unwrap_or_default()), since), *descriptor, progress)
+            })
+            .collect();
+        if idle.len() > ROOM {
+            idle.select_nth_unstable_by_key(ROOM, |(order, ..)| *order);
+            idle.truncate(ROOM);
+        }
+        for (_, descriptor, progress) in &idle {
+            progress.gives_way.store(true, Ordering::Release);
+            // Its owner takes the lock before it closes, so the descriptor is still this client's.
+            let _ = shutdown(*descriptor, nix::sys::socket::Shutdown::Both);
+        }
+        !idle.is_empty()
+    }
+}
+
+/// Whose connections are counted together: of IPv6, whoever has an address has as many as fit into 64 bits.
+fn network_of(address: IpAddr) -> IpAddr {
+    match canonical(address) {
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX))),
+        address => address,
+    }
+}
+
 impl Clients {
-    pub fn new(ticks: Ticks, limit: usize, limit_per_address: usize) -> Clients {
-        Clients { ticks, limit, limit_per_address, open: Mutex::default() }
+    pub fn new(ticks: Ticks, limit: usize, limit_per_network: usize, trusted: Trusted) -> Clients {
+        Clients { ticks, limit, limit_per_network, trusted, open: Mutex::default() }
     }
 
-    /// Takes a connection in; `None` when there are too many.
+    /// Takes a connection in. When there are too many, those on which nothing is asked give way to it, and where all are
+    /// busy, `None` comes of it.
     pub fn admit(self: &Arc<Clients>, descriptor: RawFd, address: IpAddr, secure: bool) -> Option<Place> {
         let since = if secure { self.now() } else { 0 };
         let idle_since = AtomicU64::new(self.now());
-        let progress =
-            Arc::new(Progress { head_since: AtomicU64::new(since), secure, idle_since, ..Progress::default() });
+        let head_since = AtomicU64::new(since);
+        let network = network_of(address);
+        let progress = Progress { head_since, secure, idle_since, network: Some(network), ..Progress::default() };
+        let progress = Arc::new(progress);
         {
             let mut open = self.lock();
-            let total = open.clients.len();
-            let count = open.addresses.entry(address).or_default();
-            if total >= self.limit || *count >= self.limit_per_address {
-                if *count == 0 {
-                    open.addresses.remove(&address);
-                }
+            let of_network = open.networks.get(&network).copied().unwrap_or_default();
+            let too_many_of_it = of_network >= self.limit_per_network && !self.trusted.contains(address);
+            if too_many_of_it && !open.make_room(Some(network)) {
                 return None;
             }
-            *count += 1;
+            if !too_many_of_it && open.clients.len() >= self.limit && !open.make_room(None) {
+                return None;
+            }
+            *open.networks.entry(network).or_default() += 1;
             open.clients.insert(descriptor, progress.clone());
         }
         Some(Place { clients: self.clone(), progress, descriptor, address })
@@ -203,10 +257,11 @@ impl Clients {
     fn leave(&self, descriptor: RawFd, address: IpAddr) {
         let mut open = self.lock();
         open.clients.remove(&descriptor);
-        if let Some(count) = open.addresses.get_mut(&address) {
+        let network = network_of(address);
+        if let Some(count) = open.networks.get_mut(&network) {
             *count -= 1;
             if *count == 0 {
-                open.addresses.remove(&address);
+                open.networks.remove(&network);
             }
         }
     }
@@ -538,5 +593,18 @@ impl AsyncWrite for ClientStream {
 
     fn is_write_vectored(&self) -> bool {
         self.wire.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_are_counted_by_address_and_of_ipv6_by_network() {
+        let of = |text: &str| network_of(text.parse().unwrap()).to_string();
+        assert_eq!(of("203.0.113.7"), "203.0.113.7");
+        assert_eq!(of("::ffff:203.0.113.7"), "203.0.113.7");
+        assert_eq!(of("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
     }
 }

@@ -11,7 +11,7 @@ use super::live::Routes;
 use super::log::{Log, LogLine};
 use super::metrics::{AppNumbers, Kept, Resolution, Slot};
 use super::table::{Table, TableError, TargetState};
-use super::tail::TailPage;
+use super::tail::{TailLine, TailPage};
 use crate::clock::{Clock, Timestamp};
 use crate::domain::{AppName, ProcessId};
 use serde::{Deserialize, Serialize};
@@ -74,6 +74,9 @@ pub(super) enum Request {
         numbers: BTreeMap<AppName, Kept>,
         #[serde(default)]
         knocks: Vec<AppName>,
+        /// Its log's newest lines.
+        #[serde(default)]
+        lines: Vec<TailLine>,
     },
     /// What was counted of each process since the router started.
     Totals,
@@ -243,7 +246,8 @@ async fn answer(request: Request, control: &Arc<Control>) -> Option<Answer> {
             control.routes.restore(table);
             Answer::Done
         }
-        Request::Absorb { numbers, knocks } => {
+        Request::Absorb { numbers, knocks, lines } => {
+            control.log.absorb(lines);
             let live = control.routes.live().clone();
             for (name, kept) in &numbers {
                 if let Some(app) = live.apps.get(name) {

@@ -53,6 +53,8 @@ pub(super) struct Exchange {
     pub outsider: bool,
     /// What the answer gives to the browser that was let in by the password.
     pub let_in: Option<String>,
+    /// It brings the password that closes the app to others; the app must not see it.
+    pub by_password: bool,
     whole: bool,
     _under_way: UnderWay,
 }
@@ -87,6 +89,7 @@ impl Exchange {
             bytes: 0,
             outsider: false,
             let_in: None,
+            by_password: false,
             whole: false,
             _under_way: client.begin(),
             proxy: proxy.clone(),
@@ -106,6 +109,13 @@ impl Exchange {
         }
     }
 
+    /// Whether an answer that began with this status is an error all the same: the app broke it off, or fell silent.
+    /// Not so of another protocol, which was agreed on, nor where its process had to end: the release does not do that.
+    fn is_broken_off(&self, status: u16, refusal: Refusal) -> bool {
+        let by_app = matches!(refusal.code, Some(Code::H15 | Code::H18));
+        by_app && status != 101 && self.process.as_ref().is_some_and(|process| process.is_open())
+    }
+
     /// Everything that there was to do for it was done.
     pub fn complete(mut self: Box<Exchange>) {
         self.whole = true;
@@ -117,9 +127,12 @@ impl Drop for Exchange {
         let gone = Refusal::coded(CLIENT_GONE, Code::H27);
         // What went wrong at a process before it left may have been made up for.
         let refusal = if self.whole { self.refusal } else { Some(gone) };
-        // A line shows what the client got; an answer that was cut off is told by its code.
-        let status = self.status.or(refusal.map(|refusal| refusal.status)).unwrap_or(CLIENT_GONE);
         let code = refusal.and_then(|refusal| refusal.code);
+        let status = match (self.status, refusal) {
+            (Some(status), Some(refusal)) if self.is_broken_off(status, refusal) => refusal.status,
+            (Some(status), _) => status,
+            (None, refusal) => refusal.map_or(CLIENT_GONE, |refusal| refusal.status),
+        };
         let took = self.started.elapsed();
         let now = self.arrived + took;
         let process = self.process.as_deref();

@@ -158,12 +158,17 @@ impl Claim {
     }
 
     /// We serve.
-    pub async fn serving(&mut self) {
+    ///
+    /// # Errors
+    /// The one before has waited for this word for too long, and serves on itself.
+    pub async fn serving(&mut self) -> anyhow::Result<()> {
         // What was not taken is closed with this.
         self.handed.clear();
-        if let Some((_, mut stream)) = self.predecessor.take() {
-            let _ = stream.write_all(b"S").await;
+        if let Some((process, mut stream)) = self.predecessor.take() {
+            let said = stream.write_all(b"S").await;
+            said.with_context(|| format!("router {process} has taken its place back"))?;
         }
+        Ok(())
     }
 }
 

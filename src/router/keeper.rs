@@ -2,9 +2,10 @@
 //! the next one, instead of being refused.
 //!
 //! The control plane borrows the sockets over `lend.sock` from the router that runs. The connection stays open, so that the
-//! router's death is seen at once; a router that ends because it was told to says `E` first. The next router that takes the
-//! folder's lock says at `keeper.sock` which sockets it wants. The others are closed, so that they are in nobody's way;
-//! those it gets are held on, for the case that it does not live to serve.
+//! router's death is seen at once; a router that ends because it was told to says `E` first, and one that a signal is to end
+//! says `L` and serves on until the next one takes its place. The next router that takes the folder's lock says at
+//! `keeper.sock` which sockets it wants. The others are closed, so that they are in nobody's way; those it gets are held on,
+//! for the case that it does not live to serve.
 
 use super::dial;
 use super::handover::{self, Sockets};
@@ -61,6 +62,8 @@ pub enum RouterEnd {
     Gone,
     /// It was told to.
     Told,
+    /// A signal told it to, and it waits for the next one to take its place.
+    Leaving,
 }
 
 impl Keeper {
@@ -96,13 +99,16 @@ impl Keeper {
     /// end is closed.
     pub async fn router_ended(&mut self) -> RouterEnd {
         let Some(router) = &mut self.router else { return std::future::pending().await };
-        let told = matches!(router.read_u8().await, Ok(b'E'));
+        let end = match router.read_u8().await {
+            Ok(b'E') => RouterEnd::Told,
+            Ok(b'L') => RouterEnd::Leaving,
+            _ => RouterEnd::Gone,
+        };
         self.router = None;
-        if !told {
-            return RouterEnd::Gone;
+        if end == RouterEnd::Told {
+            self.let_go();
         }
-        self.let_go();
-        RouterEnd::Told
+        end
     }
 
     /// No router comes: whoever waits for one is refused from here on.
@@ -172,6 +178,11 @@ impl Lending {
         let keepers = Arc::<Mutex<Vec<UnixStream>>>::default();
         let task = tokio::spawn(lend(listener, sockets, keepers.clone()));
         Ok(Lending { keepers, task })
+    }
+
+    /// We are to end, and serve on until the next router is there. Says whether anybody heard it who might start one.
+    pub fn leave(&self) -> bool {
+        lock(&self.keepers).iter().any(|keeper| matches!(keeper.try_write(b"L"), Ok(1)))
     }
 
     /// We end because we were told to: nobody is to wait for the next router.

@@ -3,13 +3,15 @@
 //!
 //! The rule: to the control plane there is one router. The new one passes every table on before it says that the
 //! table holds, and counts what is in flight at the old one as its own, so a process is stopped only once neither has
-//! a request on it. Numbers and knocks of the old one are sent to the new one as they come.
+//! a request on it. Numbers, knocks and log lines of the old one are sent to the new one as they come.
 
 use super::client::{self, RouterError};
 use super::clients::Clients;
 use super::control::{Answer, Request, Status};
 use super::live::Routes;
+use super::log::Log;
 use super::metrics::Kept;
+use super::tail::TailLine;
 use crate::domain::AppName;
 use std::collections::BTreeMap;
 use std::io;
@@ -36,13 +38,13 @@ pub(super) fn make_room(folder: &Path) -> io::Result<PathBuf> {
 }
 
 /// Serves out those who are connected, for at most `limit`.
-pub(super) async fn serve_out(routes: &Arc<Routes>, clients: &Clients, limit: Duration) {
+pub(super) async fn serve_out(reports: &mut Reports, routes: &Arc<Routes>, clients: &Clients, limit: Duration) {
     let deadline = Instant::now() + limit;
     let mut reported = Instant::now();
     loop {
         let gone = clients.count() == 0 && routes.targets().iter().all(|(_, target)| target.in_flight() == 0);
         if gone || reported.elapsed() >= REPORT {
-            report(routes).await;
+            reports.report(routes).await;
             reported = Instant::now();
         }
         if gone {
@@ -56,8 +58,41 @@ pub(super) async fn serve_out(routes: &Arc<Routes>, clients: &Clients, limit: Du
     }
 }
 
-/// Sends what was counted since the last time to the router that took our place.
-pub(super) async fn report(routes: &Routes) {
+/// Log lines that are sent at once.
+const LINES: usize = 5_000;
+
+/// What a router that leaves tells the one that took its place.
+pub(super) struct Reports {
+    log: Log,
+    /// The last line of its log that it has told.
+    told: u64,
+}
+
+impl Reports {
+    /// From here on.
+    pub fn new(log: Log) -> Reports {
+        let told = log.tail(u64::MAX, 0).1;
+        Reports { log, told }
+    }
+
+    /// Sends what was counted and written since the last time.
+    pub async fn report(&mut self, routes: &Routes) {
+        loop {
+            let (lines, next) = self.log.tail(self.told, LINES);
+            let more = lines.len() == LINES;
+            let heard = report(routes, lines).await;
+            if heard {
+                self.told = next;
+            }
+            if !heard || !more {
+                return;
+            }
+        }
+    }
+}
+
+/// Says whether it was heard, or there was nothing to hear.
+async fn report(routes: &Routes, lines: Vec<TailLine>) -> bool {
     let live = routes.live().clone();
     let numbers: BTreeMap<AppName, Kept> = live
         .apps
@@ -66,20 +101,20 @@ pub(super) async fn report(routes: &Routes) {
         .filter(|(_, kept)| !kept.is_empty())
         .collect();
     let knocks: Vec<AppName> = live.apps.keys().filter(|app| routes.knocks.is_asked_for(app)).cloned().collect();
-    if numbers.is_empty() && knocks.is_empty() {
-        return;
+    if numbers.is_empty() && knocks.is_empty() && lines.is_empty() {
+        return true;
     }
-    let request = Request::Absorb { numbers, knocks };
+    let request = Request::Absorb { numbers, knocks, lines };
     let socket = routes.options.state_dir.join("router.sock");
-    if !matches!(client::ask_within(&socket, &request, PATIENCE).await, Ok(Answer::Done))
-        && let Request::Absorb { numbers, .. } = request
-    {
+    let heard = matches!(client::ask_within(&socket, &request, PATIENCE).await, Ok(Answer::Done));
+    if !heard && let Request::Absorb { numbers, .. } = request {
         for (name, kept) in numbers {
             if let Some(app) = live.apps.get(&name) {
-                app.metrics.absorb(&kept);
+                app.metrics.give_back(&kept);
             }
         }
     }
+    heard
 }
 
 /// Asks those that leave; what no longer answers is forgotten.

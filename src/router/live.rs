@@ -107,7 +107,7 @@ impl LiveTarget {
 
     /// Keeps a connection for the next request, if there may be one.
     pub fn keep_link(&self, link: Link, ticks: &Ticks) {
-        if self.gate.load(Ordering::Acquire) & OPEN != 0 {
+        if self.is_open() {
             self.idle.put(link, ticks.now());
         }
     }
@@ -121,6 +121,11 @@ impl LiveTarget {
     fn close(&self) {
         self.idle.clear();
         self.connections.close();
+    }
+
+    /// Whether requests may still enter.
+    pub fn is_open(&self) -> bool {
+        self.gate.load(Ordering::Acquire) & OPEN != 0
     }
 
     pub fn in_flight(&self) -> u64 {
@@ -369,6 +374,7 @@ impl Routes {
             }
             let metrics = current.apps.get(name).map(|app| app.metrics.clone());
             let metrics = metrics.or_else(|| self.kept().remove(name)).unwrap_or_default();
+            metrics.make_room(route.targets.len());
             let app = Arc::new(live_app(name, route, active, metrics));
             next.hosts.extend(route.hosts.iter().map(|host| (host.clone(), app.clone())));
             next.apps.insert(name.clone(), app);

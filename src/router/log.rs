@@ -14,7 +14,7 @@ use std::collections::{HashMap, VecDeque};
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -138,6 +138,8 @@ pub(super) struct Log(Arc<Open>);
 struct Open {
     queue: Arc<Queue>,
     memory: Arc<Memory>,
+    /// The least of the cursors that it gives.
+    first: u64,
 }
 
 impl Drop for Open {
@@ -166,6 +168,8 @@ struct Batch {
     /// Lines with their ends.
     text: String,
     steps: Vec<Step>,
+    /// Lines of each app for which there was no room after these.
+    lost: HashMap<AppName, u64>,
 }
 
 enum Step {
@@ -192,6 +196,9 @@ impl Queue {
         let mut waiting = self.lock();
         let text = &mut waiting.batch.text;
         if text.len() + line.len() >= WAITING {
+            if let Some(app) = app {
+                *waiting.batch.lost.entry(AppName::clone(app)).or_default() += 1;
+            }
             return false;
         }
         text.push_str(line);
@@ -293,9 +300,9 @@ impl Log {
     pub fn start(folder: &Path, now: Timestamp) -> io::Result<Log> {
         let file = Turning::open(folder.join("router.log"), FILE_BYTES)?;
         let (queue, memory) = (Arc::<Queue>::default(), Arc::<Memory>::default());
-        let log = Log(Arc::new(Open { queue: queue.clone(), memory: memory.clone() }));
         // A thousand lines a millisecond are more than there can be.
         let first = u64::try_from(now.0).unwrap_or(0).saturating_mul(1000);
+        let log = Log(Arc::new(Open { queue: queue.clone(), memory: memory.clone(), first }));
         std::thread::Builder::new()
             .name("router-log".into())
             .spawn(move || write_lines(file, &queue, &memory, first))?;
@@ -324,6 +331,17 @@ impl Log {
                 self.0.memory.dropped.fetch_add(1, Ordering::Relaxed);
             }
         });
+    }
+
+    /// Takes in lines that another router has written, for whoever reads on here.
+    pub fn absorb(&self, lines: Vec<TailLine>) {
+        if lines.is_empty() {
+            return;
+        }
+        let (mut rings, mut tail) = (self.0.memory.lock(), self.0.memory.tail());
+        for line in lines {
+            rings.entry(line.app.clone()).or_default().keep(&mut tail, Arc::new(line.app), &line.line, self.0.first);
+        }
     }
 
     /// Drops the memory of an app that is gone.
@@ -364,15 +382,18 @@ impl Memory {
                         rings.insert(AppName::clone(&app), Ring::default());
                     }
                     if let Some(ring) = rings.get_mut(app.as_ref()) {
-                        let line = Arc::<str>::from(line);
-                        ring.count += 1;
-                        tail.push(app, ring.count, line.clone());
-                        ring.push(line, first);
+                        ring.keep(&mut tail, app, line, first);
                     }
                 }
                 Step::Forget(app) => {
                     rings.remove(&app);
                 }
+            }
+        }
+        // Whoever reads the next line sees by its number that some are missing.
+        for (app, count) in batch.lost.drain() {
+            if let Some(ring) = rings.get_mut(&app) {
+                ring.count += count;
             }
         }
     }
@@ -387,6 +408,13 @@ impl Memory {
 }
 
 impl Ring {
+    fn keep(&mut self, tail: &mut Tail, app: Arc<AppName>, line: &str, first: u64) {
+        let line = Arc::<str>::from(line);
+        self.count += 1;
+        tail.push(app, self.count, line.clone());
+        self.push(line, first);
+    }
+
     fn push(&mut self, line: Arc<str>, first: u64) {
         self.next = (self.next + 1).max(first);
         self.bytes += line.len();
@@ -430,15 +458,13 @@ struct Turning {
 
 impl Turning {
     fn open(path: PathBuf, limit: u64) -> io::Result<Turning> {
-        let file = append(&path)?;
-        let written = file.metadata()?.len();
-        // Who wrote before us may have met a full disk, or its end.
-        let torn = written > 0 && last_byte(&path)? != b'\n';
+        let (file, written, torn) = begin(&path)?;
         Ok(Turning { path, limit, written, file, torn, failing: false })
     }
 
     /// Writes whole lines. A file ends with the last one that it has room for.
     fn write(&mut self, lines: &str) {
+        self.look_again();
         let room = usize::try_from(self.limit.saturating_sub(self.written)).unwrap_or(usize::MAX);
         let fits = match lines.as_bytes().get(..room) {
             Some(within) => within.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1),
@@ -452,6 +478,18 @@ impl Turning {
             result = result.and(turned).and(self.append(later));
         }
         self.tell(result);
+    }
+
+    /// A router that took our place writes to the same file, and turns it over; or somebody took it away.
+    fn look_again(&mut self) {
+        let Ok(ours) = self.file.metadata() else { return };
+        self.written = ours.len();
+        if std::fs::metadata(&self.path).is_ok_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino())) {
+            return;
+        }
+        if let Ok(begun) = begin(&self.path) {
+            (self.file, self.written, self.torn) = begun;
+        }
     }
 
     fn append(&mut self, lines: &str) -> io::Result<()> {
@@ -498,6 +536,15 @@ impl Turning {
             Err(_) => {}
         }
     }
+}
+
+/// A file to write to, how much is in it, and whether that ends within a line: who wrote before us may have met a full disk,
+/// or its end.
+fn begin(path: &Path) -> io::Result<(File, u64, bool)> {
+    let file = append(path)?;
+    let metadata = file.metadata()?;
+    let torn = metadata.is_file() && metadata.len() > 0 && last_byte(path)? != b'\n';
+    Ok((file, metadata.len(), torn))
 }
 
 fn last_byte(path: &Path) -> io::Result<u8> {
@@ -599,10 +646,12 @@ mod tests {
         let path = folder.path().join("router.log");
         let mut file = Turning::open(path.clone(), 1000).unwrap();
         file.write("one\nhal");
-        file.file = File::options().write(true).open("/dev/full").unwrap();
+        let aside = folder.path().join("aside");
+        std::fs::rename(&path, &aside).unwrap();
+        std::os::unix::fs::symlink("/dev/full", &path).unwrap();
         file.write("f\ntwo\n");
         assert!(file.failing);
-        file.file = append(&path).unwrap();
+        std::fs::rename(&aside, &path).unwrap();
         file.write("three\n");
         file.write("four\n");
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "one\nhal\nthree\nfour\n");
@@ -611,10 +660,27 @@ mod tests {
         let mut next = Turning::open(path.clone(), 30).unwrap();
         next.write("five\n");
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "one\nhal\nthree\nfour\nhal\nfive\n");
-        // Taken away meanwhile: the next turn begins a new one.
+        // Taken away meanwhile: the next line begins a new one.
         std::fs::remove_file(&path).unwrap();
         next.write("six\n");
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "six\n");
+    }
+
+    #[test]
+    fn two_routers_that_write_to_one_file_turn_it_over_together() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("router.log");
+        let mut both = [0, 1].map(|_| Turning::open(path.clone(), 1000).unwrap());
+        for number in 0..60 {
+            both[number % 2].write(&format!("line {number:02} {}\n", "x".repeat(30)));
+        }
+        let text = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
+        let all = [text("router.log.2"), text("router.log.1"), text("router.log")];
+        assert!(all.iter().all(|text| text.len() <= 1000), "{all:#?}");
+        let all = all.concat();
+        let numbers: Vec<&str> = all.lines().map(|line| &line[5..7]).collect();
+        let newest: Vec<String> = (60 - numbers.len()..60).map(|number| format!("{number:02}")).collect();
+        assert!(numbers.len() > 45 && numbers == newest, "{numbers:?}");
     }
 
     #[test]

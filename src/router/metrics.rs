@@ -14,8 +14,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Processes of which numbers are kept for each app, those of two releases beside each other; the ones that were silent for
-/// longest make room.
+/// Processes of which numbers are kept for each app, if it has no more; the ones that were silent for longest make room.
 const PROCESSES: usize = 128;
 
 /// Over how long one slot counts.
@@ -36,6 +35,12 @@ impl Resolution {
             Resolution::TenMinutes => 600,
             Resolution::Hour => 3600,
         }
+    }
+
+    /// Where the slot begins that counts a moment.
+    pub fn start_of(self, moment: Timestamp) -> Timestamp {
+        let step = self.seconds() * 1000;
+        Timestamp(moment.0.div_euclid(step) * step)
     }
 
     /// How far back slots are kept, in seconds.
@@ -59,6 +64,9 @@ pub struct Slot {
     pub bytes: u64,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub codes: BTreeMap<Code, u64>,
+    /// Connections to a process that broke before it answered, where the request was tried again: none of `requests`.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub broken: u64,
     pub latency: Histogram,
 }
 
@@ -67,6 +75,7 @@ impl Slot {
     pub fn merge(&mut self, other: &Slot) {
         self.requests += other.requests;
         self.bytes += other.bytes;
+        self.broken += other.broken;
         for (mine, theirs) in self.classes.iter_mut().zip(other.classes) {
             *mine += theirs;
         }
@@ -134,6 +143,8 @@ struct Counted {
     processes: BTreeMap<String, Series>,
     /// Of each of them, since the router started.
     process_totals: BTreeMap<String, Slot>,
+    /// For so many of them, and at least for `PROCESSES`.
+    places: usize,
 }
 
 /// Slots in each resolution, oldest first.
@@ -150,6 +161,9 @@ pub(super) struct Kept {
     last_request: i64,
     series: Option<Box<Series>>,
     processes: BTreeMap<String, Series>,
+    /// What Prometheus was told, for the case that it all comes back.
+    #[serde(skip)]
+    process_totals: BTreeMap<String, Slot>,
 }
 
 impl Kept {
@@ -176,21 +190,35 @@ impl Drop for AppInFlight {
 }
 
 impl AppMetrics {
+    /// Sees to it that there is a place for each of so many processes, and for as many of the release before.
+    pub fn make_room(&self, processes: usize) {
+        self.counted.lock().unwrap_or_else(PoisonError::into_inner).places = PROCESSES.max(2 * processes);
+    }
+
     pub fn record(&self, sample: &Sample<'_>) {
         // The end of a stream that took hours is use as well.
         self.last_request.fetch_max(sample.now.0, Ordering::Relaxed);
+        self.count(sample.process.unwrap_or_default(), sample.now, |slot| slot.record(sample));
+    }
+
+    /// A process's connection broke before it answered, and the request is tried again. Its visitor may never know; who
+    /// judges the process does.
+    pub fn broke(&self, process: &str, now: Timestamp) {
+        self.count(process, now, |slot| slot.broken += 1);
+    }
+
+    fn count(&self, process: &str, now: Timestamp, count: impl FnOnce(&mut Slot)) {
         let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
-        let minute = start_of(sample.now, Resolution::Minute);
+        let minute = Resolution::Minute.start_of(now);
         if counted.fresh_at != minute {
             counted.settle();
             counted.fresh_at = minute;
         }
-        let process = sample.process.unwrap_or_default();
         if let Some(slot) = counted.fresh.get_mut(process) {
-            slot.record(sample);
+            count(slot);
         } else {
             let mut slot = Slot { at: minute, ..Slot::default() };
-            slot.record(sample);
+            count(&mut slot);
             counted.fresh.insert(process.to_owned(), slot);
         }
     }
@@ -215,7 +243,7 @@ impl AppMetrics {
 
     /// How long answers took in this minute and the one before it.
     pub fn latency(&self, now: Timestamp) -> Histogram {
-        let since = start_of(now, Resolution::Minute).0 - 60_000;
+        let since = Resolution::Minute.start_of(now).0 - 60_000;
         let mut sum = Histogram::default();
         let counted = self.lock();
         let slots = counted.series.iter().flat_map(|series| series.minutes.iter().rev().take(2));
@@ -243,26 +271,39 @@ impl AppMetrics {
             last_request: self.last_request.load(Ordering::Relaxed),
             series: counted.series.clone(),
             processes: counted.processes.clone(),
+            process_totals: BTreeMap::new(),
         }
     }
 
     /// As `kept`, and counts anew: what comes back was not told to anybody before.
     pub fn take(&self) -> Kept {
         let mut counted = self.lock();
-        let processes = std::mem::take(&mut counted.processes);
-        Kept { last_request: self.last_request.load(Ordering::Relaxed), series: counted.series.take(), processes }
+        Kept {
+            last_request: self.last_request.load(Ordering::Relaxed),
+            series: counted.series.take(),
+            processes: std::mem::take(&mut counted.processes),
+            process_totals: std::mem::take(&mut counted.process_totals),
+        }
+    }
+
+    /// Takes back what `take` gave and nobody wanted.
+    pub fn give_back(&self, kept: &Kept) {
+        let mut counted = self.lock();
+        counted.absorb(kept);
+        for (name, total) in &kept.process_totals {
+            counted.process_totals.entry(name.clone()).or_default().merge(total);
+        }
     }
 
     /// Adds what another router counted.
     pub fn absorb(&self, kept: &Kept) {
         self.last_request.fetch_max(kept.last_request, Ordering::Relaxed);
         let mut counted = self.lock();
-        if let Some(series) = &kept.series {
-            series.minutes.iter().for_each(|slot| counted.total.merge(slot));
-            counted.series.get_or_insert_default().absorb(series);
-        }
+        counted.absorb(kept);
+        kept.series.iter().flat_map(|series| &series.minutes).for_each(|slot| counted.total.merge(slot));
         for (name, series) in &kept.processes {
-            counted.processes.entry(name.clone()).or_default().absorb(series);
+            let total = counted.process_totals.entry(name.clone()).or_default();
+            series.minutes.iter().for_each(|slot| total.merge(slot));
         }
     }
 
@@ -283,6 +324,15 @@ impl AppMetrics {
 }
 
 impl Counted {
+    fn absorb(&mut self, kept: &Kept) {
+        if let Some(series) = &kept.series {
+            self.series.get_or_insert_default().absorb(series);
+        }
+        for (name, series) in &kept.processes {
+            self.processes.entry(name.clone()).or_default().absorb(series);
+        }
+    }
+
     /// Adds what is fresh to all that it is part of: a request is counted once when it comes, not eight times.
     fn settle(&mut self) {
         let fresh = std::mem::take(&mut self.fresh);
@@ -294,7 +344,7 @@ impl Counted {
         let processes = fresh.into_iter().filter(|(process, _)| !process.is_empty());
         let (known, new): (Vec<_>, Vec<_>) = processes.partition(|(process, _)| self.processes.contains_key(process));
         for (process, slot) in known.into_iter().chain(new) {
-            if !self.processes.contains_key(&process) && self.processes.len() >= PROCESSES {
+            if !self.processes.contains_key(&process) && self.processes.len() >= PROCESSES.max(self.places) {
                 let newest = |series: &Series| series.minutes.back().map_or(0, |slot| slot.at.0);
                 let quietest =
                     self.processes.iter().min_by_key(|(_, series)| newest(series)).map(|(key, _)| key.clone());
@@ -348,7 +398,7 @@ impl Series {
     /// Forgets what is too old at a moment.
     fn let_go_before(&mut self, now: Timestamp) {
         for resolution in Resolution::ALL {
-            let since = start_of(now, resolution).0 - resolution.kept() * 1000;
+            let since = resolution.start_of(now).0 - resolution.kept() * 1000;
             let slots = self.slots_mut(resolution);
             while slots.front().is_some_and(|oldest| oldest.at.0 <= since) {
                 slots.pop_front();
@@ -359,7 +409,7 @@ impl Series {
     /// Adds what was counted within a minute, the newest so far.
     fn add(&mut self, counted: &Slot) {
         for resolution in Resolution::ALL {
-            let at = start_of(counted.at, resolution);
+            let at = resolution.start_of(counted.at);
             let slots = self.slots_mut(resolution);
             // A clock that was set back counts into the newest slot until it has caught up.
             if slots.back().is_none_or(|newest| newest.at < at) {
@@ -372,9 +422,8 @@ impl Series {
     }
 }
 
-fn start_of(now: Timestamp, resolution: Resolution) -> Timestamp {
-    let step = resolution.seconds() * 1000;
-    Timestamp(now.0.div_euclid(step) * step)
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 #[cfg(test)]
@@ -431,6 +480,37 @@ mod tests {
             assert_eq!((numbers.app[0].requests, numbers.processes["v1/web.1"][0].requests), (2 * round, round));
         }
         assert_eq!(metrics.numbers(Resolution::Minute, Timestamp(10_000_000)).processes.len(), 1);
+    }
+
+    #[test]
+    fn what_nobody_took_is_counted_once() {
+        let metrics = AppMetrics::default();
+        let counts = || {
+            let numbers = metrics.numbers(Resolution::Hour, Timestamp(10_000_000));
+            let process = metrics.process_totals()["v1/web.1"].requests;
+            [metrics.total().requests, process, numbers.app[0].requests, numbers.processes["v1/web.1"][0].requests]
+        };
+        metrics.record(&sample(200, 1, 9_000));
+        let kept = metrics.take();
+        metrics.record(&sample(200, 1, 9_001));
+        metrics.give_back(&kept);
+        assert_eq!(counts(), [2; 4]);
+        // What another has counted comes on top of it, in all of them.
+        let other = AppMetrics::default();
+        other.record(&sample(200, 1, 9_002));
+        metrics.absorb(&other.take());
+        assert_eq!(counts(), [3; 4]);
+    }
+
+    #[test]
+    fn what_broke_is_no_request_of_its_own() {
+        let metrics = AppMetrics::default();
+        metrics.broke("v1/web.1", Timestamp(9_000_000));
+        metrics.record(&Sample { process: Some("v0/web.1"), ..sample(200, 1, 9_000) });
+        let numbers = metrics.numbers(Resolution::Hour, Timestamp(10_000_000));
+        let of = |slots: &[Slot]| (slots[0].requests, slots[0].broken);
+        assert_eq!(of(&numbers.app), (1, 1));
+        assert_eq!((of(&numbers.processes["v1/web.1"]), of(&numbers.processes["v0/web.1"])), ((0, 1), (1, 0)));
     }
 
     #[test]

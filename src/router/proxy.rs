@@ -163,7 +163,9 @@ impl Proxy {
         }
         if let Some(access) = &app.access {
             match access::judge(access, &app.name, head, secure, exchange.arrived) {
-                Verdict::Open { cookie } => exchange.let_in = cookie,
+                Verdict::Open { cookie, by_password } => {
+                    (exchange.let_in, exchange.by_password) = (cookie, by_password);
+                }
                 closed => {
                     exchange.outsider = true;
                     return Err(self.turn_away(exchange, &app.name, closed));
@@ -270,6 +272,9 @@ impl Proxy {
                     exchange.refusal = Some(Refusal::coded(503, Code::H13));
                     if !reused && let Some(inside) = exchange.inside.take() {
                         inside.0.avoid(self.routes.now(), AVOIDED);
+                        if let Some(app) = &exchange.app {
+                            app.metrics.broke(&inside.0.label, self.clock.now());
+                        }
                         exchange.broken += 1;
                         // Once more, if there is no other: did it end, or does it only not answer?
                         if exchange.broken > 1 {
@@ -388,7 +393,7 @@ impl Proxy {
         if !whole && !headers.contains_key(header::CONTENT_LENGTH) {
             headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
-        access::conceal(headers, exchange.let_in.is_some());
+        access::conceal(headers, exchange.by_password);
         let origin = &exchange.origin;
         headers.reserve(6);
         headers.insert(X_FORWARDED_FOR, exchange.written_address.clone());

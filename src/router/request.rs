@@ -42,7 +42,7 @@ pub(super) fn check_head(raw: &[u8]) -> Result<Body, Refusal> {
     let mut lines = Lines(Some(head));
     let version = check_request_line(lines.next().ok_or(MALFORMED)??)?;
 
-    let (mut hosts, mut lengths, mut codings, mut upgrades, mut count) = (0, 0, 0, 0, 0);
+    let (mut hosts, mut lengths, mut codings, mut upgrades, mut changes, mut count) = (0, 0, 0, 0, 0, 0);
     let mut length = 0;
     for line in lines {
         let line = line?;
@@ -70,7 +70,7 @@ pub(super) fn check_head(raw: &[u8]) -> Result<Body, Refusal> {
                 return Err(MALFORMED);
             }
         } else if named("upgrade") {
-            upgrades += 1;
+            (changes, upgrades) = (changes + usize::from(!is_http(value)), upgrades + 1);
         }
     }
     let ambiguous = hosts != 1
@@ -78,10 +78,10 @@ pub(super) fn check_head(raw: &[u8]) -> Result<Body, Refusal> {
         || (codings > 0 && version == b"HTTP/1.0")
         || upgrades > 1
         // A body before an upgrade leaves open where the new protocol begins.
-        || (upgrades > 0 && (length > 0 || codings > 0));
+        || (changes > 0 && (length > 0 || codings > 0));
     match (length, codings) {
         _ if ambiguous => Err(MALFORMED),
-        _ if upgrades > 0 => Ok(Body::Opaque),
+        _ if changes > 0 => Ok(Body::Opaque),
         (0, 0) => Ok(Body::Empty),
         (length, 0) => Ok(Body::Length(length)),
         _ => Ok(Body::Chunked),
@@ -150,8 +150,26 @@ pub(super) fn origin_form(uri: Uri) -> Result<Uri, http::Error> {
 
 /// What concerns one connection alone (RFC 9110, 7.6.1), and what people have taken for it.
 fn is_hop_by_hop(name: &HeaderName) -> bool {
-    ["connection", "keep-alive", "proxy-authorization", "proxy-connection", "te", "transfer-encoding", "upgrade"]
-        .contains(&name.as_str())
+    const NAMES: [&str; 8] = [
+        "connection",
+        "http2-settings",
+        "keep-alive",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "transfer-encoding",
+        "upgrade",
+    ];
+    NAMES.contains(&name.as_str())
+}
+
+/// Whether the protocols that a connection might change to have another HTTP among them. In that, requests would come to the
+/// app that nobody has looked at, so it is passed on to no app; nor need it be, since nobody has to take it up.
+fn is_http(protocols: &[u8]) -> bool {
+    protocols.split(|byte| *byte == b',').any(|protocol| {
+        let name = protocol.trim_ascii().split(|byte| *byte == b'/').next().unwrap_or_default();
+        ["h2c", "h2", "http", "tls"].iter().any(|http| name.eq_ignore_ascii_case(http.as_bytes()))
+    })
 }
 
 /// The words of one line of a header that is a list.
@@ -210,7 +228,7 @@ impl Asked {
             if name == header::ACCEPT {
                 asked.accept.get_or_insert_with(|| value.clone());
             } else if name == header::UPGRADE {
-                asked.another_protocol = true;
+                asked.another_protocol = !is_http(value.as_bytes());
             } else if name == header::EXPECT {
                 asked.permission |= value.as_bytes().eq_ignore_ascii_case(b"100-continue");
             } else if name == header::TE {
@@ -478,7 +496,8 @@ mod tests {
                 && asked(&[("te", "x"), ("te", "trailers")]).trailers
         );
         assert!(asked(&[("expect", "100-Continue")]).permission && !asked(&[("expect", "200-ok")]).permission);
-        assert!(asked(&[("upgrade", "h2c")]).another_protocol && !asked(&[("connection", "upgrade")]).another_protocol);
+        assert!(!asked(&[("upgrade", "h2c")]).another_protocol && asked(&[("upgrade", "websocket")]).another_protocol);
+        assert!(!asked(&[("connection", "upgrade")]).another_protocol);
         assert_eq!(asked(&[("accept", "text/html"), ("accept", "*/*")]).accept(), Some("text/html"));
         // The first name counts, and if it is none to keep, there is none.
         let (good, other) = ("abcdefghijklmnopqrst", "tsrqponmlkjihgfedcba");

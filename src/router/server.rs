@@ -39,8 +39,11 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-/// Bytes of one stream of HTTP/2, an upload, that may be under way.
-const STREAM_WINDOW: u32 = 1 << 20;
+/// Bytes of one stream of HTTP/2, an upload, that may be under way. They are held here while the app, or a request that
+/// waits for one, does not take them.
+const STREAM_WINDOW: u32 = 128 * 1024;
+/// How long a router that a signal is to end serves on for the next one to come: as long as the control plane gives it.
+const SUCCESSION: Duration = Duration::from_secs(10);
 /// Bytes of a head over HTTP/2, as over HTTP/1.
 const MAX_HEAD: u32 = 128 * 1024;
 
@@ -94,9 +97,10 @@ pub struct RouterOptions {
     pub handover_timeout: Duration,
     /// Tells this program from others.
     pub build: String,
-    /// Clients' connections at the same time, in all and from one address; who comes after is told 503.
+    /// Clients' connections at the same time, in all and from one address (of IPv6: one network of 64 bits); a trusted
+    /// proxy may have as many as there are. Who comes after takes the place of one that idles; where none does, it is told 503.
     pub connections: usize,
-    pub connections_per_address: usize,
+    pub connections_per_network: usize,
 }
 
 impl RouterOptions {
@@ -127,7 +131,7 @@ impl RouterOptions {
             handover_timeout: Duration::from_secs(600),
             build: String::new(),
             connections: 16_384,
-            connections_per_address: 8_192,
+            connections_per_network: 2_048,
         }
     }
 }
@@ -247,8 +251,9 @@ async fn serve(options: RouterOptions, ended: impl Future<Output = ()>) -> anyho
         routes.restore(table);
     }
 
-    let limits = (routes.options.connections, routes.options.connections_per_address);
-    let clients = Arc::new(Clients::new(routes.ticks.clone(), limits.0, limits.1));
+    let RouterOptions { connections, connections_per_network, trusted, .. } = &routes.options;
+    let clients = Clients::new(routes.ticks.clone(), *connections, *connections_per_network, trusted.clone());
+    let clients = Arc::new(clients);
     let (stop, mut stopped) = watch::channel(false);
     let control_socket = listen_for_control(&folder, "router.sock")?;
     let mut successors = listen_for_control(&folder, handover::SOCKET)?;
@@ -292,6 +297,8 @@ async fn serve(options: RouterOptions, ended: impl Future<Output = ()>) -> anyho
 
     tokio::pin!(ended);
     let mut claim = Some(claim);
+    // By a signal.
+    let mut to_end = false;
     let replaced = loop {
         let mut accepting = Vec::new();
         for entrance in &entrances {
@@ -299,18 +306,29 @@ async fn serve(options: RouterOptions, ended: impl Future<Output = ()>) -> anyho
             accepting.push(tokio::spawn(accept(listener, entrance.certificates.clone(), door.clone())));
         }
         if let Some(mut claim) = claim.take() {
-            claim.serving().await;
+            claim.serving().await?;
         }
         let sockets: Vec<_> = entrances.iter().map(|entrance| (entrance.name.as_str(), &entrance.socket)).collect();
         let lending = Lending::start(&folder, sockets.iter().copied());
         if let Err(error) = &lending {
             tracing::warn!(%error, "nobody can hold the router's sockets for it");
         }
-        let successor = tokio::select! {
-            () = &mut ended => None,
+        let mut successor = tokio::select! {
+            () = &mut ended => {
+                to_end = true;
+                None
+            }
             _ = stopped.wait_for(|stop| *stop) => None,
             successor = handover::offer(&successors, &lock, &sockets) => Some(successor),
         };
+        // Whoever keeps the sockets starts the next one while we still serve, so that nobody has to wait for it.
+        if to_end && lending.as_ref().is_ok_and(Lending::leave) {
+            successor = tokio::select! {
+                successor = handover::offer(&successors, &lock, &sockets) => Some(successor),
+                _ = stopped.wait_for(|stop| *stop) => None,
+                () = tokio::time::sleep(SUCCESSION) => None,
+            };
+        }
         // Nobody is taken in from here on, and nobody is half taken in.
         for task in accepting {
             task.abort();
@@ -327,6 +345,10 @@ async fn serve(options: RouterOptions, ended: impl Future<Output = ()>) -> anyho
                 if let Some(aside) = hand_over(&routes, successor).await {
                     break Some(aside);
                 }
+                if to_end {
+                    tracing::warn!("the router that was to take our place failed");
+                    break None;
+                }
                 tracing::warn!("the router that was to take our place failed; serving on");
                 // It may have put its own there.
                 successors = listen_for_control(&folder, handover::SOCKET)?;
@@ -338,14 +360,17 @@ async fn serve(options: RouterOptions, ended: impl Future<Output = ()>) -> anyho
     drop(entrances);
     drop(successors);
     let mut lock = Some(lock);
+    let mut reports = leaving::Reports::new(proxy.log.clone());
     if replaced.is_some() {
         tracing::info!("handed over; those who are connected are served to their end");
         lock = None;
         clients.end(Ending::Streamed);
-        tokio::select! {
-            () = &mut ended => {}
-            _ = stopped.wait_for(|stop| *stop) => {}
-            () = leaving::serve_out(&routes, &clients, handover_timeout) => {}
+        if !to_end {
+            tokio::select! {
+                () = &mut ended => {}
+                _ = stopped.wait_for(|stop| *stop) => {}
+                () = leaving::serve_out(&mut reports, &routes, &clients, handover_timeout) => {}
+            }
         }
     } else {
         let _ = std::fs::remove_file(folder.join(handover::SOCKET));
@@ -354,7 +379,7 @@ async fn serve(options: RouterOptions, ended: impl Future<Output = ()>) -> anyho
     stop.send_replace(true);
     drain(&routes, &clients, drain_timeout).await;
     if let Some(aside) = replaced {
-        leaving::report(&routes).await;
+        reports.report(&routes).await;
         let _ = std::fs::remove_file(aside);
     } else {
         let _ = tokio::task::spawn_blocking(move || keep::save(&routes)).await;
@@ -388,7 +413,7 @@ async fn hand_over(routes: &Arc<Routes>, successor: Successor) -> Option<PathBuf
     let live = routes.live();
     for (name, kept) in &numbers {
         if let Some(app) = live.apps.get(name) {
-            app.metrics.absorb(kept);
+            app.metrics.give_back(kept);
         }
     }
     if let Ok(aside) = aside {

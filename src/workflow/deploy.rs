@@ -446,7 +446,8 @@ fn clear_away(app: &App, view: &AppView, booting: Option<Boot<'_>>, asleep: bool
                     Some(target) if target.state == TargetState::Draining => target.in_flight == 0,
                     Some(target) => target.state == TargetState::Warming,
                 };
-                let since = if surplus { surplus_since(app, process, view) } else { left_at };
+                let since =
+                    if surplus { surplus_since(app, process, view) } else { left_at.max(ended_at(app, process)) };
                 let waited = since.is_some_and(|at| view.now.since(at) >= view.drain_limit);
                 if drained || waited {
                     plan.act(Action::Stop { process: process.id.clone() });
@@ -454,6 +455,17 @@ fn clear_away(app: &App, view: &AppView, booting: Option<Boot<'_>>, asleep: bool
                 plan.look_again_in(WATCH);
             }
         }
+    }
+}
+
+/// When it was settled that a process's release is not to serve: a canary's share ends then, long after what is live
+/// went live.
+fn ended_at(app: &App, process: &ProcessView) -> Option<Timestamp> {
+    let deploy =
+        app.deploys.iter().rev().find(|deploy| deploy.release.is_some() && deploy.release == process.release)?;
+    match deploy.outcome {
+        Some(Outcome::Failed { at, .. } | Outcome::Superseded { at }) => Some(at),
+        _ => None,
     }
 }
 

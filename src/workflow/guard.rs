@@ -24,19 +24,29 @@ const ONE_IN_TWENTY: f64 = 0.05;
 
 /// In what `new` is clearly worse than `before`, if it is.
 pub fn worse(before: &Measured, new: &Measured) -> Option<Finding> {
-    if new.requests < LEAST {
-        return None;
-    }
-    more_errors(before, new).or_else(|| slower(before, new))
+    findings(before, new).next()
 }
 
-/// Whether a release that serves beside the canary fails as often as the canary at the same time: then the canary is
-/// not to blame. One-sided Fisher test at 5 %; it can only make fewer alarms.
-pub fn fails_as_often(beside: &Measured, canary: &Measured) -> bool {
-    if beside.requests == 0 {
-        return false;
-    }
-    fisher(canary.errors, canary.requests, beside.errors, beside.requests) > 0.05
+/// In what a canary is clearly worse than `before`, and than the release that serves beside it at the same time: what
+/// both suffer from is not the canary's fault. One-sided Fisher test at 5 %; it can only make fewer alarms.
+pub fn worse_than_beside(before: &Measured, canary: &Measured, beside: &Measured) -> Option<Finding> {
+    findings(before, canary).find(|finding| {
+        let ((bad, count), (bad_beside, count_beside)) = match finding {
+            Finding::Errors { errors, requests, .. } => ((*errors, *requests), (beside.errors, beside.requests)),
+            Finding::Slow { over, requests, .. } => {
+                let beside = slowest_allowed(before).map_or((0, 0), |limit| over_limit(beside, limit));
+                ((*over, *requests), beside)
+            }
+            Finding::Crashes { .. } => return true,
+        };
+        count_beside == 0 || fisher(bad, count, bad_beside, count_beside) <= 0.05
+    })
+}
+
+fn findings(before: &Measured, new: &Measured) -> impl Iterator<Item = Finding> {
+    let enough = new.requests >= LEAST;
+    let errors = enough.then(|| more_errors(before, new)).flatten();
+    errors.into_iter().chain(enough.then(|| slower(before, new)).flatten())
 }
 
 fn more_errors(before: &Measured, new: &Measured) -> Option<Finding> {
@@ -50,15 +60,11 @@ fn more_errors(before: &Measured, new: &Measured) -> Option<Finding> {
 }
 
 fn slower(before: &Measured, new: &Measured) -> Option<Finding> {
-    let slowest = upper_p95(before)?;
-    let limit = ((slowest as f64 * FACTOR) as u64).max(slowest + MARGIN);
-    let timed: u64 = new.latency.iter().map(|(_, count)| count).sum();
+    let limit = slowest_allowed(before)?;
+    let (over, timed) = over_limit(new, limit);
     if timed < LEAST {
         return None;
     }
-    // A bucket that reaches over the limit counts as over it. Buckets are no wider than an eighth and the limit lies
-    // half above the old p95, so whatever counts as over took longer than that p95.
-    let over: u64 = new.latency.iter().filter(|(longest, _)| *longest > limit).map(|(_, count)| count).sum();
     evidence(over, timed, ONE_IN_TWENTY).then(|| Finding::Slow {
         p95_ms: percentile(&new.latency, 0.95).unwrap_or_default() / 1000,
         before_p95_ms: percentile(&before.latency, 0.95).unwrap_or_default() / 1000,
@@ -66,6 +72,20 @@ fn slower(before: &Measured, new: &Measured) -> Option<Finding> {
         over,
         requests: timed,
     })
+}
+
+/// What at most one answer in twenty should exceed, in microseconds.
+fn slowest_allowed(before: &Measured) -> Option<u64> {
+    let slowest = upper_p95(before)?;
+    Some(((slowest as f64 * FACTOR) as u64).max(slowest + MARGIN))
+}
+
+/// How many answers took longer than a limit, and how many there were. A bucket that reaches over the limit counts as over
+/// it. Buckets are no wider than an eighth and the limit lies half above the old p95, so whatever counts as over took longer
+/// than that p95.
+fn over_limit(measured: &Measured, limit: u64) -> (u64, u64) {
+    let over = measured.latency.iter().filter(|(longest, _)| *longest > limit).map(|(_, count)| count).sum();
+    (over, measured.latency.iter().map(|(_, count)| count).sum())
 }
 
 /// Whether `hits` of `count` speak against a rate of at most `limit`, at any number of looks, with `SHARE` as level.
@@ -357,8 +377,17 @@ mod tests {
 
     #[test]
     fn a_canary_is_not_blamed_for_what_all_suffer() {
-        assert!(fails_as_often(&counts(45, 90), &counts(6, 10)));
-        assert!(!fails_as_often(&counts(0, 90), &counts(6, 10)));
-        assert!(!fails_as_often(&counts(0, 0), &counts(6, 10)));
+        let found = |beside: Measured| worse_than_beside(&counts(0, 1_000), &counts(60, 100), &beside).is_some();
+        assert!(!found(counts(530, 900)), "all fail alike");
+        assert!(found(counts(0, 900)));
+        assert!(found(counts(0, 0)), "nobody asks the old one");
+        let slow = |micros, count| Measured { requests: count, errors: 0, latency: vec![(micros, count)] };
+        let found = |canary: Measured, beside: Measured| worse_than_beside(&slow(1_000, 1_000), &canary, &beside);
+        assert_eq!(found(slow(90_000, 100), slow(80_000, 900)), None, "a slow database is nobody's release");
+        assert!(matches!(found(slow(90_000, 100), slow(1_000, 900)), Some(Finding::Slow { .. })));
+        // Who fails as often as all others may still be the only one that is slow.
+        let slow_too = Measured { errors: 60, ..slow(90_000, 100) };
+        let fails = Measured { errors: 530, ..slow(1_000, 900) };
+        assert!(matches!(found(slow_too, fails), Some(Finding::Slow { .. })));
     }
 }

@@ -50,8 +50,7 @@ pub(super) fn share(app: &App, deploy: &Deploy, view: &AppView) -> Option<Share>
         return Some(Share::Begins);
     };
     if let Some(measured) = &view.measured
-        && let Some(finding) = guard::worse(&watch.baseline, &measured.new)
-        && !(matches!(finding, Finding::Errors { .. }) && guard::fails_as_often(&measured.beside, &measured.new))
+        && let Some(finding) = guard::worse_than_beside(&watch.baseline, &measured.new, &measured.beside)
     {
         return Some(Share::Worse(Failure::Worse { release, before, canary: true, finding }));
     }
@@ -123,6 +122,7 @@ mod tests {
             until: Timestamp(UNTIL),
             percent,
             baseline: counts(0, 1_000),
+            first_minute: Measured::default(),
         }
     }
 
@@ -238,6 +238,27 @@ mod tests {
         let (app, view) = canary(UNTIL, true, counts(0, 50), counts(0, 450));
         let plan = plan_app(&app, &view);
         assert!(plan.actions.contains(&Action::GoLive { deploy: 2 }) && shared(&plan).is_none(), "{plan:?}");
+    }
+
+    #[test]
+    fn a_canary_that_ends_is_drained_however_long_the_release_beside_it_has_served() {
+        const ENDED: i64 = 5_000_000;
+        let stopped = |outcome: Outcome, now: i64, in_flight: u64| {
+            let (mut app, mut view) = canary(now, true, counts(0, 50), counts(0, 450));
+            app.deploys[1].outcome = Some(outcome);
+            view.drain_limit = Duration::from_secs(600);
+            let process = view.processes[1].id.clone();
+            let target = view.targets.get_mut(&process).expect("the canary's target");
+            (target.state, target.in_flight) = (TargetState::Draining, in_flight);
+            plan_app(&app, &view).actions.contains(&Action::Stop { process })
+        };
+        let failure = Failure::NothingToRun;
+        for outcome in [Outcome::Failed { failure, at: Timestamp(ENDED) }, Outcome::Superseded { at: Timestamp(ENDED) }]
+        {
+            assert!(!stopped(outcome.clone(), ENDED + 100, 1), "a request is still under way");
+            assert!(stopped(outcome.clone(), ENDED + 100, 0));
+            assert!(stopped(outcome, ENDED + 600_000, 1), "it has had its time");
+        }
     }
 
     #[test]

@@ -35,8 +35,8 @@ enum Kind {
     Pages { keeps: bool, posts: bool },
     /// A POST whose body comes in pieces.
     SlowBody,
-    /// Twenty server-sent events over half a second.
-    Events,
+    /// So many server-sent events, forty a second.
+    Events { count: usize },
     /// Ten lines over another protocol, each echoed.
     Socket,
 }
@@ -71,8 +71,15 @@ impl Load {
 
     /// As `start`, and with bodies that come slowly, streams of events, and WebSockets.
     pub fn of_every_kind(router: SocketAddr, host: String) -> Load {
-        let slow = [Kind::SlowBody, Kind::Events, Kind::Socket].into_iter().flat_map(|kind| [kind; SLOW]);
+        let slow = [Kind::SlowBody, Kind::Events { count: 20 }, Kind::Socket];
+        let slow = slow.into_iter().flat_map(|kind| [kind; SLOW]);
         Load::of(router, &host, &pages(true).into_iter().chain(slow).collect::<Vec<Kind>>())
+    }
+
+    /// As `start`, and with streams of events that take ten seconds each.
+    pub fn with_long_streams(router: SocketAddr, host: String) -> Load {
+        let long = [Kind::Events { count: 400 }; SLOW];
+        Load::of(router, &host, &pages(true).into_iter().chain(long).collect::<Vec<Kind>>())
     }
 
     /// As `start`, with requests only that may be repeated.
@@ -141,8 +148,8 @@ async fn visit(
                     tally.lock().expect("no holder panics").slow_bodies += 1;
                     answer.closes
                 }
-                Kind::Events => {
-                    listen(&mut stream, &host).await?;
+                Kind::Events { count } => {
+                    listen(&mut stream, &host, count).await?;
                     tally.lock().expect("no holder panics").streams += 1;
                     true
                 }
@@ -195,22 +202,22 @@ async fn post_slowly(stream: &mut BufReader<TcpStream>, host: &str) -> io::Resul
     Ok(answer)
 }
 
-async fn listen(stream: &mut BufReader<TcpStream>, host: &str) -> io::Result<()> {
-    let head = format!("GET /events?count=20&pause=0.025 HTTP/1.1\r\nHost: {host}\r\n\r\n");
+async fn listen(stream: &mut BufReader<TcpStream>, host: &str, count: usize) -> io::Result<()> {
+    let head = format!("GET /events?count={count}&pause=0.025 HTTP/1.1\r\nHost: {host}\r\n\r\n");
     stream.get_mut().write_all(head.as_bytes()).await?;
     let mut all = String::new();
     while !all.ends_with("0\r\n\r\n") {
         let mut piece = [0; 4096];
-        let count = stream.read(&mut piece).await?;
-        if count == 0 {
+        let read = stream.read(&mut piece).await?;
+        if read == 0 {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, format!("the stream broke off after {all:?}")));
         }
-        all.push_str(&String::from_utf8_lossy(&piece[..count]));
+        all.push_str(&String::from_utf8_lossy(&piece[..read]));
         if !all.starts_with(&"HTTP/1.1 200"[..all.len().min(12)]) {
             return Err(io::Error::other(all));
         }
     }
-    for number in 0..20 {
+    for number in 0..count {
         if !all.contains(&format!("data: {number}\n\n")) {
             return Err(io::Error::other(format!("event {number} is missing: {all:?}")));
         }

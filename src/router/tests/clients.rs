@@ -2,6 +2,7 @@
 
 use super::world::*;
 use crate::router::TargetState::*;
+use crate::router::Trusted;
 use std::io::{Read, Write};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -15,7 +16,7 @@ fn whoever_is_still_coming_in_when_the_end_is_told_hears_of_it() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let clients = Arc::new(Clients::new(Ticks::new(Instant::now()), 9, 9));
+        let clients = Arc::new(Clients::new(Ticks::new(Instant::now()), 9, 9, Trusted::default()));
         let mut peers = Vec::new();
         let mut come = async || {
             peers.push(tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap());
@@ -87,23 +88,57 @@ fn slow_heads_do_not_keep_others_waiting() {
 }
 
 #[test]
-fn too_many_connections_are_told_so() {
-    let folder = tempfile::tempdir().unwrap();
-    let app = App::start(folder.path(), "one");
-    let router = RunningRouter::with(folder.path(), |options| options.connections_per_address = 3);
-    router.set(table(1, vec![app.target(Active)]));
-    let request = "GET / HTTP/1.1\r\nHost: hello.localhost\r\n\r\n";
-    let mut admitted: Vec<Client> = (0..3).map(|_| router.client()).collect();
-    for client in &mut admitted {
-        assert_eq!(client.request(request).status, 200);
+fn too_many_connections_are_told_so_and_whoever_idles_makes_room() {
+    const PLAIN: &str = "GET / HTTP/1.1\r\nHost: hello.localhost\r\n\r\n";
+    const SOCKET: &str =
+        "GET /socket HTTP/1.1\r\nHost: hello.localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    type Change = fn(&mut crate::router::RouterOptions);
+    let limits: [Change; 2] = [|options| options.connections_per_network = 3, |options| options.connections = 3];
+    for limit in limits {
+        let folder = tempfile::tempdir().unwrap();
+        let app = App::behaving(folder.path(), "one", |seen, stream| {
+            if seen.line.contains("/socket") {
+                return echo(stream);
+            }
+            respond(stream, 200, b"one");
+            Next::KeepAlive
+        });
+        let router = RunningRouter::with(folder.path(), limit);
+        router.set(table(1, vec![app.target(Active)]));
+        let mut busy: Vec<Client> = (0..2).map(|_| router.client()).collect();
+        for client in &mut busy {
+            assert_eq!(client.request(SOCKET).status, 101);
+        }
+        let mut idle = router.client();
+        assert_eq!(idle.request(PLAIN).status, 200);
+        let mut third = router.client();
+        assert_eq!(third.request(SOCKET).status, 101);
+        assert!(idle.answer().is_none(), "it gave way");
+        assert_eq!(router.client().answer().unwrap().status, 503);
+        busy.pop();
+        eventually("a place to get free", || {
+            let mut client = router.client();
+            let _ = client.stream.write_all(PLAIN.as_bytes());
+            client.answer().filter(|answer| answer.status == 200)
+        });
+        let mut back = [0; 3];
+        busy[0].send(b"yes");
+        busy[0].reader.read_exact(&mut back).unwrap();
+        assert_eq!(&back, b"yes", "who is busy stays");
     }
-    assert_eq!(router.client().answer().unwrap().status, 503);
-    admitted.pop();
-    eventually("a place to get free", || {
-        let mut client = router.client();
-        let _ = client.stream.write_all(request.as_bytes());
-        client.answer().filter(|answer| answer.status == 200)
+}
+
+#[test]
+fn a_trusted_proxy_has_the_connections_of_many() {
+    let folder = tempfile::tempdir().unwrap();
+    let router = RunningRouter::with(folder.path(), |options| {
+        options.connections_per_network = 1;
+        options.trusted = Trusted::parse(&["127.0.0.1".to_owned()]).unwrap();
     });
+    let mut all: Vec<Client> = (0..3).map(|_| router.client()).collect();
+    for client in &mut all {
+        assert_eq!(client.request("GET / HTTP/1.1\r\nHost: nobody.localhost\r\n\r\n").status, 404);
+    }
 }
 
 #[test]

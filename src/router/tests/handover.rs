@@ -2,7 +2,9 @@
 
 use super::switching::{Load, deploy};
 use super::world::*;
+use crate::clock::Timestamp;
 use crate::router::TargetState::*;
+use crate::router::handover;
 use crate::router::keeper::{Keeper, RouterEnd, take};
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -11,6 +13,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: hello.localhost\r\n\r\n";
 
@@ -84,6 +87,12 @@ fn who_is_connected_is_served_from_the_new_table_and_told_to_come_again() {
         numbers.app.iter().map(|slot| slot.requests).sum::<u64>()
     };
     eventually("both requests to be counted", || (count() == 2).then_some(()));
+    // And whoever reads the new one's lines has those of the one before.
+    let lines = || {
+        let page = second.call(second.control.tail(Timestamp(0), 0, 10)).unwrap();
+        page.lines.len()
+    };
+    eventually("the line that the one before wrote after the hand-over", || (lines() == 1).then_some(()));
 }
 
 #[test]
@@ -251,4 +260,61 @@ fn a_keeper_holds_the_sockets_of_the_router_that_runs_and_of_no_other() {
     assert!(Client::try_connect(address).is_err(), "it was told to end, and somebody listens");
     assert!(lock.try_lock().is_ok(), "who keeps sockets keeps no lock");
     assert!(runtime.block_on(keeper.hold()).is_err(), "there is none");
+}
+
+#[test]
+fn one_that_a_signal_ends_serves_until_the_next_one_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let app = App::start(folder.path(), "one");
+    let state = folder.path().join("router");
+    let mut first = RunningRouter::start(folder.path());
+    first.set(table(1, vec![app.target(Active)]));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mut keeper = runtime.block_on(async { Keeper::start(&state) }).unwrap();
+    runtime.block_on(keeper.hold()).unwrap();
+    let load = Load::start(&first);
+    load.progress(20);
+    first.signal();
+    assert_eq!(runtime.block_on(keeper.router_ended()), RouterEnd::Leaving);
+    load.progress(20);
+    let mut second = RunningRouter::start(folder.path());
+    first.outlived();
+    load.progress(20);
+    let (done, failed) = failures(load);
+    assert_eq!(failed, Vec::<String>::new(), "of {done}");
+    // Where nobody keeps its sockets, nobody is to wait.
+    drop((keeper, runtime));
+    second.signal();
+    second.outlived();
+    let mut third = RunningRouter::start(folder.path());
+    let address = third.address;
+    third.signal();
+    third.outlived();
+    assert!(Client::try_connect(address).is_err());
+}
+
+#[test]
+fn a_successor_that_comes_too_late_does_not_serve_beside_the_one_that_took_its_place_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let lock = std::fs::File::create(folder.path().join("router.lock")).unwrap();
+    lock.lock().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let offers = tokio::net::UnixListener::bind(folder.path().join(handover::SOCKET)).unwrap();
+        let before = async {
+            let (mut stream, _) = offers.accept().await.unwrap();
+            handover::send(&stream, Some(&lock), &[]).await.unwrap();
+            assert_eq!(stream.read_u8().await.unwrap(), b'G');
+            stream.write_all(b"D").await.unwrap();
+        };
+        let next = async {
+            let mut claim = handover::claim(folder.path(), &[]).await.unwrap();
+            claim.go().await.unwrap();
+            claim
+        };
+        // It has waited for longer than it waits for anybody, and is no more at the other end.
+        let ((), mut claim) = tokio::join!(before, next);
+        let error = claim.serving().await.unwrap_err();
+        assert!(error.to_string().contains("has taken its place back"), "{error:#}");
+    });
 }

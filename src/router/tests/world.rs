@@ -317,6 +317,7 @@ pub struct RunningRouter {
     pub control: Router,
     runtime: tokio::runtime::Runtime,
     thread: Option<JoinHandle<anyhow::Result<()>>>,
+    signal: Option<tokio::sync::oneshot::Sender<()>>,
 }
 
 impl RunningRouter {
@@ -332,14 +333,21 @@ impl RunningRouter {
         options.threads = Some(1);
         change(&mut options);
         let _ = std::fs::remove_file(state_dir.join("router.addr"));
-        let thread = std::thread::spawn(move || run_until(options, std::future::pending()).map(drop));
+        let (signal, signalled) = tokio::sync::oneshot::channel::<()>();
+        let ended = async {
+            if signalled.await.is_err() {
+                std::future::pending().await
+            }
+        };
+        let thread = std::thread::spawn(move || run_until(options, ended).map(drop));
         let address = eventually("the router's address", || {
             assert!(!thread.is_finished(), "the router did not start");
             let text = std::fs::read_to_string(state_dir.join("router.addr")).ok()?;
             text.trim().parse().ok()
         });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        RunningRouter { address, control: Router::remote(&state_dir), runtime, thread: Some(thread) }
+        let control = Router::remote(&state_dir);
+        RunningRouter { address, control, runtime, thread: Some(thread), signal: Some(signal) }
     }
 
     pub fn set(&self, table: Table) {
@@ -368,6 +376,11 @@ impl RunningRouter {
         let thread = self.thread.take().expect("it runs");
         eventually("the end of the router that was replaced", || thread.is_finished().then_some(()));
         thread.join().expect("the router panicked").expect("the router failed");
+    }
+
+    /// Tells it to end as SIGTERM does.
+    pub fn signal(&mut self) {
+        self.signal.take().expect("once").send(()).expect("it runs");
     }
 
     pub fn is_running(&self) -> bool {
