@@ -295,6 +295,9 @@ async fn keep_router(world: Arc<World>, start: RouterStart) {
             info!("the router is told to end; another takes its place");
             if let Err(error) = start_router(&world.router, &start, Some(&before)).await {
                 warn!("no router could take the place of the one that ends: {error:#}");
+                if let Some(keeper) = &mut keeper {
+                    keeper.let_go();
+                }
             }
         }
     }

@@ -122,9 +122,9 @@ async fn a_router_that_stays_silent_serves_nobody_and_that_is_told() {
     older(&town, 61).await;
     monitor.look(town.world()).await.expect("a look");
     assert_eq!(kinds().await, [json!("no_healthy_process")]);
+    town.router.lock().expect("no holder panics").silent = false;
     town.settle().await;
     assert!(receiver.posted(1).await[0].json()["text"].as_str().unwrap().starts_with("[FIRING] hello-staging: "));
-    town.router.lock().expect("no holder panics").silent = false;
     monitor.look(town.world()).await.expect("it answers");
     older(&town, 121).await;
     monitor.look(town.world()).await.expect("a look");

@@ -4,7 +4,7 @@
 //! kill between the two posts it once more, with the same number. Posts of one app go out in order, one at a time.
 
 use super::monitor::Seen;
-use super::observe::label;
+use super::observe::{ended, label};
 use super::{Next, Trouble, World};
 use crate::clock::Timestamp;
 use crate::domain::*;
@@ -12,7 +12,7 @@ use crate::outside;
 use crate::platform::State;
 use crate::router::{Histogram, Resolution, TargetState};
 use crate::store::{StoreError, queue};
-use crate::workflow::{AlertFacts, look_at_alerts};
+use crate::workflow::{AlertFacts, crashes_after, look_at_alerts};
 use serde_json::{Value, json};
 use std::time::Duration;
 use tracing::{error, info, warn};
@@ -106,6 +106,7 @@ async fn facts(world: &World, app: &App, seen: &Seen) -> Result<AlertFacts, Trou
     let mut facts = AlertFacts { now, ..AlertFacts::default() };
     let Some(release) = release_of(world, app)?.filter(|_| app.asleep_since.is_none()) else { return Ok(facts) };
     let router = seen.router.as_ref();
+    facts.unanswered = router.is_none();
     let status = router.and_then(|router| router.apps.get(&app.name));
     // Who has no visitors costs no question.
     let visited = status.and_then(|status| status.last_request).is_some_and(|last| now.since(last) < WINDOW);
@@ -141,8 +142,9 @@ fn crashes(app: &App, release: &Release, seen: &Seen) -> (u32, Option<String>) {
         let attempt: u32 = text(label::ATTEMPT).parse().unwrap_or(1);
         let crashes = match &status.state {
             State::Running { since } if seen.at.since(*since) >= STABLE => 0,
-            State::Exited { at, .. } if seen.is_crash(app, status) && at.since(status.started_at) >= STABLE => 1,
-            State::Exited { .. } if seen.is_crash(app, status) => crashes + 1,
+            State::Exited { code, signal, why, at } if seen.is_crash(app, status) => {
+                crashes_after(app, crashes, &ended(*code, *signal, why), status.started_at, *at)
+            }
             _ => crashes,
         };
         let entry = newest.entry(&status.name).or_default();

@@ -114,7 +114,12 @@ pub(super) async fn measured(world: &World, app: &App) -> Result<Option<WatchVie
     }
     let numbers = world.router.numbers(&app.name, Resolution::Minute).await?;
     let new = sum(&numbers, watch.release, Timestamp(0));
-    let beside = sum(&numbers, watch.before, Resolution::Minute.start_of(watch.since)).since(&watch.first_minute);
+    let begun = Resolution::Minute.start_of(watch.since);
+    let mut beside = sum(&numbers, watch.before, begun);
+    // A long watch outlives that minute's slot.
+    if world.now().since(begun) < Duration::from_secs(Resolution::Minute.kept().unsigned_abs()) {
+        beside = beside.since(&watch.first_minute);
+    }
     Ok(Some(WatchView { new, beside }))
 }
 

@@ -58,10 +58,8 @@ struct Progress {
     took_at: AtomicU64,
     /// Requests that are under way.
     under_way: AtomicUsize,
-    /// It has made room for another, and is about to end.
-    gives_way: AtomicBool,
-    /// Whose it is.
-    network: Option<IpAddr>,
+    /// Since when it is to end, to make room for others.
+    gives_way_since: AtomicU64,
     /// Nothing can be said but through TLS.
     secure: bool,
     /// It speaks HTTP/2.
@@ -106,10 +104,24 @@ pub(super) struct Clients {
 
 #[derive(Debug, Default)]
 struct Open {
-    clients: HashMap<RawFd, Arc<Progress>>,
-    networks: HashMap<IpAddr, usize>,
+    clients: HashMap<RawFd, Guest>,
+    networks: HashMap<IpAddr, Count>,
+    giving_way: usize,
     /// Who is bidden farewell, whenever it came.
     ending: Ending,
+}
+
+#[derive(Debug)]
+struct Guest {
+    network: IpAddr,
+    progress: Arc<Progress>,
+}
+
+/// Connections of one network, and how many of them make room for others.
+#[derive(Debug, Default)]
+struct Count {
+    open: usize,
+    giving_way: usize,
 }
 
 /// Which connections are to end with what is under way on them.
@@ -133,35 +145,54 @@ impl Ending {
 }
 
 /// Connections that give way at once, so that not everyone who comes looks at all of them.
-const ROOM: usize = 64;
+const AT_ONCE: usize = 64;
+/// A connection that idles for less than this does not give way: its request may be about to come.
+const NEWCOMER: Duration = Duration::from_secs(1);
 
 impl Open {
-    /// Ends connections on which nothing is under way: of those who have the most, and of these the longest idle first.
-    /// Only those of a network, if one is named. Says whether there were any.
-    fn make_room(&mut self, of: Option<IpAddr>) -> bool {
-        let mut idle: Vec<_> = self
-            .clients
-            .iter()
-            .filter(|(_, progress)| {
-                (of.is_none() || of == progress.network)
-                    && progress.under_way.load(Ordering::Acquire) == 0
-                    && progress.stalled_since.load(Ordering::Acquire) == 0
-                    && !progress.gives_way.load(Ordering::Acquire)
-            })
-            .map(|(descriptor, progress)| {
-                let fellows = progress.network.and_then(|network| self.networks.get(&network)).copied();
-                let since = progress.idle_since.load(Ordering::Acquire);
-                ((Reverse(fellows.unwrap_or_default()), since), *descriptor, progress)
-            })
-            .collect();
-        if idle.len() > ROOM {
-            idle.select_nth_unstable_by_key(ROOM, |(order, ..)| *order);
-            idle.truncate(ROOM);
+    /// How many there are, in all or of one network, that do not give way.
+    fn count(&self, of: Option<IpAddr>) -> usize {
+        match of {
+            None => self.clients.len() - self.giving_way,
+            Some(network) => self.networks.get(&network).map_or(0, |count| count.open - count.giving_way),
         }
-        for (_, descriptor, progress) in &idle {
-            progress.gives_way.store(true, Ordering::Release);
-            // Its owner takes the lock before it closes, so the descriptor is still this client's.
-            let _ = shutdown(*descriptor, nix::sys::socket::Shutdown::Both);
+    }
+
+    /// Lets connections end on which nothing is under way: of those who have the most, and of these the longest idle first.
+    /// Only those of a network, if one is named. Says whether there were any.
+    fn end_idle(&mut self, of: Option<IpAddr>, ticks: &Ticks) -> bool {
+        let idles = |guest: &&Guest| {
+            let Progress { under_way, stalled_since, gives_way_since, idle_since, .. } = &*guest.progress;
+            of.is_none_or(|network| network == guest.network)
+                && under_way.load(Ordering::Acquire) == 0
+                && stalled_since.load(Ordering::Acquire) == 0
+                && gives_way_since.load(Ordering::Acquire) == 0
+                && ticks.is_past(idle_since.load(Ordering::Acquire), NEWCOMER)
+        };
+        let order = |guest: &Guest| {
+            let fellows = self.networks.get(&guest.network).map_or(0, |count| count.open);
+            (Reverse(fellows), guest.progress.idle_since.load(Ordering::Acquire))
+        };
+        let idle = self.clients.iter().filter(|(_, guest)| idles(guest));
+        let mut idle: Vec<_> = idle.map(|(descriptor, guest)| (order(guest), *descriptor)).collect();
+        if idle.len() > AT_ONCE {
+            idle.select_nth_unstable(AT_ONCE);
+            idle.truncate(AT_ONCE);
+        }
+        for (_, descriptor) in &idle {
+            let Some(guest) = self.clients.get(descriptor) else { continue };
+            guest.progress.gives_way_since.store(ticks.now(), Ordering::Release);
+            self.giving_way += 1;
+            if let Some(count) = self.networks.get_mut(&guest.network) {
+                count.giving_way += 1;
+            }
+            if guest.progress.head_since.load(Ordering::Acquire) == 0 {
+                guest.progress.farewell.bid();
+            } else {
+                // It is still about to begin, so nothing of it is lost. Its owner takes the lock before it closes, so the
+                // descriptor is still this client's.
+                let _ = shutdown(*descriptor, nix::sys::socket::Shutdown::Both);
+            }
         }
         !idle.is_empty()
     }
@@ -186,21 +217,19 @@ impl Clients {
         let since = if secure { self.now() } else { 0 };
         let idle_since = AtomicU64::new(self.now());
         let head_since = AtomicU64::new(since);
-        let network = network_of(address);
-        let progress = Progress { head_since, secure, idle_since, network: Some(network), ..Progress::default() };
-        let progress = Arc::new(progress);
+        let progress = Arc::new(Progress { head_since, secure, idle_since, ..Progress::default() });
+        let (address, network) = (canonical(address), network_of(address));
         {
             let mut open = self.lock();
-            let of_network = open.networks.get(&network).copied().unwrap_or_default();
-            let too_many_of_it = of_network >= self.limit_per_network && !self.trusted.contains(address);
-            if too_many_of_it && !open.make_room(Some(network)) {
-                return None;
+            let limits = [(Some(network), self.limit_per_network), (None, self.limit)];
+            for (of, limit) in limits {
+                let free = of.is_some() && self.trusted.contains(address);
+                if !free && open.count(of) >= limit && !open.end_idle(of, &self.ticks) {
+                    return None;
+                }
             }
-            if !too_many_of_it && open.clients.len() >= self.limit && !open.make_room(None) {
-                return None;
-            }
-            *open.networks.entry(network).or_default() += 1;
-            open.clients.insert(descriptor, progress.clone());
+            open.networks.entry(network).or_default().open += 1;
+            open.clients.insert(descriptor, Guest { network, progress: progress.clone() });
         }
         Some(Place { clients: self.clone(), progress, descriptor, address })
     }
@@ -213,7 +242,7 @@ impl Clients {
     /// for `stall`, and those that have asked nothing for `keep_alive`.
     pub fn cut_slow(&self, head: Duration, stall: Duration, keep_alive: Duration) {
         let is_over = |since: &AtomicU64, limit: Duration| self.ticks.is_past(since.load(Ordering::Acquire), limit);
-        for (descriptor, progress) in &self.lock().clients {
+        for (descriptor, Guest { progress, .. }) in &self.lock().clients {
             // Its owner takes the lock before it closes, so the descriptor is still this client's.
             let stalled = is_over(&progress.stalled_since, stall);
             let rests = progress.under_way.load(Ordering::Acquire) == 0;
@@ -226,8 +255,9 @@ impl Clients {
             if idles && is_over(&progress.idle_since, keep_alive) {
                 progress.farewell.bid();
             }
-            let dead =
-                idles && is_over(&progress.idle_since, keep_alive + FAREWELL) && is_over(&progress.took_at, stall);
+            let unheard = is_over(&progress.idle_since, keep_alive + FAREWELL) && is_over(&progress.took_at, stall);
+            let gives_way = is_over(&progress.gives_way_since, FAREWELL) && is_over(&progress.took_at, FAREWELL);
+            let dead = idles && (unheard || gives_way);
             if slow || stalled || dead {
                 let _ = shutdown(*descriptor, nix::sys::socket::Shutdown::Both);
             }
@@ -238,8 +268,8 @@ impl Clients {
     pub fn end(&self, ending: Ending) {
         let mut open = self.lock();
         open.ending = ending.max(open.ending);
-        let concerned = open.clients.values().filter(|progress| open.ending.concerns(progress));
-        concerned.for_each(|progress| progress.farewell.bid());
+        let all = open.clients.values().map(|guest| &guest.progress);
+        all.filter(|progress| open.ending.concerns(progress)).for_each(|progress| progress.farewell.bid());
     }
 
     /// How many have asked for something that they have not got yet.
@@ -247,20 +277,22 @@ impl Clients {
         let is_busy = |progress: &&Arc<Progress>| {
             progress.under_way.load(Ordering::Acquire) > 0 || progress.stalled_since.load(Ordering::Acquire) != 0
         };
-        self.lock().clients.values().filter(is_busy).count()
+        self.lock().clients.values().map(|guest| &guest.progress).filter(is_busy).count()
     }
 
     fn now(&self) -> u64 {
         self.ticks.now()
     }
 
-    fn leave(&self, descriptor: RawFd, address: IpAddr) {
+    fn leave(&self, descriptor: RawFd) {
         let mut open = self.lock();
-        open.clients.remove(&descriptor);
-        let network = network_of(address);
+        let Some(Guest { network, progress }) = open.clients.remove(&descriptor) else { return };
+        let gave_way = usize::from(progress.gives_way_since.load(Ordering::Acquire) != 0);
+        open.giving_way -= gave_way;
         if let Some(count) = open.networks.get_mut(&network) {
-            *count -= 1;
-            if *count == 0 {
+            count.open -= 1;
+            count.giving_way -= gave_way;
+            if count.open == 0 {
                 open.networks.remove(&network);
             }
         }
@@ -283,7 +315,7 @@ pub(super) struct Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.clients.leave(self.descriptor, self.address);
+        self.clients.leave(self.descriptor);
     }
 }
 
@@ -495,7 +527,7 @@ impl AsyncRead for ClientStream {
             Some(_) => return Poll::Ready(Err(malformed())),
         }
         std::task::ready!(Pin::new(&mut this.wire).poll_read(context, buffer))?;
-        let bytes = &buffer.filled()[before..];
+        let bytes = &mut buffer.filled_mut()[before..];
         if bytes.is_empty() {
             return Poll::Ready(Ok(()));
         }

@@ -41,8 +41,8 @@ pub(super) struct Exchange {
     pub tried: Vec<u64>,
     /// Since when it waits for a process, or first did.
     pub held_since: Option<Instant>,
-    /// Connections that broke before an answer began.
-    pub broken: u32,
+    /// Where a connection of its own broke before an answer began.
+    pub broken: Vec<Arc<LiveTarget>>,
     pub connect: Option<Duration>,
     pub refusal: Option<Refusal>,
     /// What the client was told, once it was.
@@ -82,7 +82,7 @@ impl Exchange {
             process: None,
             tried: Vec::new(),
             held_since: None,
-            broken: 0,
+            broken: Vec::new(),
             connect: None,
             refusal: None,
             status: None,
@@ -100,6 +100,17 @@ impl Exchange {
     /// What logs and pages call it.
     pub fn name(&self) -> &str {
         self.request_id.to_str().unwrap_or_default()
+    }
+
+    /// A process answers. Whatever broke before is made up for: the visitor never knows, whoever judges those processes does.
+    pub fn is_answered(&mut self) {
+        self.refusal = None;
+        // One that had to end is not to blame.
+        for target in self.broken.drain(..).filter(|target| target.is_open()) {
+            if let Some(app) = &self.app {
+                app.metrics.broke(&target.label, self.proxy.clock.now());
+            }
+        }
     }
 
     /// Keeps the connection to the process for the next request.

@@ -6,7 +6,7 @@
 //! ended somewhere else than it should have, and is refused as well.
 
 use super::errors::Refusal;
-use super::request::{self, Body};
+use super::request::{self, Body, HIDDEN, Head};
 use std::collections::VecDeque;
 
 /// Bytes of a head.
@@ -83,10 +83,12 @@ impl Framing {
 
     /// Takes the next bytes and says how many of them may pass on. Fewer than all means that the rest breaks the rules
     /// and that nothing will pass any more.
-    pub fn take(&mut self, bytes: &[u8]) -> usize {
+    ///
+    /// A header that is not to be seen gets another name, if its head's end came together with it.
+    pub fn take(&mut self, bytes: &mut [u8]) -> usize {
         let mut passed = 0;
         while passed < bytes.len() {
-            let rest = &bytes[passed..];
+            let rest = &mut bytes[passed..];
             match self.state {
                 State::Head => passed += self.take_head(rest),
                 State::Length(left) | State::Data(left) => {
@@ -136,13 +138,13 @@ impl Framing {
         self.verdicts.pop_front().unwrap_or(Err(Refusal::bare(400)))
     }
 
-    fn take_head(&mut self, bytes: &[u8]) -> usize {
+    fn take_head(&mut self, bytes: &mut [u8]) -> usize {
         // The end may lie across the border between what was kept and what came.
         let known = self.head.len();
         if known > 0 {
             self.head.extend_from_slice(bytes);
         }
-        let whole = if known > 0 { self.head.as_slice() } else { bytes };
+        let whole = if known > 0 { self.head.as_slice() } else { &*bytes };
         let Some(end) = head_end(whole, known.saturating_sub(3)) else {
             if whole.len() > MAX_HEAD {
                 self.state = State::Broken(Fault::TooLarge);
@@ -155,7 +157,12 @@ impl Framing {
             return bytes.len();
         };
         let checked = request::check_head(&whole[..end]);
-        self.state = match checked {
+        if let Ok(Head { hides: Some(place), .. }) = checked
+            && let Some(place) = place.checked_sub(known)
+        {
+            bytes[place..place + HIDDEN.len()].copy_from_slice(HIDDEN);
+        }
+        self.state = match checked.map(|head| head.body) {
             Ok(Body::Empty) => State::Head,
             Ok(Body::Length(length)) => State::Length(length),
             Ok(Body::Chunked) => SIZE,
@@ -269,7 +276,7 @@ mod tests {
         let mut framing = Framing::default();
         let mut passed = 0;
         for part in bytes.as_bytes().chunks(piece) {
-            passed += framing.take(part);
+            passed += framing.take(&mut part.to_vec());
             if framing.fault().is_some() {
                 break;
             }

@@ -69,6 +69,14 @@ pub(super) struct Reports {
 }
 
 impl Reports {
+    /// Reports every so often.
+    pub async fn go_on(&mut self, routes: &Routes) {
+        loop {
+            tokio::time::sleep(REPORT).await;
+            self.report(routes).await;
+        }
+    }
+
     /// From here on.
     pub fn new(log: Log) -> Reports {
         let told = log.tail(u64::MAX, 0).1;

@@ -374,7 +374,7 @@ impl Routes {
             }
             let metrics = current.apps.get(name).map(|app| app.metrics.clone());
             let metrics = metrics.or_else(|| self.kept().remove(name)).unwrap_or_default();
-            metrics.make_room(route.targets.len());
+            metrics.expect_processes(route.targets.len());
             let app = Arc::new(live_app(name, route, active, metrics));
             next.hosts.extend(route.hosts.iter().map(|host| (host.clone(), app.clone())));
             next.apps.insert(name.clone(), app);

@@ -64,7 +64,7 @@ pub struct Slot {
     pub bytes: u64,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub codes: BTreeMap<Code, u64>,
-    /// Connections to a process that broke before it answered, where the request was tried again: none of `requests`.
+    /// Connections to a process that broke before it answered, where another try was answered: none of `requests`.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub broken: u64,
     pub latency: Histogram,
@@ -143,7 +143,7 @@ struct Counted {
     processes: BTreeMap<String, Series>,
     /// Of each of them, since the router started.
     process_totals: BTreeMap<String, Slot>,
-    /// For so many of them, and at least for `PROCESSES`.
+    /// For so many of them, if that is more than `PROCESSES`.
     places: usize,
 }
 
@@ -191,8 +191,8 @@ impl Drop for AppInFlight {
 
 impl AppMetrics {
     /// Sees to it that there is a place for each of so many processes, and for as many of the release before.
-    pub fn make_room(&self, processes: usize) {
-        self.counted.lock().unwrap_or_else(PoisonError::into_inner).places = PROCESSES.max(2 * processes);
+    pub fn expect_processes(&self, processes: usize) {
+        self.counted.lock().unwrap_or_else(PoisonError::into_inner).places = 2 * processes;
     }
 
     pub fn record(&self, sample: &Sample<'_>) {
@@ -201,8 +201,7 @@ impl AppMetrics {
         self.count(sample.process.unwrap_or_default(), sample.now, |slot| slot.record(sample));
     }
 
-    /// A process's connection broke before it answered, and the request is tried again. Its visitor may never know; who
-    /// judges the process does.
+    /// A process's connection broke before it answered, and the request was answered at another try.
     pub fn broke(&self, process: &str, now: Timestamp) {
         self.count(process, now, |slot| slot.broken += 1);
     }

@@ -244,8 +244,7 @@ impl Proxy {
                 Ok(mut response) => {
                     link.connection.answered();
                     check_answer(&response, upgrade)?;
-                    // Whatever went wrong before at another process was made up for.
-                    exchange.refusal = None;
+                    exchange.is_answered();
                     let tunnel = match client_side {
                         Some(client_side) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
                             Some((client_side, hyper::upgrade::on(&mut response)))
@@ -272,12 +271,9 @@ impl Proxy {
                     exchange.refusal = Some(Refusal::coded(503, Code::H13));
                     if !reused && let Some(inside) = exchange.inside.take() {
                         inside.0.avoid(self.routes.now(), AVOIDED);
-                        if let Some(app) = &exchange.app {
-                            app.metrics.broke(&inside.0.label, self.clock.now());
-                        }
-                        exchange.broken += 1;
+                        exchange.broken.push(inside.0.clone());
                         // Once more, if there is no other: did it end, or does it only not answer?
-                        if exchange.broken > 1 {
+                        if exchange.broken.len() > 1 {
                             exchange.tried.push(inside.0.number);
                         }
                     }
@@ -566,8 +562,8 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// Refuses what would be read otherwise by somebody else: a change of protocol that nobody asked for, after which whatever
-/// the app says would be passed on, and codings other than chunked.
+/// Refuses what would be read otherwise by somebody else: a change of protocol that nobody asked for or to another HTTP, after
+/// which whatever the app says would be passed on, and codings other than chunked.
 fn check_answer(response: &Response<Incoming>, upgrade: bool) -> Result<(), Refusal> {
     let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     // One of each at most, and a good one. The library takes `5, 5` for 5 and passes it on as it was written.
@@ -579,6 +575,8 @@ fn check_answer(response: &Response<Incoming>, upgrade: bool) -> Result<(), Refu
         } else if name == header::CONTENT_LENGTH {
             lengths += 1;
             good &= value.as_bytes().iter().all(u8::is_ascii_digit);
+        } else if switched && name == header::UPGRADE {
+            good &= request::names_http(value.as_bytes()) == Ok(false);
         }
     }
     if (switched && !upgrade) || !good || codings > 1 || lengths > 1 {

@@ -31,8 +31,20 @@ pub(super) enum Body {
     Opaque,
 }
 
+/// The name of a header that is not to be seen, in place of `Upgrade`.
+pub(super) const HIDDEN: &[u8; 7] = b"x-no-h2";
+
+/// What a head says that is passed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Head {
+    pub body: Body,
+    /// Where the name of an `Upgrade` begins that is not to be seen: it offers another HTTP, which nobody has to take up. The
+    /// library ends a connection on which another protocol was named without writing what it still has to write.
+    pub hides: Option<usize>,
+}
+
 /// Holds a request's head, as it came over the wire, against HTTP/1.1's grammar and the router's limits.
-pub(super) fn check_head(raw: &[u8]) -> Result<Body, Refusal> {
+pub(super) fn check_head(raw: &[u8]) -> Result<Head, Refusal> {
     let mut head = raw;
     // RFC 9112, 2.2: at least one empty line before the request line is to be ignored.
     while let Some(rest) = head.strip_prefix(b"\r\n") {
@@ -42,7 +54,7 @@ pub(super) fn check_head(raw: &[u8]) -> Result<Body, Refusal> {
     let mut lines = Lines(Some(head));
     let version = check_request_line(lines.next().ok_or(MALFORMED)??)?;
 
-    let (mut hosts, mut lengths, mut codings, mut upgrades, mut changes, mut count) = (0, 0, 0, 0, 0, 0);
+    let (mut hosts, mut lengths, mut codings, mut upgrades, mut count, mut hides) = (0, 0, 0, 0, 0, None);
     let mut length = 0;
     for line in lines {
         let line = line?;
@@ -70,22 +82,29 @@ pub(super) fn check_head(raw: &[u8]) -> Result<Body, Refusal> {
                 return Err(MALFORMED);
             }
         } else if named("upgrade") {
-            (changes, upgrades) = (changes + usize::from(!is_http(value)), upgrades + 1);
+            upgrades += 1;
+            if names_http(value)? {
+                hides = Some(line.as_ptr().addr() - raw.as_ptr().addr());
+            }
         }
     }
+    let changes = upgrades > 0 && hides.is_none();
     let ambiguous = hosts != 1
         || lengths + codings > 1
         || (codings > 0 && version == b"HTTP/1.0")
         || upgrades > 1
         // A body before an upgrade leaves open where the new protocol begins.
-        || (changes > 0 && (length > 0 || codings > 0));
-    match (length, codings) {
-        _ if ambiguous => Err(MALFORMED),
-        _ if changes > 0 => Ok(Body::Opaque),
-        (0, 0) => Ok(Body::Empty),
-        (length, 0) => Ok(Body::Length(length)),
-        _ => Ok(Body::Chunked),
+        || (changes && (length > 0 || codings > 0));
+    if ambiguous {
+        return Err(MALFORMED);
     }
+    let body = match (length, codings) {
+        _ if changes => Body::Opaque,
+        (0, 0) => Body::Empty,
+        (length, 0) => Body::Length(length),
+        _ => Body::Chunked,
+    };
+    Ok(Head { body, hides })
 }
 
 /// Holds a head that came in frames of HTTP/2 against what it must not be once it is written as HTTP/1.1. The library
@@ -150,26 +169,34 @@ pub(super) fn origin_form(uri: Uri) -> Result<Uri, http::Error> {
 
 /// What concerns one connection alone (RFC 9110, 7.6.1), and what people have taken for it.
 fn is_hop_by_hop(name: &HeaderName) -> bool {
-    const NAMES: [&str; 8] = [
-        "connection",
-        "http2-settings",
-        "keep-alive",
-        "proxy-authorization",
-        "proxy-connection",
-        "te",
-        "transfer-encoding",
-        "upgrade",
-    ];
-    NAMES.contains(&name.as_str())
+    matches!(
+        name.as_str(),
+        "connection"
+            | "http2-settings"
+            | "keep-alive"
+            | "proxy-authorization"
+            | "proxy-connection"
+            | "te"
+            | "transfer-encoding"
+            | "upgrade"
+            | "x-no-h2"
+    )
 }
 
 /// Whether the protocols that a connection might change to have another HTTP among them. In that, requests would come to the
-/// app that nobody has looked at, so it is passed on to no app; nor need it be, since nobody has to take it up.
-fn is_http(protocols: &[u8]) -> bool {
-    protocols.split(|byte| *byte == b',').any(|protocol| {
-        let name = protocol.trim_ascii().split(|byte| *byte == b'/').next().unwrap_or_default();
-        ["h2c", "h2", "http", "tls"].iter().any(|http| name.eq_ignore_ascii_case(http.as_bytes()))
-    })
+/// app that nobody has looked at. What others might read differently is refused.
+pub(super) fn names_http(protocols: &[u8]) -> Result<bool, Refusal> {
+    let mut found = false;
+    for protocol in protocols.split(|byte| *byte == b',') {
+        let mut parts = protocol.trim_ascii().split(|byte| *byte == b'/');
+        let (name, version) = (parts.next().unwrap_or_default(), parts.next());
+        let is_word = |part: &[u8]| !part.is_empty() && part.iter().all(|byte| is_token(*byte));
+        if !is_word(name) || !version.is_none_or(is_word) || parts.next().is_some() {
+            return Err(MALFORMED);
+        }
+        found |= ["h2c", "h2", "http", "tls"].iter().any(|http| name.eq_ignore_ascii_case(http.as_bytes()));
+    }
+    Ok(found)
 }
 
 /// The words of one line of a header that is a list.
@@ -228,7 +255,7 @@ impl Asked {
             if name == header::ACCEPT {
                 asked.accept.get_or_insert_with(|| value.clone());
             } else if name == header::UPGRADE {
-                asked.another_protocol = !is_http(value.as_bytes());
+                asked.another_protocol = names_http(value.as_bytes()) == Ok(false);
             } else if name == header::EXPECT {
                 asked.permission |= value.as_bytes().eq_ignore_ascii_case(b"100-continue");
             } else if name == header::TE {
@@ -350,12 +377,17 @@ thread_local! {
 /// A new id as a header has it.
 pub(super) fn new_request_id_value() -> HeaderValue {
     // Digits, letters and dashes are a value.
-    HeaderValue::try_from(new_request_id()).unwrap_or(HeaderValue::from_static(""))
+    HeaderValue::from_bytes(&random_id()).unwrap_or(HeaderValue::from_static(""))
 }
 
 /// A new id: 128 random bits in the form of a UUID of version 4.
 pub(super) fn new_request_id() -> String {
+    String::from_utf8_lossy(&random_id()).into_owned()
+}
+
+fn random_id() -> [u8; 36] {
     use ring::rand::SecureRandom;
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut bytes = RANDOM.with_borrow_mut(|(random, left)| {
         if *left == 0 {
             if ring::rand::SystemRandom::new().fill(random).is_err() {
@@ -370,11 +402,14 @@ pub(super) fn new_request_id() -> String {
     });
     bytes[6] = (bytes[6] & 0x0f) | 0x40;
     bytes[8] = (bytes[8] & 0x3f) | 0x80;
-    let mut id = *b"00000000-0000-0000-0000-000000000000";
-    let places = id.iter_mut().filter(|place| **place != b'-');
-    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 0x0f]);
-    places.zip(digits).for_each(|(place, digit)| *place = b"0123456789abcdef"[usize::from(digit)]);
-    String::from_utf8_lossy(&id).into_owned()
+    let mut id = [b'-'; 36];
+    for (index, byte) in bytes.iter().enumerate() {
+        // After eight digits and then, three times, after four there is a dash.
+        let place = 2 * index + (index / 2).saturating_sub(1).min(4);
+        id[place] = DIGITS[usize::from(byte >> 4)];
+        id[place + 1] = DIGITS[usize::from(byte & 0x0f)];
+    }
+    id
 }
 
 /// Whether a header says where a request came from. The router says so itself; a client's word is dropped, also in

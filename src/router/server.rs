@@ -377,7 +377,10 @@ async fn serve(options: RouterOptions, ended: impl Future<Output = ()>) -> anyho
     }
     clients.end(Ending::All);
     stop.send_replace(true);
-    drain(&routes, &clients, drain_timeout).await;
+    tokio::select! {
+        () = drain(&routes, &clients, drain_timeout) => {}
+        () = reports.go_on(&routes), if replaced.is_some() => {}
+    }
     if let Some(aside) = replaced {
         reports.report(&routes).await;
         let _ = std::fs::remove_file(aside);

@@ -29,6 +29,8 @@ pub struct AlertFacts {
     pub process: Option<String>,
     /// It should serve, and no web process is well.
     pub down: bool,
+    /// Nobody could say what visitors got.
+    pub unanswered: bool,
 }
 
 /// How a reading lies to its limit.
@@ -121,7 +123,9 @@ fn read(kind: AlertKind, limit: u32, facts: &AlertFacts) -> (Lies, Reading) {
     let bound = u64::from(limit);
     let reading = |value, requests, process| Reading { value, limit, requests, process };
     let rate = |value: u64| {
-        if facts.requests < ENOUGH || value.saturating_mul(100) < bound * WELL {
+        if facts.unanswered {
+            Lies::Near
+        } else if facts.requests < ENOUGH || value.saturating_mul(100) < bound * WELL {
             Lies::Below
         } else if value > bound {
             Lies::Over
@@ -192,6 +196,20 @@ mod tests {
         // Once it fires, falling just below the limit does not end it.
         let falls = |second: i64| if second < 200 { errors(80) } else { sways(second) };
         assert_eq!(watch(&RULES, falls, 5000), [(60, AlertKind::ErrorRate, true)]);
+    }
+
+    #[test]
+    fn while_nobody_can_say_what_visitors_get_nothing_is_said_of_it() {
+        let seen = watch(
+            &RULES,
+            |second| match second {
+                ..200 => errors(80),
+                200..1000 => AlertFacts { unanswered: true, ..AlertFacts::default() },
+                _ => errors(0),
+            },
+            2000,
+        );
+        assert_eq!(seen, [(60, AlertKind::ErrorRate, true), (1120, AlertKind::ErrorRate, false)]);
     }
 
     #[test]

@@ -112,7 +112,7 @@ fn due_again(app: &App, crashes: u32, ended: &Ended, started_at: Timestamp, at: 
 
 /// How many times in a row a process has crashed, now that it has ended. An end that nobody can blame it for (it was
 /// put to sleep, a person wanted it to end, the machine went away) counts for nothing.
-pub(super) fn crashes_after(app: &App, crashes: u32, ended: &Ended, started_at: Timestamp, at: Timestamp) -> u32 {
+pub fn crashes_after(app: &App, crashes: u32, ended: &Ended, started_at: Timestamp, at: Timestamp) -> u32 {
     // What was stopped because it was not wanted has not crashed.
     let put_to_sleep = app.asleep_since.or(app.woken_at).max(app.scaled_at).is_some_and(|changed| changed >= at);
     let wanted = app.restart_at.is_some_and(|before| started_at <= before);

@@ -156,10 +156,18 @@ fn no_connection_changes_to_another_http() {
         let _ = stream.write_all(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n");
         Next::Close
     });
-    for protocol in ["h2c", "H2C", "websocket, h2c", "HTTP/2.0", "TLS/1.0"] {
-        let answer = router.client().request(&format!(
+    let offer = |protocol: &str| {
+        router.client().request(&format!(
             "GET / HTTP/1.1\r\nHost: hello.localhost\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: {protocol}\r\nHTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA\r\n\r\n"
-        ));
+        ))
+    };
+    for protocol in ["h 2c", "h2c;q=1", "websocket,", "", "a/b/c"] {
+        assert_eq!(offer(protocol).status, 400, "{protocol:?}");
+    }
+    assert_eq!(app.count(), 0);
+    assert_eq!(offer("websocket").status, 503, "the app changed to what it was not asked for");
+    for protocol in ["h2c", "H2C", "websocket, h2c", "HTTP/2.0", "TLS/1.0"] {
+        let answer = offer(protocol);
         assert_eq!(answer.status, 503, "{protocol}: the app changed although nobody asked it to");
         let seen = app.last();
         assert!(seen.header("upgrade").is_none() && seen.header("http2-settings").is_none(), "{seen:?}");

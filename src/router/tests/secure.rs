@@ -1,5 +1,6 @@
 //! TLS, HTTP/2, the redirect to them, and load balancers that say whose connection they pass on.
 
+use super::switching::deploy;
 use super::world::*;
 use crate::router::{CertificateFiles, TargetState::Active, Trusted};
 use rustls::pki_types::pem::PemObject;
@@ -8,6 +9,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 const CA: &[u8] = include_bytes!("tls/ca.pem");
@@ -265,4 +267,81 @@ fn connections_that_idle_are_closed_whatever_they_speak() {
     deaf.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").unwrap();
     eventually("all to be closed", || (router.status().connections == 0).then_some(()));
     drop((asked, untouched, secure_asked, secure_untouched, deaf));
+}
+
+/// Asks over HTTP/2 without pause, every third time with a body, and connects anew when the router says that the connection is
+/// to end. Gives what went wrong.
+async fn visit(address: SocketAddr, over: Arc<AtomicBool>, done: Arc<AtomicUsize>) -> Vec<String> {
+    let mut failures = Vec::new();
+    let mut client = speak_http2(address).await;
+    for number in 1_usize.. {
+        if over.load(Ordering::Relaxed) {
+            break;
+        }
+        let Ok(mut ready) = client.clone().ready().await else {
+            client = speak_http2(address).await;
+            continue;
+        };
+        let post = number.is_multiple_of(3);
+        let asked = async {
+            let method = if post { "POST" } else { "GET" };
+            let request = http::Request::builder().method(method).uri("https://hello.localhost/").body(()).unwrap();
+            let (answer, mut body) = ready.send_request(request, !post)?;
+            if post {
+                body.send_data(vec![b'x'; 10_000].into(), true)?;
+            }
+            let answer = answer.await?;
+            let status = answer.status();
+            let mut body = answer.into_body();
+            while let Some(piece) = body.data().await {
+                piece?;
+            }
+            Ok::<_, h2::Error>(status)
+        };
+        match asked.await {
+            Ok(http::StatusCode::OK) => {
+                done.fetch_add(1, Ordering::Relaxed);
+            }
+            other => failures.push(format!("request {number}, {post}: {other:?}")),
+        }
+    }
+    failures
+}
+
+#[test]
+fn no_request_over_http2_fails_through_deploys_and_routers_that_take_each_others_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut app = App::start(folder.path(), "release-0");
+    let (mut router, address) = secured(folder.path(), |_| {});
+    router.set(table(1, vec![app.target(Active)]));
+    let (over, done) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
+    let visitors = {
+        let (over, done) = (over.clone(), done.clone());
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let visits = (0..4).map(|_| tokio::spawn(visit(address, over.clone(), done.clone())));
+                let mut failures = Vec::new();
+                for visit in visits.collect::<Vec<_>>() {
+                    failures.extend(visit.await.unwrap());
+                }
+                failures
+            })
+        })
+    };
+    let progress = || {
+        let wanted = done.load(Ordering::Relaxed) + 50;
+        eventually("visitors to go on", || (done.load(Ordering::Relaxed) >= wanted).then_some(()));
+    };
+    for number in 1..=3 {
+        progress();
+        app = deploy(folder.path(), &router, app, number, true);
+        progress();
+        let (next, same) = secured(folder.path(), |_| {});
+        assert_eq!(same, address);
+        std::mem::replace(&mut router, next).outlived();
+    }
+    progress();
+    over.store(true, Ordering::Relaxed);
+    assert_eq!(visitors.join().unwrap(), Vec::<String>::new(), "of {}", done.load(Ordering::Relaxed));
 }

@@ -8,6 +8,7 @@ use crate::router::TargetState::Active;
 use rustls::pki_types::ServerName;
 use std::io::{BufRead, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
 
 type Stream = rustls::StreamOwned<rustls::ClientConnection, TcpStream>;
 type Fields = Vec<(&'static [u8], Vec<u8>)>;
@@ -592,15 +593,40 @@ fn an_answer_to_an_upload_that_the_app_does_not_take_arrives_whole() {
     let app = App::passing(folder.path(), "full", address);
     let router = RunningRouter::start(folder.path());
     router.set(table(1, vec![app.target(Active)]));
-    for _ in 0..10 {
+    for round in 0..10 {
         let mut client = router.client();
         let mut writer = client.stream.try_clone().unwrap();
         let writing = std::thread::spawn(move || {
-            let _ = writer.write_all(b"POST / HTTP/1.1\r\nHost: hello.localhost\r\nContent-Length: 5000000\r\n\r\n");
+            let more = if round % 2 == 0 { "" } else { OFFERS_H2C };
+            let head = format!("POST / HTTP/1.1\r\nHost: hello.localhost\r\nContent-Length: 5000000\r\n{more}\r\n");
+            let _ = writer.write_all(head.as_bytes());
             (0..50).for_each(|_| drop(writer.write_all(&[b'x'; 100_000])));
         });
         let answer = client.answer().expect("an answer that is whole");
         assert_eq!((answer.status, answer.body.len()), (413, 20_000));
         writing.join().unwrap();
+    }
+}
+
+/// As clients in Java say with the first request of a connection.
+const OFFERS_H2C: &str =
+    "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA\r\n";
+
+#[test]
+fn the_last_answer_of_a_connection_arrives_whole_whatever_was_offered_on_it() {
+    const LONG: usize = 8_000_000;
+    let folder = tempfile::tempdir().unwrap();
+    let app = App::behaving(folder.path(), "one", |_, stream| {
+        respond(stream, 200, &vec![b'x'; LONG]);
+        Next::KeepAlive
+    });
+    let router = RunningRouter::start(folder.path());
+    router.set(table(1, vec![app.target(Active)]));
+    for more in ["", OFFERS_H2C] {
+        let mut client = router.client();
+        client.send(format!("GET / HTTP/1.1\r\nHost: hello.localhost\r\nConnection: close\r\n{more}\r\n"));
+        // More than fits on the way waits here for the client.
+        std::thread::sleep(Duration::from_millis(300));
+        assert_eq!(client.answer().expect("all of it").body.len(), LONG, "{more:?}");
     }
 }
