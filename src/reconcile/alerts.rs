@@ -12,15 +12,13 @@ use crate::outside;
 use crate::platform::State;
 use crate::router::{Histogram, Resolution, TargetState};
 use crate::store::{StoreError, queue};
-use crate::workflow::{AlertFacts, crashes_after, look_at_alerts};
+use crate::workflow::{AlertFacts, STABLE, crashes_after, look_at_alerts};
 use serde_json::{Value, json};
 use std::time::Duration;
 use tracing::{error, info, warn};
 
 /// Over how long rates are taken.
 const WINDOW: Duration = Duration::from_secs(300);
-/// A process that has run for so long is over its crashes.
-const STABLE: Duration = Duration::from_secs(60);
 /// How long a receiver may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// A post that was tried so often, for about an hour and a half, is given up.

@@ -107,6 +107,8 @@ struct Open {
     clients: HashMap<RawFd, Guest>,
     networks: HashMap<IpAddr, Count>,
     giving_way: usize,
+    /// For whom nothing idled at the last look, and when that was: many come within one tick.
+    none_idles: (Option<IpAddr>, u64),
     /// Who is bidden farewell, whenever it came.
     ending: Ending,
 }
@@ -146,7 +148,7 @@ impl Ending {
 
 /// Connections that give way at once, so that not everyone who comes looks at all of them.
 const AT_ONCE: usize = 64;
-/// A connection that idles for less than this does not give way: its request may be about to come.
+/// A connection that idles for less than this does not give way, nor one whose request began to come after that.
 const NEWCOMER: Duration = Duration::from_secs(1);
 
 impl Open {
@@ -158,16 +160,31 @@ impl Open {
         }
     }
 
+    /// Counts one again that was to give way and has a request under way now.
+    fn stays(&mut self, descriptor: RawFd) {
+        let Some(Guest { network, progress }) = self.clients.get(&descriptor) else { return };
+        progress.gives_way_since.store(0, Ordering::Release);
+        self.giving_way -= 1;
+        if let Some(count) = self.networks.get_mut(network) {
+            count.giving_way -= 1;
+        }
+    }
+
     /// Lets connections end on which nothing is under way: of those who have the most, and of these the longest idle first.
     /// Only those of a network, if one is named. Says whether there were any.
     fn end_idle(&mut self, of: Option<IpAddr>, ticks: &Ticks) -> bool {
+        if self.none_idles == (of, ticks.now()) {
+            return false;
+        }
         let idles = |guest: &&Guest| {
-            let Progress { under_way, stalled_since, gives_way_since, idle_since, .. } = &*guest.progress;
+            let Progress { under_way, stalled_since, gives_way_since, idle_since, head_since, .. } = &*guest.progress;
             of.is_none_or(|network| network == guest.network)
                 && under_way.load(Ordering::Acquire) == 0
                 && stalled_since.load(Ordering::Acquire) == 0
                 && gives_way_since.load(Ordering::Acquire) == 0
                 && ticks.is_past(idle_since.load(Ordering::Acquire), NEWCOMER)
+                && (head_since.load(Ordering::Acquire) == 0
+                    || ticks.is_past(head_since.load(Ordering::Acquire), NEWCOMER))
         };
         let order = |guest: &Guest| {
             let fellows = self.networks.get(&guest.network).map_or(0, |count| count.open);
@@ -189,10 +206,13 @@ impl Open {
             if guest.progress.head_since.load(Ordering::Acquire) == 0 {
                 guest.progress.farewell.bid();
             } else {
-                // It is still about to begin, so nothing of it is lost. Its owner takes the lock before it closes, so the
+                // Whoever takes so long over a head, or over TLS, would be cut soon. Its owner takes the lock before it closes, so the
                 // descriptor is still this client's.
                 let _ = shutdown(*descriptor, nix::sys::socket::Shutdown::Both);
             }
+        }
+        if idle.is_empty() {
+            self.none_idles = (of, ticks.now());
         }
         !idle.is_empty()
     }
@@ -242,7 +262,9 @@ impl Clients {
     /// for `stall`, and those that have asked nothing for `keep_alive`.
     pub fn cut_slow(&self, head: Duration, stall: Duration, keep_alive: Duration) {
         let is_over = |since: &AtomicU64, limit: Duration| self.ticks.is_past(since.load(Ordering::Acquire), limit);
-        for (descriptor, Guest { progress, .. }) in &self.lock().clients {
+        let mut open = self.lock();
+        let mut stay = Vec::new();
+        for (descriptor, Guest { progress, .. }) in &open.clients {
             // Its owner takes the lock before it closes, so the descriptor is still this client's.
             let stalled = is_over(&progress.stalled_since, stall);
             let rests = progress.under_way.load(Ordering::Acquire) == 0;
@@ -256,11 +278,20 @@ impl Clients {
                 progress.farewell.bid();
             }
             let unheard = is_over(&progress.idle_since, keep_alive + FAREWELL) && is_over(&progress.took_at, stall);
-            let gives_way = is_over(&progress.gives_way_since, FAREWELL) && is_over(&progress.took_at, FAREWELL);
+            let gives_way = is_over(&progress.gives_way_since, FAREWELL);
+            if gives_way && !idles {
+                stay.push(*descriptor);
+            }
+            // The end of an answer of HTTP/2 may still be on its way, though not for ever.
+            let gives_way =
+                gives_way && (is_over(&progress.took_at, FAREWELL) || is_over(&progress.gives_way_since, stall));
             let dead = idles && (unheard || gives_way);
             if slow || stalled || dead {
                 let _ = shutdown(*descriptor, nix::sys::socket::Shutdown::Both);
             }
+        }
+        for descriptor in stay {
+            open.stays(descriptor);
         }
     }
 

@@ -41,8 +41,10 @@ pub(super) struct Exchange {
     pub tried: Vec<u64>,
     /// Since when it waits for a process, or first did.
     pub held_since: Option<Instant>,
-    /// Where a connection of its own broke before an answer began.
-    pub broken: Vec<Arc<LiveTarget>>,
+    /// Connections that broke before an answer began.
+    pub broken: u32,
+    /// Whose they were, but for those that had to end.
+    pub broke_at: Vec<Arc<LiveTarget>>,
     pub connect: Option<Duration>,
     pub refusal: Option<Refusal>,
     /// What the client was told, once it was.
@@ -82,7 +84,8 @@ impl Exchange {
             process: None,
             tried: Vec::new(),
             held_since: None,
-            broken: Vec::new(),
+            broken: 0,
+            broke_at: Vec::new(),
             connect: None,
             refusal: None,
             status: None,
@@ -102,11 +105,18 @@ impl Exchange {
         self.request_id.to_str().unwrap_or_default()
     }
 
+    /// A process's connection broke before it answered.
+    pub fn breaks_at(&mut self, target: &Arc<LiveTarget>) {
+        self.broken += 1;
+        if target.is_open() && !self.broke_at.iter().any(|known| known.number == target.number) {
+            self.broke_at.push(target.clone());
+        }
+    }
+
     /// A process answers. Whatever broke before is made up for: the visitor never knows, whoever judges those processes does.
     pub fn is_answered(&mut self) {
         self.refusal = None;
-        // One that had to end is not to blame.
-        for target in self.broken.drain(..).filter(|target| target.is_open()) {
+        for target in self.broke_at.drain(..) {
             if let Some(app) = &self.app {
                 app.metrics.broke(&target.label, self.proxy.clock.now());
             }

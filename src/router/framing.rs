@@ -304,6 +304,31 @@ mod tests {
     }
 
     #[test]
+    fn an_offer_of_another_http_is_hidden_where_it_stands() {
+        let offer = "GET / HTTP/1.1\r\nHost: a\r\nupgrade: h2c\r\nA: b\r\n\r\n";
+        let hidden = offer.replace("upgrade", "x-no-h2");
+        let socket = "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\r\n";
+        for (came, passes) in [
+            (offer.to_owned(), hidden.clone()),
+            (format!("\r\n\r\n{offer}{GET}\r\n{offer}"), format!("\r\n\r\n{hidden}{GET}\r\n{hidden}")),
+            (socket.to_owned(), socket.to_owned()),
+        ] {
+            let mut bytes = came.into_bytes();
+            assert_eq!(Framing::default().take(&mut bytes), bytes.len());
+            assert_eq!(String::from_utf8_lossy(&bytes), passes);
+        }
+        // In two pieces: it can be hidden only where all of it is still here.
+        for cut in 1..offer.len() {
+            let (mut framing, mut bytes) = (Framing::default(), offer.to_owned().into_bytes());
+            let (early, late) = bytes.split_at_mut(cut);
+            assert_eq!(framing.take(early) + framing.take(late), offer.len());
+            let is_here = cut <= offer.find("upgrade").unwrap();
+            assert_eq!(String::from_utf8_lossy(&bytes), if is_here { hidden.as_str() } else { offer }, "cut at {cut}");
+            assert!(framing.is_between_requests() && framing.verdict().is_ok());
+        }
+    }
+
+    #[test]
     fn nothing_passes_after_a_broken_chunk() {
         for (good, bad) in [
             ("", "\r\n"),

@@ -16,7 +16,6 @@ use crate::domain::AppName;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -38,18 +37,9 @@ pub(super) fn make_room(folder: &Path) -> io::Result<PathBuf> {
 }
 
 /// Serves out those who are connected, for at most `limit`.
-pub(super) async fn serve_out(reports: &mut Reports, routes: &Arc<Routes>, clients: &Clients, limit: Duration) {
+pub(super) async fn serve_out(routes: &Routes, clients: &Clients, limit: Duration) {
     let deadline = Instant::now() + limit;
-    let mut reported = Instant::now();
-    loop {
-        let gone = clients.count() == 0 && routes.targets().iter().all(|(_, target)| target.in_flight() == 0);
-        if gone || reported.elapsed() >= REPORT {
-            reports.report(routes).await;
-            reported = Instant::now();
-        }
-        if gone {
-            return;
-        }
+    while clients.count() > 0 || routes.targets().iter().any(|(_, target)| target.in_flight() > 0) {
         if Instant::now() >= deadline {
             tracing::warn!(connections = clients.count(), "ended with clients connected, long after the hand-over");
             return;
@@ -69,12 +59,13 @@ pub(super) struct Reports {
 }
 
 impl Reports {
-    /// Reports every so often.
-    pub async fn go_on(&mut self, routes: &Routes) {
-        loop {
-            tokio::time::sleep(REPORT).await;
+    /// Reports every so often until something has come about, and is never broken off within a report.
+    pub async fn until(&mut self, routes: &Routes, end: impl Future<Output = ()>) {
+        tokio::pin!(end);
+        while tokio::time::timeout(REPORT, &mut end).await.is_err() {
             self.report(routes).await;
         }
+        self.report(routes).await;
     }
 
     /// From here on.
@@ -84,7 +75,7 @@ impl Reports {
     }
 
     /// Sends what was counted and written since the last time.
-    pub async fn report(&mut self, routes: &Routes) {
+    async fn report(&mut self, routes: &Routes) {
         loop {
             let (lines, next) = self.log.tail(self.told, LINES);
             let more = lines.len() == LINES;

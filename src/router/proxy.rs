@@ -271,9 +271,9 @@ impl Proxy {
                     exchange.refusal = Some(Refusal::coded(503, Code::H13));
                     if !reused && let Some(inside) = exchange.inside.take() {
                         inside.0.avoid(self.routes.now(), AVOIDED);
-                        exchange.broken.push(inside.0.clone());
+                        exchange.breaks_at(&inside.0);
                         // Once more, if there is no other: did it end, or does it only not answer?
-                        if exchange.broken.len() > 1 {
+                        if exchange.broken > 1 {
                             exchange.tried.push(inside.0.number);
                         }
                     }

@@ -366,25 +366,26 @@ async fn serve(options: RouterOptions, ended: impl Future<Output = ()>) -> anyho
         lock = None;
         clients.end(Ending::Streamed);
         if !to_end {
-            tokio::select! {
-                () = &mut ended => {}
-                _ = stopped.wait_for(|stop| *stop) => {}
-                () = leaving::serve_out(&mut reports, &routes, &clients, handover_timeout) => {}
-            }
+            let served = async {
+                tokio::select! {
+                    () = &mut ended => {}
+                    _ = stopped.wait_for(|stop| *stop) => {}
+                    () = leaving::serve_out(&routes, &clients, handover_timeout) => {}
+                }
+            };
+            reports.until(&routes, served).await;
         }
     } else {
         let _ = std::fs::remove_file(folder.join(handover::SOCKET));
     }
     clients.end(Ending::All);
     stop.send_replace(true);
-    tokio::select! {
-        () = drain(&routes, &clients, drain_timeout) => {}
-        () = reports.go_on(&routes), if replaced.is_some() => {}
-    }
+    let drained = drain(&routes, &clients, drain_timeout);
     if let Some(aside) = replaced {
-        reports.report(&routes).await;
+        reports.until(&routes, drained).await;
         let _ = std::fs::remove_file(aside);
     } else {
+        drained.await;
         let _ = tokio::task::spawn_blocking(move || keep::save(&routes)).await;
     }
     tracing::info!("router stopped");

@@ -15,7 +15,7 @@ pub(super) const WATCH_LATE: Duration = Duration::from_secs(5);
 /// Crash restarts: at once, then 1 s, 2 s, 4 s … up to this.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(300);
 /// A process that ran this long before it crashed starts with a clean slate.
-const STABLE: Duration = Duration::from_secs(600);
+pub const STABLE: Duration = Duration::from_secs(600);
 
 /// A restart that is due within this time is waited for by requests.
 const WORTH_WAITING: Duration = Duration::from_secs(5);
