@@ -1,5 +1,6 @@
 //! Review apps that nobody uses sleep, and wake with the first request.
 
+use crate::support::machine::{Machine, greeting, probe};
 use crate::support::town::Town;
 use landfall::clock::Timestamp;
 use landfall::domain::{AppName, Outcome, Subject};
@@ -128,4 +129,30 @@ async fn what_the_code_says_of_its_web_processes_reaches_the_router() {
     leave_alone(&town, "hello-pr-1").await;
     assert_eq!(town.served("hello-pr-1").as_deref(), Some("two"), "it shall never sleep");
     town.leave().await;
+}
+
+/// With the program itself: a minute passes, the processes end, and one request is enough.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_request_to_an_app_that_sleeps_is_held_until_it_is_answered() {
+    let machine = Machine::with("[apps]\nsleep_minutes = 1").await;
+    let repository = machine.make_repository("hello", &probe()).await;
+    machine.serves("hello-staging", "Hello, world!").await;
+    machine.push(&repository, "change", &greeting("Welcome"), "Greet more warmly").await;
+    machine.open_pull(&repository, "change", "Greet more warmly").await;
+    let before = machine.serves("hello-pr-1", "Welcome, world!").await;
+    let sleeps = async {
+        loop {
+            let answer = machine.api("/api/v1/apps/hello-pr-1/processes").await.expect("the API answers");
+            let all = answer["processes"].as_array().expect("a list");
+            if all.iter().all(|process| process["state"] == "exited") {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(300), sleeps).await.expect("nobody uses it");
+    let first = machine.visit("hello-pr-1", "/").await.expect("the router answers");
+    assert!(first.status == 200 && first.body.contains("Welcome, world!"), "{first:?}");
+    assert_ne!(first.boot, before.boot, "it never slept");
+    machine.leave().await;
 }

@@ -59,7 +59,10 @@ impl Monitor {
             meter(world, status, at)?;
         }
         let router = match world.router.status().await {
-            Ok(status) => Some(status),
+            Ok(status) => {
+                self.silent = 0;
+                Some(status)
+            }
             Err(error) => {
                 self.silent += 1;
                 if self.silent < SILENT {
@@ -68,9 +71,6 @@ impl Monitor {
                 None
             }
         };
-        if router.is_some() {
-            self.silent = 0;
-        }
         alerts::look(world, &Seen { at, router, processes }).await
     }
 }

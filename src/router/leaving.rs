@@ -59,6 +59,12 @@ pub(super) struct Reports {
 }
 
 impl Reports {
+    /// From here on.
+    pub fn new(log: Log) -> Reports {
+        let told = log.tail(u64::MAX, 0).1;
+        Reports { log, told }
+    }
+
     /// Reports every so often until something has come about, and is never broken off within a report.
     pub async fn until(&mut self, routes: &Routes, end: impl Future<Output = ()>) {
         tokio::pin!(end);
@@ -66,12 +72,6 @@ impl Reports {
             self.report(routes).await;
         }
         self.report(routes).await;
-    }
-
-    /// From here on.
-    pub fn new(log: Log) -> Reports {
-        let told = log.tail(u64::MAX, 0).1;
-        Reports { log, told }
     }
 
     /// Sends what was counted and written since the last time.
