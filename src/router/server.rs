@@ -365,16 +365,15 @@ async fn serve(options: RouterOptions, ended: impl Future<Output = ()>) -> anyho
         tracing::info!("handed over; those who are connected are served to their end");
         lock = None;
         clients.end(Ending::Streamed);
-        if !to_end {
-            let served = async {
-                tokio::select! {
-                    () = &mut ended => {}
-                    _ = stopped.wait_for(|stop| *stop) => {}
-                    () = leaving::serve_out(&routes, &clients, handover_timeout) => {}
-                }
-            };
-            reports.until(&routes, served).await;
-        }
+        let limit = if to_end { drain_timeout } else { handover_timeout };
+        let served = async {
+            tokio::select! {
+                () = &mut ended, if !to_end => {}
+                _ = stopped.wait_for(|stop| *stop) => {}
+                () = leaving::serve_out(&routes, &clients, limit) => {}
+            }
+        };
+        reports.until(&routes, served).await;
     } else {
         let _ = std::fs::remove_file(folder.join(handover::SOCKET));
     }
