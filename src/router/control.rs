@@ -9,7 +9,7 @@ use super::histogram::Histogram;
 use super::leaving;
 use super::live::Routes;
 use super::log::{Log, LogLine};
-use super::metrics::{AppNumbers, Kept, Resolution, Slot};
+use super::metrics::{AppMetrics, AppNumbers, Kept, Resolution, Slot};
 use super::table::{Table, TableError, TargetState};
 use super::tail::{TailLine, TailPage};
 use crate::clock::{Clock, Timestamp};
@@ -248,12 +248,8 @@ async fn answer(request: Request, control: &Arc<Control>) -> Option<Answer> {
         }
         Request::Absorb { numbers, knocks, lines } => {
             control.log.absorb(lines);
+            control.routes.with_numbers(&numbers, AppMetrics::absorb);
             let live = control.routes.live().clone();
-            for (name, kept) in &numbers {
-                if let Some(app) = live.apps.get(name) {
-                    app.metrics.absorb(kept);
-                }
-            }
             for app in knocks.iter().filter(|app| live.apps.get(*app).is_some_and(|app| app.asleep)) {
                 control.routes.knocks.knock(app, control.clock.now());
             }

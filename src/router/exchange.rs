@@ -114,7 +114,7 @@ impl Exchange {
     }
 
     /// A process answers. Whatever broke before is made up for: the visitor never knows, whoever judges those processes does.
-    pub fn is_answered(&mut self) {
+    pub fn answered(&mut self) {
         self.refusal = None;
         for target in self.broke_at.drain(..) {
             if let Some(app) = &self.app {

@@ -10,7 +10,7 @@ use super::clients::Clients;
 use super::control::{Answer, Request, Status};
 use super::live::Routes;
 use super::log::Log;
-use super::metrics::Kept;
+use super::metrics::{AppMetrics, Kept};
 use super::tail::TailLine;
 use crate::domain::AppName;
 use std::collections::BTreeMap;
@@ -107,11 +107,7 @@ async fn report(routes: &Routes, lines: Vec<TailLine>) -> bool {
     let socket = routes.options.state_dir.join("router.sock");
     let heard = matches!(client::ask_within(&socket, &request, PATIENCE).await, Ok(Answer::Done));
     if !heard && let Request::Absorb { numbers, .. } = request {
-        for (name, kept) in numbers {
-            if let Some(app) = live.apps.get(&name) {
-                app.metrics.give_back(&kept);
-            }
-        }
+        routes.with_numbers(&numbers, AppMetrics::give_back);
     }
     heard
 }

@@ -10,7 +10,7 @@ use super::dial::{Connections, DialError};
 use super::keep;
 use super::knocks::Knocks;
 use super::link::{Idle, Link};
-use super::metrics::AppMetrics;
+use super::metrics::{AppMetrics, Kept};
 use super::table::{self, Canary, Notice, Route, Table, TableError, Target, TargetState};
 use super::ticks::{Ticks, milliseconds};
 use crate::domain::{AppName, ProcessId};
@@ -416,6 +416,16 @@ impl Routes {
             _ => {
                 let number = self.numbers.fetch_add(1, Ordering::Relaxed);
                 Arc::new(LiveTarget::new(app, target, number))
+            }
+        }
+    }
+
+    /// Does something with what was counted of each app that has a route still.
+    pub fn with_numbers(&self, numbers: &BTreeMap<AppName, Kept>, add: impl Fn(&AppMetrics, &Kept)) {
+        let live = self.live();
+        for (name, kept) in numbers {
+            if let Some(app) = live.apps.get(name) {
+                add(&app.metrics, kept);
             }
         }
     }

@@ -449,7 +449,6 @@ fn write_lines(mut file: Turning, queue: &Queue, memory: &Memory, first: u64) {
 struct Turning {
     path: PathBuf,
     limit: u64,
-    written: u64,
     file: File,
     /// The last write may have ended within a line.
     torn: bool,
@@ -458,14 +457,13 @@ struct Turning {
 
 impl Turning {
     fn open(path: PathBuf, limit: u64) -> io::Result<Turning> {
-        let (file, written, torn) = begin(&path)?;
-        Ok(Turning { path, limit, written, file, torn, failing: false })
+        let (file, torn) = begin(&path)?;
+        Ok(Turning { path, limit, file, torn, failing: false })
     }
 
     /// Writes whole lines. A file ends with the last one that it has room for.
     fn write(&mut self, lines: &str) {
-        self.look_again();
-        let room = usize::try_from(self.limit.saturating_sub(self.written)).unwrap_or(usize::MAX);
+        let room = usize::try_from(self.limit.saturating_sub(self.written())).unwrap_or(usize::MAX);
         let fits = match lines.as_bytes().get(..room) {
             Some(within) => within.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1),
             None => lines.len(),
@@ -480,16 +478,18 @@ impl Turning {
         self.tell(result);
     }
 
-    /// A router that took our place writes to the same file, and turns it over; or somebody took it away.
-    fn look_again(&mut self) {
-        let Ok(ours) = self.file.metadata() else { return };
-        self.written = ours.len();
-        if std::fs::metadata(&self.path).is_ok_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino())) {
-            return;
+    /// Bytes in the file that is at our path. A router that took our place writes to the same one, and turns it over; or
+    /// somebody took it away.
+    fn written(&mut self) -> u64 {
+        let place = |metadata: &std::fs::Metadata| (metadata.dev(), metadata.ino());
+        let ours = self.file.metadata().ok();
+        let there = std::fs::metadata(&self.path).ok();
+        if there.as_ref().map(place) != ours.as_ref().map(place)
+            && let Ok(begun) = begin(&self.path)
+        {
+            (self.file, self.torn) = begun;
         }
-        if let Ok(begun) = begin(&self.path) {
-            (self.file, self.written, self.torn) = begun;
-        }
+        self.file.metadata().map_or(0, |metadata| metadata.len())
     }
 
     fn append(&mut self, lines: &str) -> io::Result<()> {
@@ -497,12 +497,6 @@ impl Turning {
         let end = if self.torn { "\n" } else { "" };
         let result = self.file.write_all(end.as_bytes()).and_then(|()| self.file.write_all(lines.as_bytes()));
         self.torn = result.is_err();
-        self.written += (end.len() + lines.len()) as u64;
-        if result.is_err()
-            && let Ok(file) = self.file.metadata()
-        {
-            self.written = file.len();
-        }
         result
     }
 
@@ -520,7 +514,6 @@ impl Turning {
             _ => {}
         }
         self.file = append(&self.path)?;
-        self.written = 0;
         self.torn = false;
         Ok(())
     }
@@ -538,13 +531,12 @@ impl Turning {
     }
 }
 
-/// A file to write to, how much is in it, and whether that ends within a line: who wrote before us may have met a full disk,
-/// or its end.
-fn begin(path: &Path) -> io::Result<(File, u64, bool)> {
+/// A file to write to, and whether what is in it ends within a line: who wrote before us may have met a full disk, or its end.
+fn begin(path: &Path) -> io::Result<(File, bool)> {
     let file = append(path)?;
     let metadata = file.metadata()?;
     let torn = metadata.is_file() && metadata.len() > 0 && last_byte(path)? != b'\n';
-    Ok((file, metadata.len(), torn))
+    Ok((file, torn))
 }
 
 fn last_byte(path: &Path) -> io::Result<u8> {

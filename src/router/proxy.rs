@@ -244,7 +244,7 @@ impl Proxy {
                 Ok(mut response) => {
                     link.connection.answered();
                     check_answer(&response, upgrade)?;
-                    exchange.is_answered();
+                    exchange.answered();
                     let tunnel = match client_side {
                         Some(client_side) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
                             Some((client_side, hyper::upgrade::on(&mut response)))

@@ -179,8 +179,7 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
             | "te"
             | "transfer-encoding"
             | "upgrade"
-            | "x-no-h2"
-    )
+    ) || name.as_str().as_bytes() == HIDDEN
 }
 
 /// Whether the protocols that a connection might change to have another HTTP among them. In that, requests would come to the

@@ -12,6 +12,7 @@ use super::keeper::Lending;
 use super::leaving;
 use super::live::Routes;
 use super::log::Log;
+use super::metrics::AppMetrics;
 use super::pages::Pages;
 use super::proxy::Proxy;
 use super::request::canonical;
@@ -413,12 +414,7 @@ async fn hand_over(routes: &Arc<Routes>, successor: Successor) -> Option<PathBuf
         Ok(_) => {}
         Err(error) => tracing::error!(%error, "could not make room for a successor"),
     }
-    let live = routes.live();
-    for (name, kept) in &numbers {
-        if let Some(app) = live.apps.get(name) {
-            app.metrics.give_back(kept);
-        }
-    }
+    routes.with_numbers(&numbers, AppMetrics::give_back);
     if let Ok(aside) = aside {
         let _ = std::fs::rename(aside, folder.join("router.sock"));
     }

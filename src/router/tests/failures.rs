@@ -125,8 +125,7 @@ fn silence_in_the_middle_is_h15_and_an_end_in_the_middle_h18() {
     expect_codes(&router, &[(Code::H15, 1), (Code::H18, 1)]);
     // Whatever their heads said: whoever counts errors counts them, and the log says so.
     let name = "hello".parse().unwrap();
-    let numbers = router.call(router.control.numbers(&name, crate::router::Resolution::Hour)).unwrap();
-    assert_eq!(numbers.app[0].classes, [0, 0, 0, 0, 2]);
+    assert_eq!(numbers(&router).app[0].classes, [0, 0, 0, 0, 2]);
     let lines = || router.call(router.control.logs(&name, 0)).unwrap();
     let lines = eventually("the lines", || Some(lines()).filter(|lines| lines.len() == 2));
     assert!(lines.iter().all(|line| line.line.contains(" status=503 ")), "{lines:?}");
@@ -146,8 +145,7 @@ fn an_answer_whose_process_had_to_end_is_no_error_of_its_release() {
     router.set(table(2, vec![app.target(Draining), next.target(Active)]));
     assert!(client.answer().is_none());
     expect_codes(&router, &[(Code::H18, 1)]);
-    let numbers = router.call(router.control.numbers(&"hello".parse().unwrap(), crate::router::Resolution::Hour));
-    assert_eq!(numbers.unwrap().app[0].classes, [0, 1, 0, 0, 0]);
+    assert_eq!(numbers(&router).app[0].classes, [0, 1, 0, 0, 0]);
 }
 
 #[test]
@@ -273,8 +271,7 @@ fn a_process_that_dies_under_a_get_is_made_up_for() {
     }
     assert!(dying.count() >= 1);
     // No visitor knows; whoever judges the release does.
-    let numbers = router.call(router.control.numbers(&"hello".parse().unwrap(), crate::router::Resolution::Hour));
-    let numbers = numbers.unwrap();
+    let numbers = numbers(&router);
     assert_eq!((numbers.app[0].requests, numbers.app[0].classes[4]), (10, 0));
     let broken: u64 = numbers.processes.values().map(|slots| slots[0].broken).sum();
     assert_eq!((broken, numbers.app[0].broken), (dying.count() as u64, dying.count() as u64));

@@ -81,11 +81,7 @@ fn who_is_connected_is_served_from_the_new_table_and_told_to_come_again() {
     assert!(client.answer().is_none());
     first.outlived();
     // What the one before counted after the hand-over is counted as well.
-    let name = "hello".parse().unwrap();
-    let count = || {
-        let numbers = second.call(second.control.numbers(&name, crate::router::Resolution::Hour)).unwrap();
-        numbers.app.iter().map(|slot| slot.requests).sum::<u64>()
-    };
+    let count = || numbers(&second).app.iter().map(|slot| slot.requests).sum::<u64>();
     eventually("both requests to be counted", || (count() == 2).then_some(()));
     // And whoever reads the new one's lines has those of the one before.
     let lines = || {

@@ -1,7 +1,9 @@
 //! The stage: apps that are told how to behave, supervisors that pass their connections, a router, and raw clients.
 
 use crate::router::server::run_until;
-use crate::router::{Code, Notice, Route, Router, RouterOptions, Status, Table, Target, TargetState};
+use crate::router::{
+    AppNumbers, Code, Notice, Resolution, Route, Router, RouterOptions, Status, Table, Target, TargetState,
+};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, IoSlice, Read, Write};
@@ -489,6 +491,11 @@ pub fn codes(router: &RunningRouter) -> Vec<(Code, u64)> {
 #[track_caller]
 pub fn expect_codes(router: &RunningRouter, wanted: &[(Code, u64)]) {
     eventually(&format!("{wanted:?}"), || (codes(router) == wanted).then_some(()));
+}
+
+/// What was counted of the app, by the hour.
+pub fn numbers(router: &RunningRouter) -> AppNumbers {
+    router.call(router.control.numbers(&"hello".parse().unwrap(), Resolution::Hour)).unwrap()
 }
 
 /// How many wait for a process of the app.
