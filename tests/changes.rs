@@ -60,6 +60,7 @@ async fn a_force_push_and_a_tag_lead_to_what_the_branch_says() {
     let town = Town::start().await;
     let repository = town.make_repository("hello", "one").await;
     let first = town.head(&repository, "main").await;
+    town.settle().await;
     town.push(&repository, "main", "two").await;
     town.settle().await;
     assert_eq!(town.served("hello-staging").as_deref(), Some("two"));

@@ -211,6 +211,25 @@ async fn a_freeze_of_staging_holds_it_until_the_window_is_gone() {
 }
 
 #[actix_web::test]
+async fn a_lock_of_staging_holds_back_what_was_pushed_just_before_it() {
+    let town = Town::start().await;
+    let repository = town.make_repository("hello", "one").await;
+    town.settle().await;
+    let pull = town.merged(&repository, "change", "two").await;
+    town.push(&repository, "main", "three").await;
+    let deploys = town.app_record("hello-staging").deploys.len();
+    let asked = || town.app_record("hello-staging").deploys.len() > deploys;
+    town.step_until("the push to be decided on", asked).await;
+    town.say(&pull, "/lock staging load test", OWNER).await;
+    town.settle().await;
+    assert_eq!(town.served("hello-staging").as_deref(), Some("two"));
+    town.say(&pull, "/unlock staging", OWNER).await;
+    town.settle().await;
+    assert_eq!(town.served("hello-staging").as_deref(), Some("three"));
+    town.leave().await;
+}
+
+#[actix_web::test]
 async fn what_was_not_tested_green_is_not_promoted() {
     let town = Town::start().await;
     let repository = town.make_repository("hello", "one").await;

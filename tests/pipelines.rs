@@ -269,6 +269,35 @@ async fn a_lock_holds_back_says_who_and_why_and_ends() {
 }
 
 #[actix_web::test]
+async fn a_command_for_one_stage_reaches_no_app_of_another() {
+    let town = Town::start().await;
+    let repository = town.make_repository("hello", "one").await;
+    town.settle().await;
+    let merged = town.merged(&repository, "change", "two").await;
+    town.say(&merged, "/promote", OWNER).await;
+    town.settle().await;
+    town.push(&repository, "other", "three").await;
+    let pull = town.open_pull(&repository, "other", "Say three").await;
+    town.settle().await;
+    for command in [
+        "/deploy hello-production",
+        "/deploy hello-staging",
+        "/destroy hello-production",
+        "/destroy hello-staging",
+        "/promote to hello-staging",
+    ] {
+        town.say(&pull, command, OWNER).await;
+        town.settle().await;
+        let name = command.rsplit(' ').next().unwrap();
+        let refusal = format!("There is no app `{name}` for this here.");
+        assert!(town.comment(&pull).await.contains(&refusal), "{command}: {}", town.comment(&pull).await);
+        let served = ["hello-pr-2", "hello-staging", "hello-production"].map(|app| town.served(app));
+        assert_eq!(served, ["three", "two", "two"].map(|text| Some(text.to_owned())), "{command}");
+    }
+    town.leave().await;
+}
+
+#[actix_web::test]
 async fn production_needs_the_right_that_its_rules_name_and_a_second_person() {
     let town = Town::start().await;
     let repository = town.make_repository("hello", "one").await;

@@ -161,18 +161,43 @@ async fn a_wait_timer_of_the_environment_delays_a_promotion() {
     assert_eq!(town.served("hello-production"), None);
     let comment = town.comment(&pull).await;
     assert!(comment.contains("the environment has a wait timer on GitHub"), "{comment}");
-    // Half an hour passes.
-    let name = "hello-production".parse().unwrap();
+    half_an_hour_passes(&town).await;
+    assert_eq!(town.served("hello-production").as_deref(), Some("two"));
+    town.leave().await;
+}
+
+#[actix_web::test]
+async fn a_lock_stops_a_promotion_that_waits_and_no_hotfix() {
+    let town = Town::start().await;
+    let repository = town.make_repository("hello", "one").await;
+    let pull = town.merged(&repository, "change", "two").await;
+    let production = format!("/repos/{repository}/environments/production");
+    town.control("PUT", &production, Some(json!({ "wait_timer": 30 }))).await;
+    town.say(&pull, "/promote", OWNER).await;
+    town.settle().await;
+    town.say(&pull, "/lock the till is being counted", OWNER).await;
+    town.settle().await;
+    half_an_hour_passes(&town).await;
+    assert_eq!(town.served("hello-production"), None);
+    let comment = town.comment(&pull).await;
+    assert!(comment.contains("Production is locked by olivia: the till is being counted. That was"), "{comment}");
+    town.say(&pull, "/promote --hotfix customers can not pay", OWNER).await;
+    town.settle().await;
+    half_an_hour_passes(&town).await;
+    assert_eq!(town.served("hello-production").as_deref(), Some("two"));
+    town.leave().await;
+}
+
+/// The wait of what was promoted last is over.
+async fn half_an_hour_passes(town: &Town) {
     let world = town.world();
-    let mut app = world.store.app(&name).unwrap().expect("the app");
+    let mut app = town.app_record("hello-production");
     let deploy = app.deploys.last_mut().expect("a deploy");
     let begins = deploy.not_before.expect("a time");
     assert!(begins > world.now() + std::time::Duration::from_secs(29 * 60));
     deploy.not_before = Some(world.now());
     world.store.transact(move |tx| tx.put_app(&app)).await.unwrap();
     town.settle().await;
-    assert_eq!(town.served("hello-production").as_deref(), Some("two"));
-    town.leave().await;
 }
 
 #[actix_web::test]

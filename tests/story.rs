@@ -337,6 +337,11 @@ async fn a_merge_queue_gets_its_check() {
     assert_eq!(checks[0].1, "Passed: the same code passed in run 2");
     assert_eq!(town.served("hello-staging").as_deref(), Some("one"), "a merge group was deployed");
     assert_eq!(town.world().store.runs().unwrap().len(), 3);
+    // Its pull requests are merged by the branch going on to the group's own commit.
+    let merged = json!({ "sha": head });
+    town.control("PATCH", &format!("/repos/{repository}/git/refs/heads/main"), Some(merged)).await;
+    town.settle().await;
+    assert_eq!(town.served("hello-staging").as_deref(), Some("two"));
     town.leave().await;
 }
 

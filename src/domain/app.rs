@@ -137,6 +137,9 @@ pub enum Cause {
         /// Percent of the requests at first, and for how many seconds.
         #[serde(default)]
         canary: Option<(u8, u64)>,
+        /// No lock or freeze holds it back.
+        #[serde(default)]
+        hotfix: bool,
     },
     /// An earlier release's slug and config.
     Rollback {

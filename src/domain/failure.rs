@@ -1,7 +1,7 @@
 //! What went wrong with somebody's code, as data. The sentence for each stands in `templates/failures.txt`;
 //! who must act is part of the type: all of these are for the person who wrote the commit, but `Internal`.
 
-use super::{AddonProblem, Finding, ReleaseNumber, RunNumber};
+use super::{AddonProblem, Finding, Refusal, ReleaseNumber, RunNumber};
 use serde::{Deserialize, Serialize};
 
 /// Why a deploy or a test run could not go on. `tail` holds the last lines of output, oldest first.
@@ -48,6 +48,8 @@ pub enum Failure {
     NotHealthy { process: String, seconds: u64, seen: String, tail: Vec<String> },
     /// Who asked for it may not do so any more.
     RightLost { login: String },
+    /// The stage was locked or frozen after it was asked for, and before it had a release.
+    Barred { by: Refusal },
     /// `[tests] files` names nothing that is there.
     NoTestFiles { patterns: Vec<String> },
     /// `[tests]` says which files are tests, and neither it nor a runner that is known says how they are run.

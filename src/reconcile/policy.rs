@@ -10,7 +10,9 @@ use crate::domain::*;
 use crate::github::reads::Level;
 use crate::github::writes::StatusState;
 use crate::github::{GitHubError, RepoHandle};
-use crate::workflow::{Change, Right, catch_up_staging, no_right, parse_scale, scaled, stale, waiting_for_room};
+use crate::workflow::{
+    Change, Right, barred, catch_up_staging, no_right, parse_scale, scaled, stale, waiting_for_room,
+};
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use tracing::{info, warn};
@@ -278,6 +280,20 @@ pub(super) async fn look_at(world: &World, repository: &Repository) -> Result<()
     world.commit(move |tx| apply(tx, &repository, &changes, fresh, now)).await?;
     world.wake.notify_waiters();
     Ok(())
+}
+
+/// Why a deploy that was let in may not have its release after all: its stage was locked or frozen while it waited. What ends
+/// trouble, a hotfix or an earlier release, goes out all the same, and so do config vars: they are nothing new to serve.
+pub(super) fn barred_since(world: &World, app: &App, deploy: &Deploy) -> Result<Option<Refusal>, Trouble> {
+    let is_new = match deploy.cause {
+        Cause::Push | Cause::Retry { .. } => true,
+        Cause::Promotion { hotfix, .. } => !hotfix,
+        Cause::Config { .. } | Cause::Rollback { .. } => false,
+    };
+    if !is_new || app.pull().is_some() {
+        return Ok(None);
+    }
+    Ok(barred(app.key().kind(), &world.store.pipeline(app.repository)?, world.now()))
 }
 
 /// Who asked by a comment for this deploy, or said so too, and may not do so any more, as GitHub says now.

@@ -26,8 +26,10 @@ pub(super) async fn make_release(world: &World, app: &App, number: u64) -> Resul
     let Some(deploy) = app.deploy(number).filter(|deploy| deploy.release.is_none() && deploy.outcome.is_none()) else {
         return Ok(());
     };
-    if let Some(login) = policy::lost_right(world, app, number).await? {
-        let (failure, at) = (Failure::RightLost { login }, world.now());
+    let lost = policy::lost_right(world, app, number).await?.map(|login| Failure::RightLost { login });
+    let barred = || Ok::<_, Trouble>(policy::barred_since(world, app, deploy)?.map(|by| Failure::Barred { by }));
+    if let Some(failure) = lost.map_or_else(barred, |lost| Ok(Some(lost)))? {
+        let at = world.now();
         act::change_deploy(world, app, number, move |_, deploy| {
             deploy.outcome = Some(Outcome::Failed { failure, at });
         })

@@ -397,6 +397,7 @@ pub fn promote(wish: &PromotionWish<'_>, author: &str, snapshot: &Snapshot) -> R
             release: release.number,
             slug: release.slug.clone(),
             canary: wish.canary,
+            hotfix: wish.hotfix.is_some(),
         },
         by: Some(author.to_owned()),
         after_tests: false,

@@ -271,12 +271,17 @@ fn branch_pushed(branch: &str, commit: &Sha, snapshot: &Snapshot) -> Vec<Change>
     changes
 }
 
-/// Whether an app of staging was asked to serve the commit already. The newest push counts, not what a person rolled
-/// back to.
+/// Whether an app of staging was asked to serve the commit already.
 fn is_pushed(key: AppKey, commit: &Sha, snapshot: &Snapshot) -> bool {
-    let pushed =
-        snapshot.running(key).and_then(|app| app.deploys.iter().rev().find(|deploy| deploy.cause == Cause::Push));
-    pushed.is_some_and(|deploy| deploy.commit == *commit)
+    snapshot.running(key).and_then(newest_push).is_some_and(|deploy| deploy.commit == *commit)
+}
+
+/// What a push asked an app to serve last, whatever a person rolled back to since. What a lock or a freeze held back in the
+/// middle is still to come.
+fn newest_push(app: &App) -> Option<&Deploy> {
+    let held_back =
+        |deploy: &Deploy| matches!(deploy.outcome, Some(Outcome::Failed { failure: Failure::Barred { .. }, .. }));
+    app.deploys.iter().rev().find(|deploy| deploy.cause == Cause::Push && !held_back(deploy))
 }
 
 fn deploy_to_staging(key: AppKey, branch: &str, commit: &Sha) -> Change {
@@ -306,15 +311,18 @@ pub fn catch_up_staging(snapshot: &Snapshot) -> Vec<Change> {
         // An older commit may have been tested again since; when it was tested first says when it was pushed.
         let first = |run: &&TestRun| {
             let earlier = |other: &TestRun| {
-                let same = other.commit == run.commit && other.part == run.part && other.pull.is_none();
-                same && other.number < run.number
+                let same = other.commit == run.commit && other.part == run.part && other.branch == run.branch;
+                same && other.pull.is_none() && other.number < run.number
             };
             !snapshot.runs.iter().any(earlier)
         };
         let newest = snapshot.runs.iter().filter(of_branch).filter(first).max_by_key(|run| run.number);
-        // Without an app nothing was held back: the next push makes one.
-        let there = snapshot.running(key).is_some();
-        if let Some(newest) = newest.filter(|newest| there && !is_pushed(key, &newest.commit, snapshot)) {
+        // Without an app nothing was held back: the next push makes one. What was pushed before the last push that was not
+        // held back is over: the branch may have been set back since.
+        let Some(app) = snapshot.running(key) else { continue };
+        let since = newest_push(app).map(|deploy| deploy.asked_at);
+        let held_back = |run: &&TestRun| since.is_none_or(|since| run.created_at > since);
+        if let Some(newest) = newest.filter(held_back).filter(|newest| !is_pushed(key, &newest.commit, snapshot)) {
             changes.push(deploy_to_staging(key, branch, &newest.commit));
         }
     }

@@ -8,10 +8,10 @@ pub fn targets(command: &Command, pull: PullNumber, snapshot: &Snapshot) -> Resu
     let review = || vec![AppKey::from(Stage::Review(pull))];
     match command {
         Command::Deploy { app } => match app {
-            Some(app) => of_folder(app, pull, snapshot),
+            Some(app) => within(StageKind::Review, Some(app), pull, snapshot),
             None => Ok(concerned(pull, snapshot)),
         },
-        Command::Destroy { app: Some(app) } => of_folder(app, pull, snapshot),
+        Command::Destroy { app: Some(app) } => within(StageKind::Review, Some(app), pull, snapshot),
         Command::Destroy { app: None } | Command::Extend { .. } | Command::Wake | Command::Logs { .. } => {
             Ok(snapshot.review_keys(pull))
         }
@@ -19,7 +19,7 @@ pub fn targets(command: &Command, pull: PullNumber, snapshot: &Snapshot) -> Resu
         Command::Retest { .. } | Command::Cancel => Ok(review()),
         Command::Promote { to, .. } => {
             let to = to.as_deref().filter(|to| *to != "production");
-            one_of(StageKind::Production, to, pull, snapshot).map(|key| vec![key])
+            within(StageKind::Production, to, pull, snapshot)
         }
         Command::Rollback { stage, app, .. } => {
             let kind = match stage {
@@ -73,8 +73,11 @@ pub(super) fn concerned(pull: PullNumber, snapshot: &Snapshot) -> Vec<AppKey> {
     if some.is_empty() { keys } else { some }
 }
 
-fn of_folder(word: &str, pull: PullNumber, snapshot: &Snapshot) -> Result<Vec<AppKey>, Refusal> {
-    one_of(StageKind::Review, Some(word), pull, snapshot).map(|key| vec![key])
+/// As `one_of`, and never an app of another stage: what such a command does to its own stage's apps must not come to others.
+fn within(kind: StageKind, named: Option<&str>, pull: PullNumber, snapshot: &Snapshot) -> Result<Vec<AppKey>, Refusal> {
+    let key = one_of(kind, named, pull, snapshot)?;
+    let to = || named.unwrap_or_default().to_owned();
+    if key.kind() == kind { Ok(vec![key]) } else { Err(Refusal::NoSuchTarget { to: to() }) }
 }
 
 /// The one app that is meant. Where the stage has several and none is named, it is the one whose folder the pull request

@@ -196,6 +196,7 @@ mod tests {
             release: ReleaseNumber(1),
             slug: release.slug.clone(),
             canary: Some((10, 120)),
+            hotfix: false,
         };
         let deploy = Deploy {
             number: 2,

@@ -128,6 +128,7 @@ impl House {
                     release: ReleaseNumber(1),
                     slug: digest(),
                     canary: None,
+                    hotfix: false,
                 };
                 let mut promoted = live(1, 1);
                 promoted.cause = from.clone();
@@ -386,6 +387,7 @@ fn failures() -> Vec<Failure> {
         Failure::NoRoom { most: 500 },
         Failure::NotHealthy { process: detail(), seconds: 60, seen: detail(), tail: tail() },
         Failure::RightLost { login: detail() },
+        Failure::Barred { by: Refusal::Locked { stage: StageKind::Production, by: detail(), reason: detail() } },
         Failure::Tests { run: RunNumber(1) },
         Failure::Worse {
             release: ReleaseNumber(2),
