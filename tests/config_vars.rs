@@ -121,6 +121,36 @@ async fn a_change_of_config_is_one_release_with_its_release_phase() {
 }
 
 #[actix_web::test]
+async fn what_a_failing_migration_prints_of_its_config_is_not_told_on_github() {
+    let town = Town::start().await;
+    let repository = town.make_repository("hello", "one").await;
+    town.settle().await;
+    town.set(town.stage(ConfigStage::Review), &[("TOKEN", "s3cret-one"), ("MIGRATION", "tells")]).await;
+    town.push_app(&repository, "change", "two", json!({ "env": { "COLOUR": "turquoise" } })).await;
+    let pull = town.open_pull(&repository, "change", "Say two").await;
+    town.settle().await;
+    let comment = town.comment(&pull).await;
+    assert!(comment.contains("refused: [hidden] turquoise"), "{comment}");
+    assert!(!comment.contains("s3cret-one"), "{comment}");
+    town.leave().await;
+}
+
+#[actix_web::test]
+async fn a_var_that_a_strangers_code_does_not_get_deploys_nothing_of_it() {
+    let town = Town::start().await;
+    let repository = town.make_repository("hello", "one").await;
+    town.settle().await;
+    let (pull, head) = town.open_fork(&repository, "mallory").await;
+    town.settle().await;
+    town.say(&pull, &format!("/approve {head}"), OWNER).await;
+    town.settle().await;
+    assert!(town.served("hello-pr-1").is_some());
+    let changed = town.set(town.stage(ConfigStage::Review), &[("TOKEN", "s3cret-one")]).await;
+    assert!(changed.deployed.is_empty(), "{changed:?}");
+    town.leave().await;
+}
+
+#[actix_web::test]
 async fn review_apps_get_their_stage_and_named_vars_of_others() {
     let town = Town::start().await;
     let repository = town.make_repository("hello", "one").await;

@@ -92,8 +92,10 @@ async fn last_lines(world: &World, apps: &[AppName], most: usize) -> Result<Vec<
         if !matches!(status.state, State::Starting | State::Running { .. }) {
             continue;
         }
+        let secrets = observe::secrets_of(world, &status)?;
         for line in observe::all_lines(world, &status.id).await? {
-            lines.push((line.at, format!("{whose}{}: {}", status.name, crate::text::plain(&line.text, 500))));
+            let text = observe::shown(&line.text, secrets.as_ref());
+            lines.push((line.at, format!("{whose}{}: {text}", status.name)));
         }
     }
     lines.sort_by_key(|(at, _)| *at);

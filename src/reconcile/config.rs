@@ -67,8 +67,11 @@ pub fn config_stage(stage: Stage) -> ConfigStage {
 /// The vars that people set which hold for an app now, sealed.
 pub fn chosen(world: &World, app: &App) -> Result<BTreeMap<String, Chosen>, Trouble> {
     let Some(repository) = world.store.repository(app.repository)? else { return Ok(BTreeMap::new()) };
-    let read = |scope: &ConfigScope| world.store.config(scope);
-    let mut levels = levels(&read, &repository, config_stage(app.stage), app.part, Some(&app.name))?;
+    Ok(chosen_of(&|scope| world.store.config(scope), &repository, app)?)
+}
+
+fn chosen_of(read: Read<'_>, repository: &Repository, app: &App) -> Result<BTreeMap<String, Chosen>, StoreError> {
+    let mut levels = levels(read, repository, config_stage(app.stage), app.part, Some(&app.name))?;
     if app.untrusted {
         // A stranger's code gets nothing of what was set for the repository's own.
         levels.stage.1.vars.clear();
@@ -245,7 +248,7 @@ fn running(tx: &Transaction<'_>, repository: &Repository) -> Result<Running, Sto
     let read = |scope: &ConfigScope| tx.config(scope);
     let apps = tx.apps_of(repository.id)?.into_iter().filter(|app| app.wanted == Wanted::Running);
     apps.map(|app| {
-        let chosen = levels(&read, repository, config_stage(app.stage), app.part, Some(&app.name))?.chosen();
+        let chosen = chosen_of(&read, repository, &app)?;
         Ok((app, chosen))
     })
     .collect()

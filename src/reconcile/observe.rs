@@ -8,6 +8,7 @@ use crate::router;
 use crate::workflow::{
     AddonsView, AppView, Claim, ProcessState, ProcessView, RunView, Snapshot, TargetView, Use, environment_of, share,
 };
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -353,13 +354,39 @@ fn targets(status: &router::Status) -> BTreeMap<ProcessId, TargetView> {
         .collect()
 }
 
-/// The last lines that a process printed, without its colours.
+/// The last lines that a process printed, without its colours, and without what people who read reports must not see of its
+/// release's config.
 pub(super) async fn tail(world: &World, process: &ProcessId, lines: usize) -> Result<Vec<String>, Trouble> {
     let all = all_lines(world, process).await?;
     let printed: Vec<String> = all.into_iter().map(|line| line.text).filter(|text| !text.trim().is_empty()).collect();
     let start = printed.len().saturating_sub(lines);
-    let plain: Vec<String> = printed[start..].iter().map(|text| crate::text::plain(text, 500)).collect();
+    let status = list(world).await?.into_iter().find(|status| status.id == *process);
+    let secrets = status.map(|status| secrets_of(world, &status)).transpose()?.flatten();
+    let plain: Vec<String> = printed[start..].iter().map(|text| shown(text, secrets.as_ref())).collect();
     Ok(super::act::last_lines(&plain))
+}
+
+/// A line as reports show it. Secrets go first: of one that is cut off in the middle the beginning would stay.
+pub(super) fn shown(text: &str, secrets: Option<&Mask>) -> String {
+    let open = secrets.map_or(Cow::Borrowed(text), |secrets| Cow::Owned(secrets.text(text)));
+    crate::text::plain(&open, 500)
+}
+
+/// What no report shows of what a process of a release prints: the values of its config vars, but for those that stand in
+/// the release's own code.
+pub(super) fn secrets_of(world: &World, status: &ProcessStatus) -> Result<Option<Mask>, Trouble> {
+    let text = |name: &str| status.labels.get(name).map(String::as_str).unwrap_or_default();
+    let (Ok(app), Ok(number)) = (text(label::APP).parse(), text(label::RELEASE).parse()) else { return Ok(None) };
+    let Some(release) = world.store.release(&app, number)? else { return Ok(None) };
+    let mut in_code = BTreeSet::new();
+    if let (Some(app), Some(slug)) = (world.store.app(&app)?, world.store.slug(&release.slug)?) {
+        let declared = slug.manifest().for_environment(environment_of(app.stage)).env.into_iter();
+        in_code.extend(declared.filter_map(|(name, declared)| Some((name, declared.value?))));
+        in_code.extend(slug.config_vars);
+    }
+    let config = super::start::config_of(world, &release)?.into_iter();
+    let secret: Vec<String> = config.filter(|var| !in_code.contains(var)).map(|(_, value)| value).collect();
+    Ok(Mask::of(secret.iter().map(String::as_str)))
 }
 
 /// Everything that is kept of a process' log, at most the first 20,000 and the last 80,000 lines.

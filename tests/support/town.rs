@@ -509,6 +509,9 @@ fn script(spec: &Spec) -> Outcome {
             Some("release") if spec.environment.get("MIGRATION").is_some_and(|migration| migration == "bad") => {
                 exits(1, &["no such table"])
             }
+            Some("release") if spec.environment.get("MIGRATION").is_some_and(|migration| migration == "tells") => {
+                exits(1, &[&format!("refused: {} {}", spec.environment["TOKEN"], spec.environment["COLOUR"])])
+            }
             Some("release") if spec.environment.get("FAILING").is_some_and(|failing| failing == "end") => {
                 Outcome::Cut(Exit::TimeLimit)
             }
