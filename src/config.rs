@@ -343,6 +343,8 @@ pub struct Keep {
     /// Days that deliveries with their payloads and logs of ended processes are kept. At least 4: GitHub may send a
     /// delivery again for three days.
     pub days: u64,
+    /// What the logs of ended processes may take: the oldest go first.
+    pub logs_mb: u64,
     /// Test runs kept of each repository.
     pub runs: usize,
     /// Days that artifacts of a test run are kept, and what those of all runs may take: the oldest run's go first.
@@ -461,7 +463,7 @@ impl Default for Tests {
 
 impl Default for Keep {
     fn default() -> Keep {
-        Keep { days: 30, runs: 500, artifact_days: 14, artifacts_mb: 10_240 }
+        Keep { days: 30, logs_mb: 10_240, runs: 500, artifact_days: 14, artifacts_mb: 10_240 }
     }
 }
 

@@ -13,7 +13,7 @@ use crate::platform::{self, Local, LocalSettings, Platform};
 use crate::reconcile::{self, Locks, World};
 use crate::router::{About, CertificateFiles, Keeper, Router, RouterEnd, RouterOptions, Trusted};
 use crate::slug::{self, Source};
-use crate::store::Store;
+use crate::store::{Health, Store};
 use crate::text::Texts;
 use crate::vault::Vault;
 use crate::web::{self, Intake};
@@ -434,11 +434,24 @@ pub fn serve(config: Config, config_file: &Path) -> anyhow::Result<()> {
         tokio::select! {
             () = terminated() => info!("told to end; apps and router go on"),
             _ = running.down.recv() => info!("everything of this data folder was stopped"),
+            reason = broken(&running.world.store) => {
+                bail!("the store takes no writes any more, and does again once it is opened anew: {reason}")
+            }
         }
         // Nothing depends on a clean end: what was under way is found again.
         tokio::time::timeout(Duration::from_secs(5), running.stop()).await.ok();
         Ok(())
     })
+}
+
+/// Comes back once a sync has failed: whoever sees to it that we run starts us again, and with us the store.
+async fn broken(store: &Store) -> String {
+    loop {
+        if let Health::Poisoned { reason } = store.health() {
+            return reason;
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
 }
 
 /// `landfall router`.

@@ -297,8 +297,19 @@ async fn what_is_old_is_let_go_and_what_is_not_dealt_with_stays() {
             .unwrap();
     }
     town.kill().await;
-    town.boot_with(None, |config| config.keep.runs = 1).await;
+    let limit = |config: &mut landfall::config::Config| {
+        config.keep.runs = 1;
+        config.keep.logs_mb = 1;
+    };
+    town.boot_with(None, limit).await;
+    for (name, age) in [("older", 20), ("newer", 10)] {
+        let log = std::fs::File::create(town.world().folder("logs").join(name)).unwrap();
+        log.set_len(600 << 10).unwrap();
+        log.set_modified(std::time::SystemTime::now() - std::time::Duration::from_secs(age)).unwrap();
+    }
     let gone = landfall::reconcile::expire(town.world()).await.unwrap();
+    let is_kept = |name: &str| town.world().folder("logs").join(name).exists();
+    assert_eq!((is_kept("older"), is_kept("newer")), (false, true), "together they are too large");
     let store = &town.world().store;
     let left: Vec<String> = store.deliveries(None, 100).unwrap().into_iter().map(|delivery| delivery.id).collect();
     assert_eq!(left, [parked]);

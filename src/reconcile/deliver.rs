@@ -4,7 +4,7 @@
 //! decided, so deliveries may be late, doubled, out of order or lies of a former administrator of the hook.
 
 use super::apply::{Fresh, apply, enqueue};
-use super::{Next, Trouble, World, act, checks, observe, policy, processes, publish_pull, touched};
+use super::{LINE_WAIT, Next, Trouble, World, act, checks, observe, policy, processes, publish_pull, touched};
 use crate::domain::*;
 use crate::github::event::{
     CheckRunAction, CheckSuiteAction, CommentAction, InstallationAction, MergeGroupAction, PullAction, Reference,
@@ -64,7 +64,9 @@ pub(super) async fn process(world: &World, id: &str, attempts: u32) -> Result<Ne
             installed(world, record, installation, added, ended).await?;
         }
         Meaning::About { repository, event, before, updated_at } => {
-            let _alone = world.locks.lock(&format!("repository {}", repository.id)).await;
+            let Some(_alone) = world.locks.of_repository(repository.id).await else {
+                return Ok(Next::PutOff { after: LINE_WAIT });
+            };
             let id = record.delivery.id.clone();
             // On the heap: what asks GitHub is large, and lies many calls deep.
             match Box::pin(about(world, record, repository, event, before, updated_at, attempts)).await {

@@ -115,14 +115,22 @@ async fn runs(world: &World) -> Result<usize, Trouble> {
     Ok(old.len())
 }
 
-/// Logs lie here only once their process has ended; the file's age is that of its last line or younger.
+/// Logs lie here only once their process has ended; the file's age is that of its last line or younger. Of more than may be
+/// kept the oldest go.
 async fn logs(world: &World, kept_for: Duration) -> Result<usize, Trouble> {
-    let mut count = 0;
+    let mut found = Vec::new();
     let mut folder = tokio::fs::read_dir(world.folder("logs")).await?;
     while let Some(entry) = folder.next_entry().await? {
-        let Ok(modified) = entry.metadata().await.and_then(|metadata| metadata.modified()) else { continue };
-        if age(modified) >= kept_for {
-            act::remove_file(&entry.path()).await?;
+        let Ok(metadata) = entry.metadata().await else { continue };
+        let Ok(modified) = metadata.modified() else { continue };
+        found.push((age(modified), metadata.len(), entry.path()));
+    }
+    found.sort();
+    let (mut total, mut count) = (0, 0);
+    for (age, bytes, path) in found {
+        total += bytes;
+        if age >= kept_for || total > world.config.keep.logs_mb << 20 {
+            act::remove_file(&path).await?;
             count += 1;
         }
     }

@@ -63,7 +63,7 @@ use crate::outside::{self, Outside};
 use crate::platform::Platform;
 use crate::router::Router;
 use crate::slug::Source;
-use crate::store::{Store, StoreError, Transaction, queue};
+use crate::store::{Health, Store, StoreError, Transaction, queue};
 use crate::text::Texts;
 use crate::vault::Vault;
 use crate::workflow::Action;
@@ -85,6 +85,8 @@ const KNOCK_WAIT: Duration = Duration::from_secs(10);
 const DELIVERY_ATTEMPTS: u32 = 20;
 /// What finds no line to GitHub free asks again after so long.
 const LINE_WAIT: Duration = Duration::from_millis(250);
+/// After how long a store that took no write is asked again.
+const STORE_WAIT: Duration = Duration::from_secs(1);
 
 /// All that the loop works with.
 pub struct World {
@@ -126,7 +128,7 @@ pub struct World {
 /// How many entries of the queue may be waiting for GitHub at once, each way. Together they are fewer than the workers, so
 /// that boots, switches and drains go on while GitHub is slow; and what comes in does not wait behind what goes out.
 pub struct Lines {
-    /// Deliveries, which read.
+    /// Deliveries and comparisons, which read.
     pub incoming: Semaphore,
     /// Reports, which write.
     pub outgoing: Semaphore,
@@ -144,6 +146,21 @@ impl Locks {
             locks.entry(name.to_owned()).or_default().clone()
         };
         lock.lock_owned().await
+    }
+
+    /// As `lock`, if it comes soon. One at most waits for it: who has a line to GitHub shall not hold it for others to wait.
+    async fn lock_soon(&self, name: &str) -> Option<tokio::sync::OwnedMutexGuard<()>> {
+        /// The list of names, who has it, and who asks here.
+        const WAITED_FOR: usize = 3;
+        let lock = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get(name).cloned();
+        if lock.is_some_and(|lock| Arc::strong_count(&lock) > WAITED_FOR) {
+            return None;
+        }
+        tokio::time::timeout(LINE_WAIT, self.lock(name)).await.ok()
+    }
+
+    async fn of_repository(&self, id: RepositoryId) -> Option<tokio::sync::OwnedMutexGuard<()>> {
+        self.lock_soon(&format!("repository {id}")).await
     }
 }
 
@@ -235,7 +252,14 @@ async fn step_inside(world: &World) -> Result<Step, StoreError> {
             Err(error) => Err(Trouble::bug(error)),
         },
     };
-    settle(world, key.clone(), token, entry.attempts, result).await?;
+    // Nobody else gets the entry while its lease lasts, so what came of it is written down as soon as the disk takes it.
+    while let Err(error) = settle(world, key.clone(), token, entry.attempts, &result).await {
+        if !error.is_unavailable() || matches!(world.store.health(), Health::Poisoned { .. }) {
+            return Err(error);
+        }
+        error!(%key, "what came of it can not be written down yet: {error}");
+        tokio::time::sleep(STORE_WAIT).await;
+    }
     Ok(Step::Worked { key })
 }
 
@@ -244,7 +268,7 @@ async fn settle(
     key: String,
     token: u64,
     attempts: u32,
-    result: Result<Next, Trouble>,
+    result: &Result<Next, Trouble>,
 ) -> Result<(), StoreError> {
     let now = world.now();
     match result {
@@ -258,6 +282,7 @@ async fn settle(
                 .await?;
         }
         Ok(Next::Again { after }) => {
+            let after = *after;
             world
                 .store
                 .transact(move |tx| {
@@ -267,6 +292,7 @@ async fn settle(
                 .await?;
         }
         Ok(Next::PutOff { after }) => {
+            let after = *after;
             world
                 .store
                 .transact(move |tx| {
@@ -279,7 +305,7 @@ async fn settle(
             let wait = after.unwrap_or_else(|| backoff(&key, attempts));
             warn!(%key, attempts, wait_ms = wait.as_millis(), "will try again: {why}");
             if let Some(id) = key.strip_prefix("delivery:") {
-                deliver::note_retry(world, id, why, attempts + 1).await?;
+                deliver::note_retry(world, id, why.clone(), attempts + 1).await?;
             }
             world
                 .store
@@ -343,8 +369,10 @@ async fn reconcile(world: &World, subject: &Subject) -> Result<Next, Trouble> {
         }
         Subject::Pull(..) => (crate::workflow::Plan::default(), None),
         Subject::Repository(id) => {
-            Box::pin(sweep::repository(world, *id)).await?;
-            return Ok(Next::Done);
+            let Ok(_line) = world.lines.incoming.try_acquire() else {
+                return Ok(Next::PutOff { after: LINE_WAIT });
+            };
+            return Box::pin(sweep::repository(world, *id)).await;
         }
     };
     let Ok(line) = world.lines.outgoing.try_acquire() else {
@@ -408,7 +436,7 @@ async fn work(world: Arc<World>) {
             }
             Err(error) => {
                 error!("the store does not answer: {error}");
-                tokio::time::sleep(Duration::from_secs(1)).await;
+                tokio::time::sleep(STORE_WAIT).await;
             }
         }
     }
@@ -476,5 +504,47 @@ async fn tick(world: Arc<World>) {
             warn!("what is old could not be let go: {error}");
         }
         tokio::time::sleep(Duration::from_secs(30)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::Secret;
+    use crate::platform::Memory;
+    use crate::server::{Parts, open_world};
+    use std::task::{Context, Waker};
+
+    #[tokio::test]
+    async fn what_came_of_an_entry_is_written_down_once_the_disk_takes_it_again() {
+        let (folder, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let mut config = Config { data_dir: folder.path().to_owned(), ..Config::default() };
+        config.github.token = Some(Secret::new("token"));
+        let clock = Clock::manual(Timestamp(1_700_000_000_000));
+        let platform = Platform::Memory(Memory::new(clock.clone()));
+        let parts = Parts { clock, platform, router: Router::memory().0, router_port: 8000, outside: None };
+        let mut world = open_world(config, parts).unwrap();
+        let (store, fill) = Store::open_on_a_disk_that_fills(other.path());
+        world.store = store;
+        world.enqueue_subject(&Subject::Run(RunNumber(7))).await.unwrap();
+        // The claim is still written.
+        fill(1);
+        assert_eq!(step(&world).await.unwrap(), Step::Worked { key: "run:7".to_owned() });
+        assert_eq!(queue::depth(&world.store).unwrap(), queue::Depth::default());
+        assert_eq!(world.store.health(), Health::Ready);
+    }
+
+    #[tokio::test]
+    async fn one_waits_for_a_busy_repository_and_not_for_long() {
+        let locks = Locks::default();
+        let busy = locks.of_repository(RepositoryId(1)).await.unwrap();
+        let mut waits = std::pin::pin!(locks.of_repository(RepositoryId(1)));
+        assert!(waits.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        assert!(locks.of_repository(RepositoryId(1)).await.is_none());
+        assert!(locks.of_repository(RepositoryId(2)).await.is_some());
+        drop(busy);
+        assert!(waits.await.is_some());
+        let _busy = locks.of_repository(RepositoryId(1)).await.unwrap();
+        assert!(locks.of_repository(RepositoryId(1)).await.is_none(), "it comes back without");
     }
 }

@@ -256,7 +256,8 @@ pub(super) async fn right(
 /// what a freeze of staging held back.
 pub(super) async fn look(world: &World) -> Result<(), Trouble> {
     for repository in world.store.repositories()?.into_iter().filter(|repository| repository.granted) {
-        let _alone = world.locks.lock(&format!("repository {}", repository.id)).await;
+        // One that is busy has its turn the next time.
+        let Some(_alone) = world.locks.of_repository(repository.id).await else { continue };
         look_at(world, &repository).await?;
     }
     Ok(())

@@ -4,7 +4,7 @@
 use super::apply::{Fresh, apply};
 use super::deliver::{fresh_for, handle_of, pull_of, read_repository, with_message};
 use super::observe::{self, label};
-use super::{Trouble, World, act, addon_servers, addons, build, policy, prune, setup, split, touched};
+use super::{LINE_WAIT, Next, Trouble, World, act, addon_servers, addons, build, policy, prune, setup, split, touched};
 use crate::domain::*;
 use crate::platform::{self, ProcessStatus};
 use crate::store::queue;
@@ -266,14 +266,18 @@ const MISSING: Duration = Duration::from_secs(600);
 
 /// Compares what GitHub says of a repository with what is known: what is open, and where the default branch stands;
 /// decides on it as on an event.
-pub(super) async fn repository(world: &World, id: RepositoryId) -> Result<(), Trouble> {
-    let _alone = world.locks.lock(&format!("repository {id}")).await;
-    let Some(known) = world.store.repository(id)?.filter(|known| known.granted) else { return Ok(()) };
-    let repository = match read_repository(world, known.installation, id).await {
-        Ok(repository) => &repository.clone(),
-        Err(Trouble::NoAccess) => return missing(world, known).await,
+pub(super) async fn repository(world: &World, id: RepositoryId) -> Result<Next, Trouble> {
+    let Some(_alone) = world.locks.of_repository(id).await else { return Ok(Next::PutOff { after: LINE_WAIT }) };
+    let Some(known) = world.store.repository(id)?.filter(|known| known.granted) else { return Ok(Next::Done) };
+    match read_repository(world, known.installation, id).await {
+        Ok(repository) => compare(world, &repository).await?,
+        Err(Trouble::NoAccess) => missing(world, known).await?,
         Err(trouble) => return Err(trouble),
-    };
+    }
+    Ok(Next::Done)
+}
+
+async fn compare(world: &World, repository: &Repository) -> Result<(), Trouble> {
     let handle = handle_of(repository);
     let github = |error: &crate::github::GitHubError| Trouble::github(error, world.now());
     let open = world.github.open_pulls(&handle).await.map_err(|error| github(&error))?;

@@ -152,6 +152,20 @@ impl Store {
         open::open(directory, &Disk::default())
     }
 
+    /// A store whose journal takes no write once, after so many more, when that is asked for.
+    #[cfg(test)]
+    pub(crate) fn open_on_a_disk_that_fills(directory: &Path) -> (Store, impl Fn(u32)) {
+        let disk = Disk::default();
+        let store = open::open(directory, &disk).expect("a store");
+        let full = nix::errno::Errno::ENOSPC as i32;
+        let fill = move |after| {
+            let operation = disk::Operation::Write;
+            let fault = disk::Fault { operation, file_contains: "journal", after, error_number: full, partial: 7 };
+            disk.faults.lock().expect("nobody panicked").push(fault);
+        };
+        (store, fill)
+    }
+
     /// The fencing number of this opening: durably one more than that of the opening before.
     pub fn generation(&self) -> u64 {
         self.inner.generation

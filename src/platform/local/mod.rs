@@ -93,6 +93,7 @@ impl Local {
         for name in ["processes", "run", "slugs"] {
             make_private(&data_dir.join(name))?;
         }
+        slugs::of_this_boot(&data_dir).map_err(PlatformError::io("looking after the published slugs"))?;
         let mut found = Vec::new();
         for toolchain in toolchains {
             found.push(

@@ -8,6 +8,7 @@
 use super::Inner;
 use crate::domain::SlugDigest;
 use crate::platform::contract::PlatformError;
+use crate::platform::identity::boot_id;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open, openat};
 use nix::sys::stat::{Mode, fchmod, fstatat, mkdirat};
@@ -58,6 +59,28 @@ pub fn publish(inner: &Inner, digest: &SlugDigest, archive: &Path) -> Result<(),
         let _ = fs::remove_dir_all(&draft);
     }
     done
+}
+
+/// Takes away what was published before the machine was started: nothing was made sure to be on disk, so after a loss of
+/// power files may be empty, and nothing runs from them yet. Archives are safe.
+pub fn of_this_boot(data_dir: &Path) -> io::Result<()> {
+    let (slugs, mark) = (data_dir.join("slugs"), data_dir.join("slugs.boot"));
+    let boot = boot_id();
+    let before = match fs::read_to_string(&mark) {
+        Ok(before) => Some(before),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(error),
+    };
+    if before.as_ref() == Some(&boot) {
+        return Ok(());
+    }
+    // An earlier version left no mark; what it published may be in use.
+    if before.is_some() {
+        for entry in fs::read_dir(&slugs)? {
+            fs::remove_dir_all(entry?.path())?;
+        }
+    }
+    fs::write(mark, boot)
 }
 
 pub fn unpublish(inner: &Inner, digest: &SlugDigest) -> Result<(), PlatformError> {
@@ -408,4 +431,26 @@ fn trim_zeros(mut bytes: Vec<u8>) -> Vec<u8> {
 fn show(bytes: &[u8]) -> String {
     let text: String = String::from_utf8_lossy(bytes).chars().take(200).collect();
     format!("{text:?}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_published_before_the_machine_was_started_is_published_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let slug = folder.path().join("slugs").join("a");
+        fs::create_dir_all(&slug).unwrap();
+        of_this_boot(folder.path()).unwrap();
+        assert!(slug.is_dir(), "an earlier version may have published it since");
+        of_this_boot(folder.path()).unwrap();
+        assert!(slug.is_dir());
+        fs::write(folder.path().join("slugs.boot"), "an earlier boot").unwrap();
+        of_this_boot(folder.path()).unwrap();
+        assert!(!slug.exists());
+        fs::create_dir(&slug).unwrap();
+        of_this_boot(folder.path()).unwrap();
+        assert!(slug.is_dir());
+    }
 }
