@@ -270,3 +270,58 @@ async fn a_day_of_lost_webhooks_ends_as_a_day_of_none() {
     assert_eq!(heard.commands.len(), 3, "{heard:#?}");
     assert_eq!(day(true).await, heard);
 }
+
+impl Town {
+    /// From now on GitHub answers these calls with a fault; `count` 0 stands for ever.
+    async fn fault(&self, method: &str, path: &str, fault: &str, count: u64) {
+        let wish = json!({ "match": { "method": method, "path_regex": path }, "fault": fault, "count": count });
+        self.control("POST", "/_/faults", Some(wish)).await;
+    }
+
+    /// Asks GitHub for what its webhooks did not bring.
+    async fn compare(&self) {
+        landfall::reconcile::resync(self.world()).await.expect("GitHub is asked");
+        self.settle().await;
+    }
+}
+
+#[actix_web::test]
+async fn a_list_that_leaves_an_open_pull_request_out_does_not_close_it() {
+    let town = Town::start().await;
+    let repository = town.make_repository("hello", "one").await;
+    town.push(&repository, "change", "two").await;
+    let pull = town.open_pull(&repository, "change", "Say two").await;
+    town.settle().await;
+    let made = town.app_record("hello-pr-1").id;
+    town.fault("GET", "/pulls$", "empty", 1).await;
+    town.compare().await;
+    let faults = town.control("GET", "/_/faults", None).await;
+    assert_eq!(faults["faults"][0]["struck"], 1, "{faults}");
+    assert_eq!(town.served("hello-pr-1").as_deref(), Some("two"));
+    assert_eq!(town.app_record("hello-pr-1").id, made, "it was taken away and made anew");
+    assert!(!town.comment(&pull).await.contains("Closed"));
+    town.leave().await;
+}
+
+#[actix_web::test]
+async fn a_pull_request_that_github_does_not_find_keeps_no_other_one_waiting() {
+    let town = Town::start().await;
+    let repository = town.make_repository("hello", "one").await;
+    for branch in ["hidden", "closed"] {
+        town.push(&repository, branch, branch).await;
+        town.open_pull(&repository, branch, branch).await;
+    }
+    town.settle().await;
+    town.control("POST", "/_/webhooks", Some(json!({ "mode": "lost", "recorded": false }))).await;
+    for number in [1, 2] {
+        town.close(&Pull { repository: repository.clone(), number }).await;
+    }
+    town.settle().await;
+    town.control("POST", "/_/webhooks", Some(json!({ "mode": "normal" }))).await;
+    town.fault("GET", "/pulls/1$", "404", 0).await;
+    town.compare().await;
+    assert_eq!((town.served("hello-pr-1"), town.served("hello-pr-2")), (None, None));
+    let id = town.world().store.repositories().unwrap()[0].id;
+    assert!(town.world().store.pulls(id).unwrap().iter().all(|pull| !pull.open));
+    town.leave().await;
+}

@@ -191,3 +191,25 @@ async fn changed_files_are_linked_to_their_pages() {
     );
     town.leave().await;
 }
+
+#[actix_web::test]
+async fn a_merge_that_nobody_told_of_concerns_no_more_folders_than_one_that_was() {
+    let town = Town::start().await;
+    let repository = town.make_monorepo().await;
+    town.push_files(&repository, "change", json!({ "services/api/page.txt": "api two" })).await;
+    let pull = town.open_pull(&repository, "change", "Change the api").await;
+    town.settle().await;
+    let id = town.world().store.repositories().unwrap()[0].id;
+    let known = || town.world().store.pulls(id).unwrap().remove(0);
+    let before = known().untouched;
+    assert_eq!(before.len(), 1, "{before:?}");
+    town.control("POST", "/_/webhooks", Some(json!({ "mode": "lost", "recorded": false }))).await;
+    town.merge(&pull).await;
+    town.settle().await;
+    town.control("POST", "/_/webhooks", Some(json!({ "mode": "normal" }))).await;
+    landfall::reconcile::resync(town.world()).await.expect("GitHub is asked");
+    town.settle().await;
+    assert!(known().merged);
+    assert_eq!(known().untouched, before);
+    town.leave().await;
+}

@@ -79,6 +79,23 @@ impl GitHubError {
         }
     }
 
+    /// Whether it says something of what was asked for only, so that the next thing is worth its call.
+    pub fn is_of_one_thing(&self) -> bool {
+        match self {
+            GitHubError::NotFound { .. }
+            | GitHubError::Moved { .. }
+            | GitHubError::TooLarge { .. }
+            | GitHubError::Refused { .. }
+            | GitHubError::Unexpected { .. } => true,
+            GitHubError::Limited { .. }
+            | GitHubError::Unavailable { .. }
+            | GitHubError::Unauthorized { .. }
+            | GitHubError::Suspended
+            | GitHubError::NotInstalled
+            | GitHubError::Forbidden { .. } => false,
+        }
+    }
+
     /// Whether a write may have taken effect all the same.
     pub fn outcome_unknown(&self) -> bool {
         matches!(self, GitHubError::Unavailable { outcome_unknown: true, .. })

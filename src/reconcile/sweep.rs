@@ -6,6 +6,7 @@ use super::deliver::{fresh_for, handle_of, pull_of, read_repository, with_messag
 use super::observe::{self, label};
 use super::{LINE_WAIT, Next, Trouble, World, act, addon_servers, addons, build, policy, prune, setup, split, touched};
 use crate::domain::*;
+use crate::github::{GitHubError, RepoHandle};
 use crate::platform::{self, ProcessStatus};
 use crate::store::queue;
 use crate::workflow::{Change, Snapshot, decide};
@@ -216,7 +217,7 @@ const MOST_DELIVERIES_LOOKED_AT: usize = 12_800;
 
 /// Asks GitHub to send again what did not arrive. It never does so by itself, and forgets deliveries after three days.
 async fn ask_for_missed_deliveries(world: &World) -> Result<(), Trouble> {
-    let github = |error: crate::github::GitHubError| Trouble::github(&error, world.now());
+    let github = |error: GitHubError| Trouble::github(&error, world.now());
     let mut most = DELIVERIES_LOOKED_AT;
     let newest = loop {
         let newest = world.github.hook_deliveries(most).await.map_err(github)?;
@@ -279,7 +280,7 @@ pub(super) async fn repository(world: &World, id: RepositoryId) -> Result<Next, 
 
 async fn compare(world: &World, repository: &Repository) -> Result<(), Trouble> {
     let handle = handle_of(repository);
-    let github = |error: &crate::github::GitHubError| Trouble::github(error, world.now());
+    let github = |error: &GitHubError| Trouble::github(error, world.now());
     let open = world.github.open_pulls(&handle).await.map_err(|error| github(&error))?;
     let mut events = Vec::new();
     for pull in &open {
@@ -289,8 +290,7 @@ async fn compare(world: &World, repository: &Repository) -> Result<(), Trouble> 
     let open_numbers: BTreeSet<PullNumber> = open.iter().map(|pull| pull.number).collect();
     for known in world.store.pulls(repository.id)? {
         if known.open && !open_numbers.contains(&known.number) {
-            let fresh = world.github.pull(&handle, known.number).await.map_err(|error| github(&error))?;
-            events.push(Event::PullClosed { pull: pull_of(repository.id, &fresh) });
+            events.extend(unlisted(world, &handle, known).await?);
         }
     }
     // A staging app that never was, or was taken away, is made by the next push, not by looking.
@@ -342,6 +342,22 @@ async fn compare(world: &World, repository: &Repository) -> Result<(), Trouble> 
     }
     world.wake.notify_waiters();
     Ok(())
+}
+
+/// What became of a pull request that GitHub does not list as open. The list alone closes nothing: it may be older than
+/// the pull request, and what closes while its pages are read moves another one off them.
+async fn unlisted(world: &World, handle: &RepoHandle, known: Pull) -> Result<Option<Event>, Trouble> {
+    let pull = match world.github.pull(handle, known.number).await {
+        Ok(fresh) => with_message(world, handle, pull_of(handle.id, &fresh)).await?,
+        Err(GitHubError::NotFound { .. }) => Pull { open: false, ..known },
+        // The others are not to wait for this one.
+        Err(error) if error.is_of_one_thing() => {
+            warn!("could not look at pull request {} of {}/{}: {error}", known.number, handle.owner, handle.name);
+            return Ok(None);
+        }
+        Err(error) => return Err(Trouble::github(&error, world.now())),
+    };
+    Ok(Some(if pull.open { Event::PullChanged { pull } } else { Event::PullClosed { pull } }))
 }
 
 /// GitHub does not show the repository. Nobody may have heard that the grant ended; then it ends a while later.

@@ -60,6 +60,8 @@ fn add_fault(world: &World, request: &Request) -> Outcome {
         "502" => FaultKind::Status502,
         "503" => FaultKind::Status503,
         "401" => FaultKind::Unauthorized,
+        "404" => FaultKind::Missing,
+        "empty" => FaultKind::EmptyList,
         "403-secondary" => FaultKind::Secondary,
         "403-primary" => FaultKind::Primary,
         "429" => FaultKind::TooMany,

@@ -8,9 +8,9 @@
 //!
 //! Controls, JSON without a token, from the loopback interface only:
 //! - `POST /_/faults` `{match: {method?, path_regex?}, fault, count?, retry_after?, delay_ms?}` with `fault` one of
-//!   `500` (after the effect: `500-after`), `502`, `503`, `403-secondary`, `403-primary`, `429`, `401`, `delay`,
-//!   `drop-before` and `drop-after` (cut without an answer, before or after the effect); `count` 0 stands for ever.
-//!   `GET` lists what is left, `DELETE` clears.
+//!   `500` (after the effect: `500-after`), `502`, `503`, `403-secondary`, `403-primary`, `429`, `401`, `404`,
+//!   `empty` (a list with nothing in it), `delay`, `drop-before` and `drop-after` (cut without an answer, before or after
+//!   the effect); `count` 0 stands for ever. `GET` lists what is left, `DELETE` clears.
 //! - `POST /_/webhooks` `{mode}`: `normal`, `lost` (recorded as failed, never sent; with `recorded: false` without a
 //!   trace), `doubled`, `reversed`, `held`; `POST /_/webhooks/release` lets held ones go; `GET` tells mode and queue.
 //! - `GET /_/requests` (`?since=ID`): every call with method, path, status, time, actor; `DELETE` clears.

@@ -13,6 +13,7 @@ use actix_web::dev::{Extensions, ServerHandle};
 use actix_web::http::StatusCode;
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
 use anyhow::{Context as _, Result};
+use serde_json::Value;
 
 use super::access::{self, Actor, Call};
 use super::wire::{Answer, Content, Problem, Request, etag, guid, parse_query, percent_decode};
@@ -215,6 +216,8 @@ fn instead(request: &HttpRequest, world: &World, fault: &Fault, started: Instant
         FaultKind::Status502 => retried(html(502, "Unicorn! This page is taking too long to load.")),
         FaultKind::Status503 => retried(html(503, "No server is currently available to service your request.")),
         FaultKind::Unauthorized => into_response(Problem::bad_credentials().answer(), false),
+        FaultKind::Missing => into_response(Problem::not_found().answer(), false),
+        FaultKind::EmptyList => into_response(Answer::json(200, Value::Array(Vec::new())), false),
         FaultKind::Secondary => limited(403, SECONDARY, false),
         FaultKind::TooMany => limited(429, SECONDARY, false),
         FaultKind::Primary => limited(403, "API rate limit exceeded for installation ID 50001.", true),

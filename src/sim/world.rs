@@ -44,6 +44,8 @@ pub enum FaultKind {
     Status502,
     Status503,
     Unauthorized,
+    Missing,
+    EmptyList,
     Secondary,
     Primary,
     TooMany,
