@@ -325,3 +325,27 @@ async fn a_pull_request_that_github_does_not_find_keeps_no_other_one_waiting() {
     assert!(town.world().store.pulls(id).unwrap().iter().all(|pull| !pull.open));
     town.leave().await;
 }
+
+#[actix_web::test]
+async fn a_delivery_that_github_does_not_send_again_keeps_no_later_one_back() {
+    let town = Town::start().await;
+    let repository = town.make_repository("hello", "one").await;
+    town.push(&repository, "change", "two").await;
+    let pull = town.open_pull(&repository, "change", "Say two").await;
+    town.settle().await;
+    town.compare().await;
+    town.control("POST", "/_/webhooks", Some(json!({ "mode": "lost" }))).await;
+    for stage in ["staging", "production"] {
+        town.say(&pull, &format!("/lock {stage} the sale is on"), OWNER).await;
+    }
+    town.settle().await;
+    town.control("POST", "/_/webhooks", Some(json!({ "mode": "normal" }))).await;
+    town.fault("POST", "/attempts$", "404", 1).await;
+    let id = town.world().store.repositories().unwrap()[0].id;
+    let locked = || town.world().store.pipeline(id).unwrap().locks.into_iter().map(|lock| lock.stage);
+    town.compare().await;
+    assert_eq!(locked().collect::<Vec<_>>(), [landfall::domain::StageKind::Production]);
+    town.compare().await;
+    assert_eq!(locked().count(), 2);
+    town.leave().await;
+}

@@ -237,7 +237,14 @@ async fn ask_for_missed_deliveries(world: &World) -> Result<(), Trouble> {
             continue;
         }
         info!(delivery = guid, "asking GitHub to send delivery {guid} ({}) again", delivery.event);
-        world.github.redeliver(delivery.id).await.map_err(github)?;
+        match world.github.redeliver(delivery.id).await {
+            Ok(()) => {}
+            // What it does not send again keeps nothing back that came after it.
+            Err(error) if error.is_of_one_thing() => {
+                warn!(delivery = guid, "GitHub does not send {guid} again: {error}")
+            }
+            Err(error) => return Err(github(error)),
+        }
     }
     Ok(())
 }
