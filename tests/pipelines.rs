@@ -376,6 +376,35 @@ async fn a_review_app_can_wait_for_its_tests_and_a_promotion_can_name_what_it_me
     town.leave().await;
 }
 
+#[actix_web::test]
+async fn a_review_app_that_waits_for_its_tests_is_made_when_they_are_green_at_the_second_try() {
+    let town = Town::start().await;
+    let repository = town.make_repository("hello", "one").await;
+    town.rule(&repository, "[pipeline.review]\nwait_for_ci = true\n").await;
+    let mut pulls = Vec::new();
+    for branch in ["comment", "button", "desk"] {
+        let head = town.push(&repository, branch, &format!("{FAILING} by {branch}")).await;
+        pulls.push((town.open_pull(&repository, branch, branch).await, head));
+    }
+    town.settle().await;
+    let apps = ["hello-pr-1", "hello-pr-2", "hello-pr-3"];
+    assert_eq!(apps.map(|app| town.served(app)), [None, None, None], "red code waits");
+
+    town.let_tests_pass();
+    town.say(&pulls[0].0, "/retest failed", OWNER).await;
+    let checks = town.control("GET", &format!("/repos/{repository}/commits/{}/check-runs", pulls[1].1), None).await;
+    let again = json!({ "repo": repository, "check_run": checks["check_runs"][0]["id"], "user": OWNER });
+    town.control("POST", "/_/rerequest", Some(again)).await;
+    let run = town.world().store.runs().unwrap().into_iter().find(|run| run.commit.as_str() == pulls[2].1).unwrap();
+    landfall::reconcile::command::rerun(town.world(), &run, OWNER, false).await.unwrap().expect("it may be run again");
+    town.settle().await;
+    for ((_, head), app) in pulls.iter().zip(apps) {
+        assert!(town.served(app).is_some(), "{app} is not there");
+        assert_eq!(town.status(&repository, head, "landfall/review-app").await.expect("a status").0, "success");
+    }
+    town.leave().await;
+}
+
 /// The hosts that the router leads to an app.
 pub(crate) fn hosts(town: &Town, app: &str) -> Vec<String> {
     let router = town.router.lock().expect("no holder panics");

@@ -72,7 +72,11 @@ pub async fn rerun(
     let repository = repository_of(world, run.repository)?;
     let event =
         Event::RerunAsked { commit: run.commit.clone(), run: Some(run.number), by: Some(by.to_owned()), only_failed };
-    let changes = decide(&event, &snapshot(world, &repository)?);
+    let pull = match run.pull {
+        Some(number) => world.store.pull(repository.id, number)?,
+        None => None,
+    };
+    let changes = decide(&event, &Snapshot { pull, ..snapshot(world, &repository)? });
     if changes.is_empty() {
         return Ok(Err(Refusal::NothingToTest));
     }

@@ -12,7 +12,7 @@ use crate::github::event::{
 };
 use crate::github::{self, GitHubError, RepoHandle};
 use crate::store::{DeliveryRecord, StoreError, Transaction};
-use crate::workflow::{Change, Promotable, Snapshot, decide, mentioned_commands, needs_right, targets};
+use crate::workflow::{Change, Promotable, Snapshot, decide, mentioned_commands, needs_right, run_again, targets};
 use std::time::Duration;
 use tracing::info;
 
@@ -450,6 +450,11 @@ async fn snapshot(
             if let Some(branch) = waiting_for(world, repository.id, commit)? {
                 let wanted = snapshot.policy().staging.wait_for;
                 snapshot.others = Some(checks::of_commit(world, &repository, &branch, commit, wanted).await?);
+            }
+        }
+        Event::RerunAsked { commit, run, .. } => {
+            if let Some(number) = run_again(commit, *run, &snapshot.runs).and_then(|run| run.pull) {
+                snapshot.pull = world.store.pull(repository.id, number)?;
             }
         }
         Event::BranchPushed { branch, commit } => {

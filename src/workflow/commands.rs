@@ -171,7 +171,7 @@ fn effect(command: &Command, given: &Given<'_>, snapshot: &Snapshot) -> Result<E
             let (change, notes) = roll_back(only()?, *to, given.author, snapshot)?;
             Ok(Effect { changes: vec![change], answer: Answer::Done, notes })
         }
-        Command::Retest { failed } => retest(given.pull, *failed, snapshot).map(Effect::done),
+        Command::Retest { failed } => retest(given, *failed, snapshot).map(Effect::done),
         Command::Cancel => cancel(given, snapshot),
         Command::Deploy { .. } => deploy(&keys, given, snapshot),
         Command::Approve { commit } => approve(commit, &keys, given, snapshot),
@@ -507,7 +507,8 @@ fn is_approved(pull: &Pull, snapshot: &Snapshot) -> bool {
     apps.any(|deploy| deploy.commit == pull.head)
 }
 
-fn retest(pull: PullNumber, failed: bool, snapshot: &Snapshot) -> Result<Vec<Change>, Refusal> {
+fn retest(given: &Given<'_>, failed: bool, snapshot: &Snapshot) -> Result<Vec<Change>, Refusal> {
+    let pull = given.pull;
     let known = open_pull(pull, snapshot)?;
     if known.is_fork() && !is_approved(known, snapshot) {
         return Err(Refusal::NeedsApproval { commit: known.head.clone() });
@@ -519,7 +520,7 @@ fn retest(pull: PullNumber, failed: bool, snapshot: &Snapshot) -> Result<Vec<Cha
     let folders = snapshot.policy().folders();
     let is_red =
         |run: &TestRun| run.verdict.as_ref().is_some_and(|verdict| !verdict.is_green()) && run.cancelled.is_none();
-    let mut changes = Vec::new();
+    let (mut changes, mut deploys) = (Vec::new(), Vec::new());
     for part in &folders {
         let newest = of_head().filter(|run| run.part == *part).max_by_key(|run| run.number);
         let red = newest.is_some_and(is_red);
@@ -535,8 +536,13 @@ fn retest(pull: PullNumber, failed: bool, snapshot: &Snapshot) -> Result<Vec<Cha
             only_failed_of: newest.filter(|_| failed).map(|run| run.number),
             untouched: false,
         });
+        deploys.extend(policy::review_deploy_after(&known.head, *part, Some(given.author), snapshot));
     }
-    if changes.is_empty() { Err(Refusal::NothingFailed) } else { Ok(changes) }
+    if changes.is_empty() {
+        return Err(Refusal::NothingFailed);
+    }
+    changes.extend(deploys);
+    Ok(changes)
 }
 
 fn cancel(given: &Given<'_>, snapshot: &Snapshot) -> Result<Effect, Refusal> {

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub struct Snapshot {
     pub now: Timestamp,
     pub repository: Repository,
-    /// The pull request of the event, as it was known before.
+    /// The pull request of the event, or of the run that it asks for again, as it was known before.
     pub pull: Option<Pull>,
     pub apps: Vec<App>,
     /// Releases of staging and production that a command may name.
@@ -357,6 +357,14 @@ fn group_gone(branch: &str, snapshot: &Snapshot) -> Vec<Change> {
     vec![Change::CancelRuns { pull: None, branch: branch.to_owned(), except: None, because: Cancelled::Dequeued }]
 }
 
+/// The run that is to be done again: the one that was named, else the commit's newest.
+pub fn run_again<'a>(commit: &Sha, number: Option<RunNumber>, runs: &'a [TestRun]) -> Option<&'a TestRun> {
+    let same = |run: &&TestRun| {
+        run.commit == *commit && run.repeats.is_none() && number.is_none_or(|number| run.number == number)
+    };
+    runs.iter().filter(same).max_by_key(|run| run.number)
+}
+
 fn rerun(
     commit: &Sha,
     number: Option<RunNumber>,
@@ -364,10 +372,7 @@ fn rerun(
     only_failed: bool,
     snapshot: &Snapshot,
 ) -> Vec<Change> {
-    let same = |run: &&TestRun| {
-        run.commit == *commit && run.repeats.is_none() && number.is_none_or(|number| run.number == number)
-    };
-    let Some(run) = snapshot.runs.iter().filter(same).max_by_key(|run| run.number) else {
+    let Some(run) = run_again(commit, number, &snapshot.runs) else {
         return Vec::new();
     };
     if run.verdict.is_none() && run.cancelled.is_none() {
@@ -381,7 +386,9 @@ fn rerun(
         only_failed_of: only_failed.then_some(run.number),
         untouched: false,
     }];
-    if run.pull.is_none() {
+    if run.pull.is_some() {
+        changes.extend(policy::review_deploy_after(commit, run.part, by, snapshot));
+    } else {
         // Red master was not deployed; green at the second try, it is.
         for key in snapshot.policy().staging_keys() {
             let app = snapshot.app(key).filter(|_| snapshot.policy().folder_of(key) == run.part);

@@ -182,6 +182,16 @@ pub fn review_deploy(key: AppKey, pull: &Pull, by: Option<&str>, snapshot: &Snap
     }
 }
 
+/// A review app that red tests of this commit held back is deployed once they are green at the second try.
+pub fn review_deploy_after(commit: &Sha, folder: Part, by: Option<&str>, snapshot: &Snapshot) -> Option<Change> {
+    let pull = snapshot.pull.as_ref().filter(|pull| pull.open && pull.head == *commit)?;
+    let key = AppKey::new(Stage::Review(pull.number), folder);
+    let newest = snapshot.running(key).and_then(App::newest).filter(|newest| newest.commit == *commit)?;
+    let is_red = matches!(newest.outcome, Some(Outcome::Failed { failure: Failure::Tests { .. }, .. }));
+    let may_go = barred(StageKind::Review, &snapshot.pipeline, snapshot.now).is_none();
+    (is_red && may_go).then(|| review_deploy(key, pull, by, snapshot))
+}
+
 /// Whether the commit's own tests of a folder are green: the newest verdict counts.
 pub fn is_tested(commit: &Sha, folder: Part, snapshot: &Snapshot) -> bool {
     let concluded = snapshot.runs.iter().filter(|run| {

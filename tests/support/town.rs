@@ -444,6 +444,15 @@ impl Town {
         panic!("the slug has no page")
     }
 
+    /// From now on tests pass, whatever stands in the page.
+    pub fn let_tests_pass(&self) {
+        self.memory.script(|spec| {
+            let mut spec = spec.clone();
+            spec.environment.retain(|name, value| name != "FAILING" || value != "tests");
+            script(&spec)
+        });
+    }
+
     /// Every test ends with this: nothing waits, nothing runs that has no record, no build is left.
     pub async fn leave(mut self) {
         let world = self.world();
