@@ -487,3 +487,37 @@ async fn a_pull_request_that_is_closed_while_it_is_deployed_leaves_nothing() {
     assert_eq!(town.served("hello-staging").as_deref(), Some("one"));
     town.leave().await;
 }
+
+#[actix_web::test]
+async fn what_was_given_again_before_its_loss_was_heard_of_is_not_lost() {
+    let town = Town::start().await;
+    let repository = town.make_repository("hello", "one").await;
+    town.push(&repository, "change", "two").await;
+    town.open_pull(&repository, "change", "Say two").await;
+    town.settle().await;
+    let made = town.app_record("hello-pr-1").id;
+    let select = |selected: bool| json!({ "repo": repository, "selected": selected });
+    town.control("POST", "/_/webhooks", Some(json!({ "mode": "lost" }))).await;
+    town.control("POST", "/_/select", Some(select(false))).await;
+    town.settle().await;
+    town.control("POST", "/_/webhooks", Some(json!({ "mode": "normal" }))).await;
+    town.control("POST", "/_/select", Some(select(true))).await;
+    town.settle().await;
+    landfall::reconcile::resync(town.world()).await.expect("GitHub can be asked");
+    // Whoever could send webhooks once may say anything.
+    let known = town.control("GET", &format!("/repos/{repository}"), None).await;
+    let payload = json!({ "action": "deleted", "repository": known, "sender": known["owner"] });
+    town.control("POST", "/_/emit", Some(json!({ "event": "repository", "payload": payload }))).await;
+    town.settle().await;
+    let heard = town.world().store.deliveries(None, 100).unwrap();
+    for event in ["installation_repositories", "repository"] {
+        let ignored = |delivery: &&landfall::domain::Delivery| {
+            delivery.event == event && matches!(delivery.state, landfall::domain::DeliveryState::Ignored { .. })
+        };
+        assert!(heard.iter().any(|delivery| ignored(&delivery)), "{event}: {heard:#?}");
+    }
+    assert_eq!(town.app_record("hello-pr-1").id, made, "it was taken away");
+    assert_eq!(town.served("hello-pr-1").as_deref(), Some("two"));
+    assert!(town.world().store.repositories().unwrap()[0].granted);
+    town.leave().await;
+}

@@ -13,6 +13,7 @@ use crate::github::event::{
 use crate::github::{self, GitHubError, RepoHandle};
 use crate::store::{DeliveryRecord, StoreError, Transaction};
 use crate::workflow::{Change, Promotable, Snapshot, decide, mentioned_commands, needs_right, run_again, targets};
+use std::collections::BTreeSet;
 use std::time::Duration;
 use tracing::info;
 
@@ -61,7 +62,7 @@ pub(super) async fn process(world: &World, id: &str, attempts: u32) -> Result<Ne
     match meaning(event, world.config.github.app_id) {
         Meaning::Ignored(why) => ignore(world, record, why).await?,
         Meaning::Installed { installation, added, ended } => {
-            installed(world, record, installation, added, ended).await?;
+            installed(world, record, installation, added, ended, attempts).await?;
         }
         Meaning::About { repository, event, before, updated_at } => {
             let Some(_alone) = world.locks.of_repository(repository.id).await else {
@@ -322,7 +323,13 @@ async fn about(
         let Some(repository) = world.store.repository(facts.id)? else {
             return Ok(ignore(world, record, IgnoredBecause::NothingToDo).await?);
         };
-        finish(world, record, repository, vec![Change::EndGrant]).await?;
+        let changes = match read_repository(world, repository.installation, repository.id).await {
+            Ok(_) if attempts < LATE_ANSWERS => return Err(answer_is_late()),
+            Ok(_) => Vec::new(),
+            Err(Trouble::NoAccess) => vec![Change::EndGrant],
+            Err(trouble) => return Err(trouble),
+        };
+        finish(world, record, repository, changes).await?;
         act::refresh_routes(world).await;
         return Ok(());
     }
@@ -353,6 +360,13 @@ async fn about(
     Ok(())
 }
 
+/// So many times GitHub is asked again whose answer may be older than the event that it sent.
+const LATE_ANSWERS: u32 = 5;
+
+fn answer_is_late() -> Trouble {
+    Trouble::retry_in(Duration::from_secs(2), "GitHub's answer is older than its event")
+}
+
 /// The truth behind the event; `None` when there is nothing left of it.
 async fn read_again(
     world: &World,
@@ -372,8 +386,8 @@ async fn read_again(
             // GitHub's answer may be older than the event that it sent: then the event is the better source, once
             // some time was given to the answer.
             let stale = matches!((fresh.updated_at, updated_at), (Some(read), Some(told)) if read < told);
-            if stale && attempts < 5 {
-                return Err(Trouble::retry_in(Duration::from_secs(2), "GitHub's answer is older than its event"));
+            if stale && attempts < LATE_ANSWERS {
+                return Err(answer_is_late());
             }
             let truth = if stale { pull } else { pull_of(handle.id, &fresh) };
             let truth = with_message(world, handle, truth).await?;
@@ -385,7 +399,7 @@ async fn read_again(
             }
             match world.github.branch_head(handle, &branch).await {
                 Ok(None) => Ok(None),
-                Ok(Some(head)) if Some(&head) == before.as_ref() && head != commit && attempts < 5 => {
+                Ok(Some(head)) if Some(&head) == before.as_ref() && head != commit && attempts < LATE_ANSWERS => {
                     Err(Trouble::retry_in(Duration::from_secs(2), "GitHub does not show the pushed commit yet"))
                 }
                 Ok(Some(head)) => Ok(Some(Event::BranchPushed { branch, commit: head })),
@@ -680,6 +694,36 @@ async fn change_state(
         .await
 }
 
+/// Of the repositories that an installation is said to have lost, those that it does not have now: it may have got them
+/// again before this was heard. Whoever may see a public repository need not have it, so the installation is asked for.
+async fn lost(
+    world: &World,
+    installation: InstallationId,
+    ended: &Ended,
+    attempts: u32,
+) -> Result<BTreeSet<RepositoryId>, Trouble> {
+    let mut lost = BTreeSet::new();
+    for repository in world.store.repositories()? {
+        let said = match ended {
+            Ended::Nowhere => false,
+            Ended::Everywhere => true,
+            Ended::For(lost) => lost.contains(&repository.id),
+        };
+        if !said || repository.installation != Some(installation) {
+            continue;
+        }
+        match world.github.repository_installation(&repository.owner, &repository.name).await {
+            Ok(found) if found == installation && attempts < LATE_ANSWERS => return Err(answer_is_late()),
+            Ok(found) if found == installation => {}
+            Ok(_) | Err(GitHubError::NotInstalled) => {
+                lost.insert(repository.id);
+            }
+            Err(error) => return Err(Trouble::github(&error, world.now())),
+        }
+    }
+    Ok(lost)
+}
+
 /// The installation got or lost repositories. Those that it got are known from now on, and looked at soon.
 async fn installed(
     world: &World,
@@ -687,10 +731,12 @@ async fn installed(
     installation: InstallationId,
     added: Vec<RepoRef>,
     ended: Ended,
+    attempts: u32,
 ) -> Result<(), Trouble> {
     world.github.installation_changed(installation);
+    let lost = lost(world, installation, &ended, attempts).await?;
+    let left = !lost.is_empty();
     let now = world.now();
-    let left = !matches!(ended, Ended::Nowhere);
     world
         .commit(move |tx| {
             let Some(mut record) = not_yet_applied(tx, &record.delivery.id)? else { return Ok(()) };
@@ -699,12 +745,7 @@ async fn installed(
                 if repository.installation != Some(installation) {
                     continue;
                 }
-                let lost = match &ended {
-                    Ended::Nowhere => false,
-                    Ended::Everywhere => true,
-                    Ended::For(lost) => lost.contains(&repository.id),
-                };
-                if lost {
+                if lost.contains(&repository.id) {
                     let change = Change::EndGrant;
                     decisions.push(change.summary());
                     apply(tx, &repository, &[change], Fresh { app_ids: Vec::new() }, now)?;
