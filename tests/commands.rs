@@ -455,3 +455,29 @@ async fn the_dashboard_gives_the_orders_of_a_comment_and_keeps_rules() {
     assert_eq!(verbs, ["rules", "deploy", "lock", "unlock", "unlock"]);
     town.leave().await;
 }
+
+#[actix_web::test]
+async fn a_command_knows_what_those_before_it_in_its_comment_did() {
+    let town = Town::start().await;
+    let repository = town.make_repository("hello", "one").await;
+    town.push(&repository, "change", "two").await;
+    let pull = town.open_pull(&repository, "change", "Say two").await;
+    let (fork, head) = town.open_fork(&repository, "mallory").await;
+    town.settle().await;
+    let before = town.app_record("hello-pr-1").deploys.len();
+    town.say(&pull, "/destroy\n/deploy", OWNER).await;
+    town.settle().await;
+    assert_eq!(town.served("hello-pr-1").as_deref(), Some("two"));
+    assert_eq!(town.app_record("hello-pr-1").deploys.len(), before + 1);
+    let id = town.world().store.repositories().unwrap()[0].id;
+    assert_eq!(town.world().store.pulls(id).unwrap()[0].parked, None);
+
+    // What the approval begins is under way: there is nothing to test once more.
+    town.say(&fork, &format!("/approve {head}\n/retest"), OWNER).await;
+    town.settle().await;
+    let comment = town.comment(&fork).await;
+    assert!(comment.contains("the run is still going on"), "{comment}");
+    let runs = town.world().store.runs().unwrap();
+    assert_eq!(runs.iter().filter(|run| run.commit.as_str() == head).count(), 1);
+    town.leave().await;
+}

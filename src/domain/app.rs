@@ -123,6 +123,29 @@ pub struct Deploy {
     pub not_before: Option<Timestamp>,
 }
 
+impl Deploy {
+    /// A wish of which nothing has happened yet. Its number is its app's to give.
+    pub fn new(commit: Sha, branch: String, cause: Cause, by: Option<String>, at: Timestamp) -> Deploy {
+        Deploy {
+            number: 0,
+            commit,
+            branch,
+            cause,
+            by,
+            asked_at: at,
+            gate: None,
+            tree: None,
+            release: None,
+            released: false,
+            outcome: None,
+            missing: Vec::new(),
+            waits_for: Vec::new(),
+            checked_at: None,
+            not_before: None,
+        }
+    }
+}
+
 /// Where a deploy's bytes come from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
@@ -191,6 +214,48 @@ pub enum Phase {
 }
 
 impl App {
+    /// An app that nothing was asked of yet. Its id is whoever writes it down to give.
+    pub fn new(name: AppName, repository: RepositoryId, key: AppKey, at: Timestamp) -> App {
+        App {
+            name,
+            id: String::new(),
+            repository,
+            stage: key.stage,
+            part: key.part,
+            wanted: Wanted::Running,
+            deploys: Vec::new(),
+            live: None,
+            last_release: 0,
+            generated: BTreeMap::new(),
+            postdeploy_done: false,
+            asleep_since: None,
+            woken_at: None,
+            created_at: at,
+            untrusted: false,
+            restart_at: None,
+            restart_only: None,
+            maintenance: false,
+            kept_until: None,
+            watch: None,
+            formation: None,
+            scaled_at: None,
+            one_offs: Vec::new(),
+            last_one_off: 0,
+            farewell: Farewell::default(),
+        }
+    }
+
+    /// Wants this from now on, instead of what was wanted before. The answer is the deploy's number.
+    pub fn want(&mut self, deploy: Deploy) -> u64 {
+        self.wanted = Wanted::Running;
+        for older in self.deploys.iter_mut().filter(|older| older.outcome.is_none()) {
+            older.outcome = Some(Outcome::Superseded { at: deploy.asked_at });
+        }
+        let number = self.deploys.last().map_or(1, |newest| newest.number + 1);
+        self.deploys.push(Deploy { number, ..deploy });
+        number
+    }
+
     pub fn key(&self) -> AppKey {
         AppKey::new(self.stage, self.part)
     }

@@ -251,6 +251,40 @@ pub enum RunState {
 }
 
 impl TestRun {
+    /// A run that is yet to begin. Its number among its repository's is whoever writes it down to give.
+    pub fn new(
+        number: RunNumber,
+        repository: RepositoryId,
+        pull: Option<PullNumber>,
+        part: Part,
+        branch: String,
+        commit: Sha,
+        at: Timestamp,
+    ) -> TestRun {
+        TestRun {
+            number,
+            repository,
+            ordinal: 0,
+            pull,
+            part,
+            branch,
+            commit,
+            tree: None,
+            created_at: at,
+            started_at: None,
+            nodes: 0,
+            results: BTreeMap::new(),
+            cancelled: None,
+            verdict: None,
+            finished_at: None,
+            split: None,
+            only_failed_of: None,
+            repeats: None,
+            untrusted: false,
+            setup: Setup::Open,
+        }
+    }
+
     pub fn state(&self) -> RunState {
         match &self.verdict {
             Some(Verdict::Passed | Verdict::Reused { .. } | Verdict::NoTests | Verdict::Untouched) => {

@@ -33,38 +33,17 @@ pub fn apply(
             }
             Change::Deploy { key, commit, branch, cause, by, after_tests } => {
                 let mut app = app_or_new(tx, repository, *key, &mut fresh, now)?;
-                app.wanted = Wanted::Running;
                 app.untrusted = is_untrusted(tx, repository, app.pull())?;
                 app.farewell.done = false;
                 if let Some(number) = key.pull() {
                     tx.put_farewell(repository.id, number, None)?;
                 }
-                for older in app.deploys.iter_mut().filter(|older| older.outcome.is_none()) {
-                    older.outcome = Some(Outcome::Superseded { at: now });
+                let mut deploy = Deploy::new(commit.clone(), branch.clone(), cause.clone(), by.clone(), now);
+                if *after_tests {
+                    let policy = tx.stored_pipeline(repository.id)?.map(|state| state.policy).unwrap_or_default();
+                    deploy.gate = gate_of(tx, repository, &started, policy.folder_of(*key), commit)?;
                 }
-                let number = app.deploys.last().map_or(1, |newest| newest.number + 1);
-                app.deploys.push(Deploy {
-                    number,
-                    commit: commit.clone(),
-                    branch: branch.clone(),
-                    cause: cause.clone(),
-                    by: by.clone(),
-                    asked_at: now,
-                    gate: if *after_tests {
-                        let policy = tx.stored_pipeline(repository.id)?.map(|state| state.policy).unwrap_or_default();
-                        gate_of(tx, repository, &started, policy.folder_of(*key), commit)?
-                    } else {
-                        None
-                    },
-                    tree: None,
-                    release: None,
-                    released: false,
-                    outcome: None,
-                    missing: Vec::new(),
-                    waits_for: Vec::new(),
-                    checked_at: None,
-                    not_before: None,
-                });
+                let number = app.want(deploy);
                 trim(&mut app);
                 newest_deploy = Some((app.name.clone(), number));
                 put_app(tx, &app, now)?;
@@ -118,26 +97,12 @@ pub fn apply(
                 let number = RunNumber(tx.next_number("run")?);
                 let ordinal = tx.next_number(&format!("run of {}", repository.id))?;
                 tx.put_run(&TestRun {
-                    number,
-                    repository: repository.id,
                     ordinal,
-                    pull: *pull,
-                    part: *part,
-                    branch: branch.clone(),
-                    commit: commit.clone(),
-                    tree: None,
-                    created_at: now,
-                    started_at: None,
-                    nodes: 0,
-                    results: std::collections::BTreeMap::new(),
-                    cancelled: None,
                     verdict: untouched.then_some(Verdict::Untouched),
                     finished_at: untouched.then_some(now),
-                    split: None,
                     only_failed_of: *only_failed_of,
-                    repeats: None,
                     untrusted: is_untrusted(tx, repository, *pull)?,
-                    setup: Setup::Open,
+                    ..TestRun::new(number, repository.id, *pull, *part, branch.clone(), commit.clone(), now)
                 })?;
                 if !untouched {
                     started.push((*part, number));
@@ -318,33 +283,8 @@ fn app_or_new(
         name = repository.app_name(key);
     }
     let last_release = tx.earlier_releases(&name)?;
-    Ok(App {
-        name,
-        id: fresh.app_ids.pop().unwrap_or_default(),
-        repository: repository.id,
-        stage: key.stage,
-        part: key.part,
-        wanted: Wanted::Running,
-        deploys: Vec::new(),
-        live: None,
-        last_release,
-        generated: std::collections::BTreeMap::new(),
-        postdeploy_done: false,
-        asleep_since: None,
-        woken_at: None,
-        created_at: now,
-        untrusted: false,
-        restart_at: None,
-        restart_only: None,
-        maintenance: false,
-        kept_until: None,
-        watch: None,
-        formation: None,
-        scaled_at: None,
-        one_offs: Vec::new(),
-        last_one_off: 0,
-        farewell: Farewell::default(),
-    })
+    let id = fresh.app_ids.pop().unwrap_or_default();
+    Ok(App { id, last_release, ..App::new(name, repository.id, key, now) })
 }
 
 fn remove(

@@ -1,7 +1,7 @@
 //! Slash-commands: who may give them, what they lead to.
 //!
 //! Each command gets a record with its answer, kept with the delivery that brought it, so that it is done exactly
-//! once. Several commands of one comment see what those before them changed of the pipeline's state.
+//! once. Several commands of one comment see what those before them changed.
 
 use super::policy::{self, barred, is_tested, no_right};
 use super::targets::targets;
@@ -82,16 +82,7 @@ pub(super) fn decide(
         match effect(&command, &given, &snapshot) {
             Ok(effect) => {
                 for change in &effect.changes {
-                    match change {
-                        Change::PutPipeline(state) => snapshot.pipeline = (**state).clone(),
-                        Change::PutPull(pull) => snapshot.pull = Some(pull.clone()),
-                        Change::Scale { key, formation } => {
-                            if let Some(app) = snapshot.apps.iter_mut().find(|app| app.key() == *key) {
-                                app.formation = Some(formation.clone());
-                            }
-                        }
-                        _ => {}
-                    }
+                    follow(change, &mut snapshot);
                 }
                 let deploys = effect
                     .changes
@@ -111,6 +102,44 @@ pub(super) fn decide(
         }
     }
     changes
+}
+
+/// Shows a command what one before it changed, which is written down with all the others' only.
+fn follow(change: &Change, snapshot: &mut Snapshot) {
+    let now = snapshot.now;
+    match change {
+        Change::PutPipeline(state) => snapshot.pipeline = (**state).clone(),
+        Change::PutPull(pull) => snapshot.pull = Some(pull.clone()),
+        Change::Scale { key, formation } => {
+            if let Some(app) = app_mut(*key, snapshot) {
+                app.formation = Some(formation.clone());
+            }
+        }
+        Change::Remove { key } => {
+            if let Some(app) = app_mut(*key, snapshot) {
+                app.wanted = Wanted::Gone;
+            }
+        }
+        Change::Deploy { key, commit, branch, cause, by, .. } => {
+            if snapshot.app(*key).is_none() {
+                let name = snapshot.name_of(*key);
+                snapshot.apps.push(App::new(name, snapshot.repository.id, *key, now));
+            }
+            if let Some(app) = app_mut(*key, snapshot) {
+                app.want(Deploy::new(commit.clone(), branch.clone(), cause.clone(), by.clone(), now));
+            }
+        }
+        Change::StartRun { pull, part, branch, commit, .. } => {
+            let number = snapshot.runs.iter().map(|run| run.number.0).max().unwrap_or_default() + 1;
+            let (repository, branch, commit) = (snapshot.repository.id, branch.clone(), commit.clone());
+            snapshot.runs.push(TestRun::new(RunNumber(number), repository, *pull, *part, branch, commit, now));
+        }
+        _ => {}
+    }
+}
+
+fn app_mut(key: AppKey, snapshot: &mut Snapshot) -> Option<&mut App> {
+    snapshot.apps.iter_mut().find(|app| app.key() == key)
 }
 
 /// What somebody at the machine asks for, by the same rules as a comment's command, but for the rights that GitHub gives:
