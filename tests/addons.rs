@@ -264,6 +264,49 @@ async fn a_review_app_begins_with_a_copy_of_the_template() {
     town.leave().await;
 }
 
+#[actix_web::test]
+async fn what_stands_in_a_database_is_never_run_with_the_operator_s_rights() {
+    let trap = "CREATE FUNCTION public.format(text, name, text) RETURNS text LANGUAGE sql \
+                AS $$ SELECT 'ALTER ROLE ' || quote_ident($3) || ' SUPERUSER' $$; CREATE SCHEMA bait";
+    let postgres = Postgres::start().await;
+    let operator = postgres.operator("postgres").await;
+    operator.batch_execute("CREATE DATABASE scrubbed").await.expect("a template");
+    postgres.operator("scrubbed").await.batch_execute(trap).await.expect("what an app of production left in its data");
+    let url = postgres.url();
+    let outside = Outside::stopping_at(0);
+    let town = Town::start_with(Some(outside.clone()), move |config: &mut Config| {
+        config.addons.postgres.url = Some(Secret::new(url.clone()));
+        config.addons.postgres.template = Some("scrubbed".to_owned());
+    })
+    .await;
+    let repository = town.make_repository("hello", "one").await;
+    push(&town, &repository, "change", r#"["heroku-postgresql"]"#, "two").await;
+    let pull = town.open_pull(&repository, "change", "Say two").await;
+    town.settle().await;
+    let (user, password, name) = database_of(&town, "hello-pr-1");
+    let app = postgres.connect(&user, &password, &name).await.expect("the app gets in");
+    app.batch_execute("ALTER FUNCTION public.format(text, name, text) STABLE; DROP SCHEMA bait")
+        .await
+        .expect("its own");
+    let role = async || {
+        let role = "SELECT rolsuper, rolconnlimit FROM pg_roles WHERE rolname = $1";
+        let row = operator.query_one(role, &[&user]).await.expect("the role");
+        (row.get::<_, bool>(0), row.get::<_, i32>(1))
+    };
+    assert_eq!(role().await, (false, 20));
+
+    // Another plan is another look at the database, which is the app's by now.
+    push(&town, &repository, "change", r#"["heroku-postgresql:standard-0"]"#, "three").await;
+    town.settle().await;
+    assert_eq!(role().await, (false, 120));
+    let handed_over = outside.names().into_iter().filter(|name| *name == "postgres ownership").count();
+    assert_eq!(handed_over, 1, "it is handed over once");
+    town.close(&pull).await;
+    town.settle().await;
+    assert_eq!(postgres.made().await, Vec::<String>::new());
+    town.leave().await;
+}
+
 fn database_of(town: &Town, app: &str) -> (String, String, String) {
     let history = town.memory.history();
     let spec = history.iter().rev().find(|spec| spec.name == "web.1" && spec.labels["app"] == app).expect("it started");

@@ -114,6 +114,10 @@ impl PostgresServer {
         if let Some(database) = database {
             config.dbname(database);
         }
+        // What an app put into a database, or into one that everybody may use, is not to be called instead of the
+        // server's own. These words count more than what a database or a role says of itself.
+        let words = format!("{} -c search_path=pg_catalog", config.get_options().unwrap_or_default());
+        config.options(words);
         let address = self.address.clone();
         let tls = tokio::task::spawn_blocking(move || Tls::new(address.encryption, address.authority.as_deref()));
         let tls = tls.await.map_err(|error| AddonError::Unreachable(error.to_string()))??;
@@ -248,6 +252,8 @@ impl PostgresServer {
             let rows = there.query(EXTENSIONS, &[]).await.map_err(|error| refused(&error))?;
             drop(there);
             let inside = self.connect(Some(&wanted.name())).await?;
+            // Where an extension that names no schema of its own is made.
+            inside.batch_execute("SET search_path = public").await.map_err(|error| refused(&error))?;
             for row in rows {
                 let extension: String = row.get(0);
                 outside::point("postgres extension").await;

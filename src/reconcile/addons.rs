@@ -228,7 +228,9 @@ async fn provision_postgres(world: &World, addon: &Addon) -> Result<Result<Provi
     let on_machine = network_of(world, &addon.owner) == Network::Host;
     let told = server.address().told(named.is_some() || on_machine, AUTHORITY.as_ref());
     let stranger = is_stranger(world, &addon.owner)?;
-    let may_copy = !stranger && is_review(world, &addon.owner)?;
+    // Nobody but us was in it before its app was told of it; from then on whatever stands in there is the app's.
+    let is_new = addon.config.is_none();
+    let may_copy = is_new && !stranger && is_review(world, &addon.owner)?;
     let database = Database {
         addon,
         tag: &tag,
