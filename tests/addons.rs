@@ -861,3 +861,22 @@ async fn an_app_speaks_tls_to_the_operator_s_redis_from_inside_its_walls() {
     assert_eq!(environment["REDIS_CA"], "/etc/landfall/redis.pem");
     machine.leave().await;
 }
+
+#[actix_web::test]
+async fn databases_of_a_postgresql_that_is_not_installed_any_more_wait_for_it_by_its_version() {
+    let town = Town::start().await;
+    let databases = town.world().folder("addons").join("pg/db");
+    std::fs::create_dir_all(&databases).expect("a folder");
+    std::fs::write(databases.join("PG_VERSION"), "9\n").expect("write the version");
+    let repository = town.make_repository("hello", "one").await;
+    push(&town, &repository, "change", r#"["heroku-postgresql"]"#, "two").await;
+    let pull = town.open_pull(&repository, "change", "Say two").await;
+    town.settle().await;
+    let comment = town.comment(&pull).await;
+    assert!(comment.contains("PostgreSQL 9 is not installed on this machine"), "{comment}");
+    assert_eq!(town.memory.history().iter().filter(|spec| spec.name == "postgres.1").count(), 0);
+    std::fs::remove_dir_all(town.world().folder("addons")).expect("as if there had never been any");
+    town.close(&pull).await;
+    town.settle().await;
+    town.leave().await;
+}

@@ -15,7 +15,7 @@ mod tls;
 
 pub use address::Address;
 pub use copy::{TARGET_PORT, TEMPLATE_PORT, copy_program, find_postgres_client, login, words};
-pub use own::{Program, find_postgres, find_redis, postgres_program, redis_program};
+pub use own::{Program, find_postgres, find_redis, postgres_program, redis_program, version_of_databases};
 pub use partner::Partner;
 pub use postgres::{Database, PostgresServer};
 pub use redis::{RedisSeen, RedisServer, memory_of, own_is_ready, policy_of};

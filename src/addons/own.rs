@@ -1,6 +1,7 @@
 //! The servers that Landfall runs for itself, as what is to be run: each inside the same walls as an app, without a
 //! network, its data in one folder that is bound to `/data`, its socket in there.
 
+use super::major_version;
 use std::path::{Path, PathBuf};
 
 /// Who makes databases and roles on the server of our own.
@@ -73,30 +74,69 @@ pub fn redis_program(program: &Path, port: Option<u16>, memory_mb: u64, policy: 
     Program { command, memory_bytes: (memory_mb << 21) + (64 << 20), processes: 64 }
 }
 
-/// The newest PostgreSQL that is installed: where Debian and Ubuntu put it, else where the search path finds it.
-pub fn find_postgres(search_path: &[PathBuf]) -> Option<PathBuf> {
-    let mut versions: Vec<(u32, PathBuf)> = std::fs::read_dir("/usr/lib/postgresql")
+/// The PostgreSQL of this major version, else the newest that is installed: where Debian and Ubuntu put it, else where the
+/// search path finds it.
+pub fn find_postgres(version: Option<u32>, search_path: &[PathBuf]) -> Option<PathBuf> {
+    find_postgres_below(Path::new("/usr/lib/postgresql"), version, search_path)
+}
+
+fn find_postgres_below(root: &Path, version: Option<u32>, search_path: &[PathBuf]) -> Option<PathBuf> {
+    let installed = std::fs::read_dir(root)
         .into_iter()
         .flatten()
         .flatten()
         .filter_map(|entry| {
-            let version = entry.file_name().to_str()?.parse().ok()?;
+            let found: u32 = entry.file_name().to_str()?.parse().ok()?;
             let programs = entry.path().join("bin");
-            programs.join("initdb").is_file().then_some((version, programs))
+            programs.join("initdb").is_file().then_some((found, programs))
         })
-        .collect();
-    versions.sort();
-    let installed = versions.pop().map(|(_, programs)| programs);
-    installed.or_else(|| {
+        .filter(|(found, _)| version.is_none_or(|wanted| *found == wanted))
+        .max();
+    installed.map(|(_, programs)| programs).or_else(|| {
         // Elsewhere than below /usr a sandbox does not see it.
-        search_path.iter().find(|folder| folder.starts_with("/usr") && folder.join("initdb").is_file()).cloned()
+        let folders = search_path.iter().filter(|folder| folder.starts_with("/usr") && folder.join("initdb").is_file());
+        folders.into_iter().find(|folder| version.is_none_or(|wanted| version_in(folder) == Some(wanted))).cloned()
     })
 }
 
+/// The major version of the PostgreSQL in a folder of programs, which says `postgres (PostgreSQL) 15.14`.
+fn version_in(programs: &Path) -> Option<u32> {
+    let said = std::process::Command::new(programs.join("postgres")).arg("--version").output().ok()?;
+    major_version(String::from_utf8(said.stdout).ok()?.split_whitespace().nth(2)?)
+}
+
+/// The major version that made the databases in a folder: no other one reads them. `None` before there are any.
+pub fn version_of_databases(folder: &Path) -> Option<u32> {
+    major_version(&std::fs::read_to_string(folder.join("db/PG_VERSION")).ok()?)
+}
 pub fn find_redis(search_path: &[PathBuf]) -> Option<PathBuf> {
     let folders = search_path.iter().cloned().chain([PathBuf::from("/usr/bin"), PathBuf::from("/usr/local/bin")]);
     folders
         .filter(|folder| folder.starts_with("/usr"))
         .flat_map(|folder| [folder.join("redis-server"), folder.join("valkey-server")])
         .find(|program| program.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn databases_are_served_by_the_version_that_made_them_however_new_another_one_is() {
+        let folder = tempfile::tempdir().expect("a folder");
+        for version in ["9.6", "15", "17"] {
+            let programs = folder.path().join(version).join("bin");
+            std::fs::create_dir_all(&programs).expect("a folder");
+            std::fs::write(programs.join("initdb"), "").expect("a program");
+        }
+        let found = |version| find_postgres_below(folder.path(), version, &[]);
+        let programs = |version: &str| Some(folder.path().join(version).join("bin"));
+        assert_eq!(version_of_databases(folder.path()), None);
+        assert_eq!(found(None), programs("17"));
+        std::fs::create_dir(folder.path().join("db")).expect("a folder");
+        std::fs::write(folder.path().join("db/PG_VERSION"), "15\n").expect("write the version");
+        assert_eq!(version_of_databases(folder.path()), Some(15));
+        assert_eq!(found(version_of_databases(folder.path())), programs("15"));
+        assert_eq!(found(Some(16)), None, "another one would not read them");
+    }
 }

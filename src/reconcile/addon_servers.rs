@@ -55,14 +55,16 @@ pub(super) async fn postgres(world: &World, own: bool) -> Result<Result<Postgres
             None => Err(AddonError::Unreachable("addons.postgres.url is not set any more".to_owned())),
         });
     }
-    let Some(programs) = addons::find_postgres(&crate::config::search_path()) else {
-        let problem = AddonProblem::NotInstalled { program: "PostgreSQL".to_owned() };
+    let folder = folder(world, "pg")?;
+    let version = addons::version_of_databases(&folder);
+    let Some(programs) = addons::find_postgres(version, &crate::config::search_path()) else {
+        let version = version.map(|version| format!(" {version}")).unwrap_or_default();
+        let problem = AddonProblem::NotInstalled { program: format!("PostgreSQL{version}") };
         return Ok(Err(AddonError::Refused(problem)));
     };
     let password = server_password(world, SHARED_POSTGRES).await?;
     let port = on_machine_s_network(world).then_some(settings.port);
     let program = addons::postgres_program(&programs, port, settings.memory_mb << 20, settings.connections);
-    let folder = folder(world, "pg")?;
     let server = Server {
         name: SHARED_POSTGRES.to_owned(),
         kind: "postgres",

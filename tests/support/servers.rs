@@ -41,7 +41,8 @@ impl Postgres {
     }
 
     async fn with(tls: bool) -> Postgres {
-        let programs = landfall::addons::find_postgres(&[]).expect("PostgreSQL is installed (script/test does it)");
+        let programs =
+            landfall::addons::find_postgres(None, &[]).expect("PostgreSQL is installed (script/test does it)");
         let folder = tempfile::Builder::new().prefix("landfall-pg-").tempdir().expect("a folder");
         if nix::unistd::geteuid().is_root() {
             std::os::unix::fs::chown(folder.path(), Some(UID), Some(UID)).expect("give the folder");
