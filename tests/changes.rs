@@ -349,3 +349,18 @@ async fn a_delivery_that_github_does_not_send_again_keeps_no_later_one_back() {
     assert_eq!(locked().count(), 2);
     town.leave().await;
 }
+
+#[actix_web::test]
+async fn upkeep_that_fails_keeps_nothing_from_being_looked_at() {
+    let town = Town::start().await;
+    town.make_repository("hello", "one").await;
+    town.settle().await;
+    let (builds, aside) = (town.world().folder("builds"), town.world().folder("builds-aside"));
+    std::fs::rename(&builds, &aside).unwrap();
+    assert!(landfall::reconcile::slow_tick(town.world()).await.is_err());
+    let queued = landfall::store::queue::entries(&town.world().store, "app:").unwrap();
+    assert!(!queued.is_empty());
+    std::fs::rename(&aside, &builds).unwrap();
+    town.settle().await;
+    town.leave().await;
+}

@@ -109,6 +109,7 @@ fn version_in(programs: &Path) -> Option<u32> {
 pub fn version_of_databases(folder: &Path) -> Option<u32> {
     major_version(&std::fs::read_to_string(folder.join("db/PG_VERSION")).ok()?)
 }
+
 pub fn find_redis(search_path: &[PathBuf]) -> Option<PathBuf> {
     let folders = search_path.iter().cloned().chain([PathBuf::from("/usr/bin"), PathBuf::from("/usr/local/bin")]);
     folders

@@ -5,13 +5,14 @@ use super::apply::{Fresh, apply};
 use super::deliver::{fresh_for, handle_of, pull_of, read_repository, with_message};
 use super::observe::{self, label};
 use super::{LINE_WAIT, Next, Trouble, World, act, addon_servers, addons, build, policy, prune, setup, split, touched};
+use crate::clock::Timestamp;
 use crate::domain::*;
 use crate::github::{GitHubError, RepoHandle};
 use crate::platform::{self, ProcessStatus};
 use crate::store::queue;
 use crate::workflow::{Change, Snapshot, decide};
 use serde::Serialize;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tracing::{info, warn};
@@ -117,15 +118,6 @@ async fn look_around(world: &World, count: Option<u64>) -> Result<(), Trouble> {
             }
         }
     }
-    addons::look_after(world).await?;
-    policy::look(world).await?;
-    setup::end_unwanted(world).await?;
-    sweep_processes(world).await?;
-    sweep_build_folders(world).await?;
-    for who in split::leftover_folders(world)? {
-        split::close(world, who).await?;
-    }
-    prune::tidy_when_due(world).await?;
     let now = world.now();
     world
         .store
@@ -137,6 +129,30 @@ async fn look_around(world: &World, count: Option<u64>) -> Result<(), Trouble> {
         })
         .await?;
     world.wake.notify_waiters();
+    keep_up(world).await
+}
+
+/// What is no subject's own. Of what can't be done the first trouble is told, and the rest is done all the same.
+async fn keep_up(world: &World) -> Result<(), Trouble> {
+    let done = [
+        addons::look_after(world).await.map(|_| ()),
+        policy::look(world).await,
+        setup::end_unwanted(world).await,
+        sweep_processes(world).await,
+        sweep_build_folders(world).await,
+        close_leftover_nodes(world).await,
+        prune::tidy_when_due(world).await,
+    ];
+    for trouble in done.iter().filter_map(|done| done.as_ref().err()).skip(1) {
+        warn!("upkeep was left for the next time: {trouble}");
+    }
+    done.into_iter().collect()
+}
+
+async fn close_leftover_nodes(world: &World) -> Result<(), Trouble> {
+    for who in split::leftover_folders(world)? {
+        split::close(world, who).await?;
+    }
     Ok(())
 }
 
@@ -214,6 +230,17 @@ fn has_owner(world: &World, status: &ProcessStatus) -> Result<bool, Trouble> {
 const DELIVERIES_LOOKED_AT: usize = 200;
 /// Of a server that was away for days.
 const MOST_DELIVERIES_LOOKED_AT: usize = 12_800;
+/// Deliveries that are asked for before GitHub is compared with again: each takes a second, as all writes do.
+const ASKED_AT_ONCE: usize = 100;
+
+/// When a delivery that did not arrive so many times is asked for again: at once, then a minute after the last time, then two,
+/// four and so on up to an hour. What is never taken, for its size or its signature, would be asked for without end otherwise.
+fn asked_again_after(failures: u32) -> Duration {
+    match failures {
+        0 | 1 => Duration::ZERO,
+        more => Duration::from_secs(60 << (more - 2).min(6)).min(Duration::from_secs(3600)),
+    }
+}
 
 /// Asks GitHub to send again what did not arrive. It never does so by itself, and forgets deliveries after three days.
 async fn ask_for_missed_deliveries(world: &World) -> Result<(), Trouble> {
@@ -229,12 +256,24 @@ async fn ask_for_missed_deliveries(world: &World) -> Result<(), Trouble> {
     };
     let arrived: BTreeSet<&str> =
         newest.iter().filter(|delivery| !delivery.failed()).map(|delivery| delivery.guid.as_str()).collect();
-    let mut asked = BTreeSet::new();
     // The newest attempt of each stands first; the oldest delivery is asked for first.
+    let mut failures: BTreeMap<&str, (u32, Option<Timestamp>)> = BTreeMap::new();
+    for delivery in &newest {
+        let (count, last) = failures.entry(&delivery.guid).or_default();
+        *count += 1;
+        *last = (*last).max(delivery.delivered_at);
+    }
+    let mut asked = 0;
     for delivery in newest.iter().rev() {
         let guid = delivery.guid.as_str();
-        if arrived.contains(guid) || world.store.delivery(guid)?.is_some() || !asked.insert(guid) {
+        let Some((count, last)) = failures.remove(guid) else { continue };
+        let is_early = last.is_some_and(|last| world.now() < last + asked_again_after(count));
+        if is_early || arrived.contains(guid) || world.store.delivery(guid)?.is_some() {
             continue;
+        }
+        asked += 1;
+        if asked > ASKED_AT_ONCE {
+            break;
         }
         info!(delivery = guid, "asking GitHub to send delivery {guid} ({}) again", delivery.event);
         match world.github.redeliver(delivery.id).await {
@@ -249,23 +288,23 @@ async fn ask_for_missed_deliveries(world: &World) -> Result<(), Trouble> {
     Ok(())
 }
 
-/// Asks GitHub for what its webhooks did not bring: deliveries that failed now, and every repository soon.
+/// Asks GitHub for what its webhooks did not bring: every repository soon, and deliveries that failed now.
 pub async fn resync(world: &World) -> Result<(), Trouble> {
-    if let Err(trouble) = ask_for_missed_deliveries(world).await {
-        warn!("could not look for deliveries that did not arrive: {trouble}");
-    }
     let repositories = world.store.repositories()?;
     let now = world.now();
     world
         .store
         .transact(move |tx| {
             for repository in repositories.iter().filter(|repository| repository.granted) {
-                queue::enqueue(tx, &Subject::Repository(repository.id).to_string(), now)?;
+                queue::enqueue_unless_backing_off(tx, &Subject::Repository(repository.id).to_string(), now)?;
             }
             Ok::<(), crate::store::StoreError>(())
         })
         .await?;
     world.wake.notify_waiters();
+    if let Err(trouble) = ask_for_missed_deliveries(world).await {
+        warn!("could not look for deliveries that did not arrive: {trouble}");
+    }
     Ok(())
 }
 
@@ -427,4 +466,15 @@ pub async fn leftovers(world: &World) -> Result<Vec<Leftover>, Trouble> {
         found.push(Leftover { kind: "platform", name: format!("{} {}", leftover.kind, leftover.what) });
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_never_arrives_is_asked_for_ever_more_seldom() {
+        let minutes: Vec<u64> = (0..12).map(|failures| asked_again_after(failures).as_secs() / 60).collect();
+        assert_eq!(minutes, [0, 0, 1, 2, 4, 8, 16, 32, 60, 60, 60, 60]);
+    }
 }

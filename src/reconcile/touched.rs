@@ -23,7 +23,8 @@ pub(super) async fn by_pull(
     }
     let (count, files) = match world.github.pull_files(handle, number).await {
         Ok(found) => found,
-        Err(GitHubError::NotFound { .. }) => return Ok(nothing),
+        // GitHub makes no diff of some; then everything is concerned.
+        Err(error) if error.is_of_one_thing() => return Ok(nothing),
         Err(error) => return Err(Trouble::github(&error, world.now())),
     };
     let untouched = if count >= MOST_FILES { Vec::new() } else { policy.untouched_by(&files) };
@@ -64,7 +65,7 @@ pub(super) async fn by_push(
         let compared = match world.github.compare(&handle_of(repository), &pushed.commit, head).await {
             Ok(compared) => compared,
             // A force push may have taken the older one out of the repository.
-            Err(GitHubError::NotFound { .. }) => continue,
+            Err(error) if error.is_of_one_thing() => continue,
             Err(error) => return Err(Trouble::github(&error, world.now())),
         };
         let straight = compared.behind_by == 0 && compared.files_complete;

@@ -78,8 +78,19 @@ pub fn enqueue(transaction: &mut Transaction<'_>, key: &str, due: Timestamp) -> 
 /// [`enqueue`] for the slow tick over everything: a parked entry stays parked, one that backs off keeps its time.
 pub fn enqueue_unless_parked(transaction: &mut Transaction<'_>, key: &str, due: Timestamp) -> Result<(), StoreError> {
     match find(transaction, key)? {
-        // Whoever is backing off knows why.
-        Some(entry) if entry.parked.is_some() || entry.attempts > 0 => Ok(()),
+        Some(entry) if entry.parked.is_some() => Ok(()),
+        _ => enqueue_unless_backing_off(transaction, key, due),
+    }
+}
+
+/// [`enqueue`], but for an entry that backs off: it knows why, and keeps its time.
+pub fn enqueue_unless_backing_off(
+    transaction: &mut Transaction<'_>,
+    key: &str,
+    due: Timestamp,
+) -> Result<(), StoreError> {
+    match find(transaction, key)? {
+        Some(entry) if entry.parked.is_none() && entry.attempts > 0 => Ok(()),
         _ => enqueue(transaction, key, due),
     }
 }

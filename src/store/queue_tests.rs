@@ -167,7 +167,7 @@ fn a_parked_entry_waits_for_somebody() {
     assert!(run(&store, |transaction| unpark(transaction, "delivery:1", at(2))));
     assert!(!run(&store, |transaction| unpark(transaction, "delivery:1", at(2))));
     park_it(&store, at(2));
-    add(&store, "delivery:1", at(3));
+    run(&store, |transaction| enqueue_unless_backing_off(transaction, "delivery:1", at(3)));
     let entry = queue::entry(&store, "delivery:1").unwrap().unwrap();
     assert_eq!((entry.parked, entry.attempts, entry.due), (None, 0, at(3)));
     // News that come while it is being parked are not lost.
@@ -177,6 +177,18 @@ fn a_parked_entry_waits_for_somebody() {
     assert!(take(&store, at(3)).is_some());
     assert!(run(&store, |transaction| queue::remove(transaction, "delivery:1")));
     assert_eq!(depth_of(&store), (0, 0, 0));
+}
+
+#[test]
+fn an_entry_that_backs_off_keeps_its_time() {
+    let folder = folder();
+    let store = open(&folder);
+    add(&store, "repository:1", at(0));
+    let token = token(&take(&store, at(0)).unwrap());
+    assert!(run(&store, move |transaction| retry(transaction, "repository:1", token, at(50))));
+    run(&store, |transaction| enqueue_unless_backing_off(transaction, "repository:1", at(1)));
+    run(&store, |transaction| enqueue_unless_parked(transaction, "repository:1", at(1)));
+    assert_eq!(next_due(&store).unwrap(), Some(at(50)));
 }
 
 /// Random steps against a model that is a plain map.
