@@ -155,6 +155,10 @@ fn outcome(item: &Item, own: Tally, status: i32, all: &Tallies, size: usize) -> 
         // Something failed, and nobody can say whose it is.
         return Outcome::Missing;
     }
+    if status != 0 && all.fails_beside(own) && !own.is_whole(item) {
+        // The runner may have stopped at the first failure.
+        return Outcome::Missing;
+    }
     match (own.cases, status) {
         // A runner that names no files speaks for the batch as a whole.
         (0, 0) if all.items.is_empty() && all.stray > 0 => Outcome::Passed,
@@ -174,8 +178,17 @@ fn overhead(batch: &Batch<'_>, tallies: &Tallies) -> u64 {
 #[derive(Debug, Clone, Copy, Default)]
 struct Tally {
     cases: u32,
+    skipped: u32,
     failed: u32,
+    quarantined: u32,
     wall_ms: u64,
+}
+
+impl Tally {
+    /// Whether as many cases ran as the item is known to have. One that was skipped may be one that was not reached.
+    fn is_whole(self, item: &Item) -> bool {
+        item.expected_cases > 0 && self.cases - self.skipped >= item.expected_cases
+    }
 }
 
 #[derive(Debug, Default)]
@@ -188,6 +201,13 @@ struct Tallies {
     quarantined: Vec<String>,
     named: BTreeMap<String, u32>,
     cases: BTreeMap<u32, BTreeMap<String, u64>>,
+}
+
+impl Tallies {
+    /// Whether anything but `own` has a failure, in quarantine or not: a runner knows of no quarantine.
+    fn fails_beside(&self, own: Tally) -> bool {
+        self.failed + self.quarantined.len() as u64 > u64::from(own.failed + own.quarantined)
+    }
 }
 
 fn tally(batch: &Batch<'_>, report: &Report, is_quarantined: impl Fn(&str) -> bool) -> Tallies {
@@ -213,7 +233,9 @@ fn tally(batch: &Batch<'_>, report: &Report, is_quarantined: impl Fn(&str) -> bo
         };
         let own = tallies.items.entry(number).or_default();
         own.cases += 1;
+        own.skipped += u32::from(case.result == CaseResult::Skipped);
         own.failed += u32::from(failed && !held);
+        own.quarantined += u32::from(held);
         if failed && !held {
             tallies.named.entry(clean(&name)).or_insert(number);
         }
@@ -355,7 +377,6 @@ mod tests {
     fn a_pass_needs_exit_and_results() {
         use Outcome::*;
         assert_eq!(outcomes(&PATHS, 0, Some(FINE)), [Passed, Passed]);
-        assert_eq!(outcomes(&PATHS, 1, Some(TWO)), [Passed, Failed]);
         assert_eq!(outcomes(&PATHS, 0, Some(TWO)), [Passed, Failed], "results that say no win over the exit");
         assert_eq!(outcomes(&PATHS, 1, Some(FINE)), [Crashed, Crashed], "an exit that nothing explains");
         assert_eq!(outcomes(&PATHS, 0, None), [Missing, Missing]);
@@ -368,6 +389,24 @@ mod tests {
             let judged = judged(&items, end, Some(FINE), &[]);
             assert!(judged.items.values().all(|result| result.outcome == wanted));
         }
+    }
+
+    #[test]
+    fn beside_a_failure_a_file_passes_only_if_all_of_its_known_cases_ran() {
+        let first = |expected_cases, xml: &str| {
+            let items = [Item { expected_cases, ..item(PATHS[0]) }, item(PATHS[1])];
+            let end = BatchEnd::Exited { status: 1 };
+            [&[][..], &["tests.test_b test_two"]].map(|held| judged(&items, end, Some(xml), held).items[&0].outcome)
+        };
+        assert_eq!(first(1, TWO), [Outcome::Passed; 2]);
+        assert_eq!(first(2, TWO), [Outcome::Missing; 2], "the runner may have stopped before the other");
+        assert_eq!(first(0, TWO), [Outcome::Missing; 2], "nobody knows how many it has");
+        let skipped = TWO.replace("time=\"2.0\"/>", "><skipped/></testcase>");
+        assert_eq!(first(1, &skipped), [Outcome::Missing; 2], "Vitest marks what it does not reach as skipped");
+        assert_eq!(
+            outcomes(&PATHS, 0, Some(&FINE.replace("time=\"2.0\"/>", "><skipped/></testcase>"))),
+            [Outcome::Passed; 2]
+        );
     }
 
     #[test]
@@ -410,7 +449,7 @@ mod tests {
 
     #[test]
     fn a_test_in_quarantine_fails_without_counting() {
-        let items = PATHS.map(item);
+        let items = PATHS.map(|path| Item { expected_cases: 1, ..item(path) });
         let judged = judged(&items, BatchEnd::Exited { status: 1 }, Some(TWO), &["tests.test_b test_two"]);
         assert_eq!(judged.quarantined, ["tests.test_b test_two"]);
         assert!(judged.items.values().all(|result| result.outcome == Outcome::Passed), "{judged:?}");
