@@ -516,6 +516,32 @@ async fn artifacts_are_kept_secrets_are_hidden_and_a_log_has_its_phases() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_run_in_which_no_test_ran_is_red_and_says_what_to_do() {
+    let machine = Machine::start().await;
+    let helper = "def helps():\n    pass\n";
+    let repository =
+        machine.make_repository("hello", &suite("nodes = 2", &[("test_a", helper), ("test_b", helper)])).await;
+    let run = machine.verdict(1).await;
+    assert_eq!(run["verdict"]["kind"], "failed", "{run:#}");
+    assert_eq!((&run["split"]["empty"], &run["split"]["red"]), (&2.into(), &0.into()), "{run:#}");
+    let head = run["commit"].as_str().expect("a commit").to_owned();
+    let look = async || {
+        let checks = machine.github(Method::GET, &format!("/repos/{repository}/commits/{head}/check-runs"), None).await;
+        let output = &checks["check_runs"][0]["output"];
+        let (title, summary) = (output["title"].as_str(), output["summary"].as_str().unwrap_or_default());
+        ensure!(title.is_some_and(|title| title.starts_with("No test ran on ")), "{output:#}");
+        ensure!(
+            summary.contains("the 2 files that were run hold none") && summary.contains("`split = false`"),
+            "{output:#}"
+        );
+        Ok(())
+    };
+    machine.expect("the check to say so", look).await;
+    assert!(machine.says(&["ci", "show", "1"]).await.contains("No test ran: the 2 files that were run hold none"));
+    machine.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_new_push_ends_the_older_run_of_its_branch_with_its_processes() {
     let machine = Machine::start().await;
     let stubborn = "import os, signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n\

@@ -27,8 +27,28 @@ pub enum Runner {
 }
 
 /// Files whose content [`detect`] asks for, where the tree has them.
-pub const READ: [&str; 17] = [
+pub const READ: [&str; 37] = [
     "package.json",
+    ".mocharc.json",
+    "jest.config.js",
+    "jest.config.ts",
+    "jest.config.mjs",
+    "jest.config.cjs",
+    "jest.config.mts",
+    "jest.config.cts",
+    "jest.config.json",
+    "vitest.config.js",
+    "vitest.config.ts",
+    "vitest.config.mjs",
+    "vitest.config.cjs",
+    "vitest.config.mts",
+    "vitest.config.cts",
+    "vite.config.js",
+    "vite.config.ts",
+    "vite.config.mjs",
+    "vite.config.cjs",
+    "vite.config.mts",
+    "vite.config.cts",
     "pytest.ini",
     "pyproject.toml",
     "setup.cfg",
@@ -53,7 +73,9 @@ pub const READ_LIMIT: usize = 1 << 20;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Preset {
     pub runner: Runner,
-    pub files: FilePatterns,
+    /// `None` where the runner's own settings choose them in a way that is not understood: half of them would pass for
+    /// all.
+    pub files: Option<FilePatterns>,
     /// With `{files}` and `{junit}` in it, run by a shell.
     pub command: String,
     /// Set for `command`; values may hold `{junit}`.
@@ -121,6 +143,14 @@ impl Tree<'_> {
 
     fn any(&self, wanted: impl Fn(&str) -> bool) -> bool {
         self.paths.iter().any(|path| wanted(path))
+    }
+
+    /// Whether one of the runner's files of settings, those of [`READ`] that begin so, says one of `keys` or can't be read.
+    fn is_told(&self, settings: &str, keys: &Regex) -> bool {
+        let mut own = READ.into_iter().filter(|path| path.starts_with(settings) && self.has(path));
+        // `jest --init` writes every key that there is into a comment of its own.
+        let says = |line: &str| !line.trim_start().starts_with("//") && keys.is_match(line);
+        own.any(|path| self.contents.get(path).is_none_or(|text| text.lines().any(says)))
     }
 
     fn package(&self) -> serde_json::Value {
@@ -251,10 +281,10 @@ fn patterns(of: &[&str], except: &[&str]) -> FilePatterns {
     FilePatterns { of: owned(of), except: owned(except) }
 }
 
-fn preset(runner: Runner, files: FilePatterns, command: &str) -> Preset {
+fn preset(runner: Runner, files: impl Into<Option<FilePatterns>>, command: &str) -> Preset {
     Preset {
         runner,
-        files,
+        files: files.into(),
         command: command.to_owned(),
         environment: Vec::new(),
         junit: None,
@@ -374,72 +404,98 @@ fn rspec(tree: Tree<'_>) -> Option<Preset> {
 const SCRIPTS: &str = "{js,jsx,ts,tsx,mjs,cjs,mts,cts}";
 
 fn vitest(tree: Tree<'_>) -> Option<Preset> {
-    let configured = tree.any(|path| path.starts_with("vitest.config.") || path.starts_with("vitest.workspace."));
+    static CHOOSES: LazyLock<Regex> = LazyLock::new(|| {
+        Regex::new(r#"\b(include|includeSource|exclude|dir|root|projects|workspace)["']?\s*:"#)
+            .expect("it is a pattern")
+    });
+    let workspace = tree.any(|path| path.starts_with("vitest.workspace."));
+    let configured = workspace || tree.any(|path| path.starts_with("vitest.config."));
     if !(configured || tree.npm("vitest")) {
         return None;
     }
+    let told = workspace || tree.is_told("vitest.config.", &CHOOSES) || tree.is_told("vite.config.", &CHOOSES);
     let named = format!("**/*.{{test,spec}}.{SCRIPTS}");
     let files = patterns(&[&named], &["**/node_modules/**", "**/dist/**", "**/cypress/**", "**/.*/**"]);
     let command = "npx vitest run --reporter=default --reporter=junit --outputFile.junit={junit} {files}";
-    Some(Preset { cases: Some(CaseWay::Vitest), ..preset(Runner::Vitest, files, command) })
+    Some(Preset { cases: Some(CaseWay::Vitest), ..preset(Runner::Vitest, (!told).then_some(files), command) })
 }
 
 fn jest(tree: Tree<'_>) -> Option<Preset> {
-    let package = tree.package();
     let configured = tree.any(|path| path.starts_with("jest.config."));
     // Create React App brings Jest along.
-    if !(configured || tree.npm("jest") || package.get("jest").is_some()) {
+    if !(configured || tree.npm("jest") || tree.package().get("jest").is_some()) {
         return None;
     }
-    let own = package.get("jest").and_then(|jest| jest.get("testMatch")).and_then(|list| list.as_array());
-    let own: Vec<String> = own
-        .into_iter()
-        .flatten()
-        .filter_map(|one| one.as_str())
-        .map(|one| one.trim_start_matches("<rootDir>/").to_owned())
-        .filter(|one| !one.starts_with('/') && !one.starts_with('!') && !one.contains("..") && !one.contains('('))
-        .collect();
-    let except = vec!["**/node_modules/**".to_owned(), "**/dist/**".to_owned()];
-    let of = if own.is_empty() {
-        vec![format!("**/__tests__/**/*.{SCRIPTS}"), format!("**/*.{{test,spec}}.{SCRIPTS}")]
-    } else {
-        own
-    };
     let needs = (!tree.npm("jest-junit")).then_some("jest-junit");
     let command = "npx jest --ci --reporters=default --reporters=jest-junit --runTestsByPath {files}";
     let environment = vec![("JEST_JUNIT_OUTPUT_FILE", "{junit}"), ("JEST_JUNIT_ADD_FILE_ATTRIBUTE", "true")];
-    Some(Preset {
-        environment,
-        needs,
-        cases: Some(CaseWay::Jest),
-        ..preset(Runner::Jest, FilePatterns { of, except }, command)
-    })
+    Some(Preset { environment, needs, cases: Some(CaseWay::Jest), ..preset(Runner::Jest, jest_files(tree), command) })
+}
+
+/// Jest's default, or what `testMatch` in `package.json` says.
+fn jest_files(tree: Tree<'_>) -> Option<FilePatterns> {
+    const KEYS: [&str; 6] = ["testMatch", "testRegex", "testPathIgnorePatterns", "projects", "roots", "rootDir"];
+    static CHOOSES: LazyLock<Regex> =
+        LazyLock::new(|| Regex::new(&format!(r"\b({})\b", KEYS.join("|"))).expect("it is a pattern"));
+    if tree.is_told("jest.config.", &CHOOSES) {
+        return None;
+    }
+    let package = tree.package();
+    let settings = package.get("jest");
+    let says = |key: &&str| settings.and_then(|settings| settings.get(key)).is_some();
+    if KEYS.iter().filter(|key| **key != "testMatch").any(says) {
+        return None;
+    }
+    let of = match settings.and_then(|settings| settings.get("testMatch")) {
+        None => vec![
+            format!("**/__tests__/**/*.{SCRIPTS}"),
+            format!("**/*.{{test,spec}}.{SCRIPTS}"),
+            format!("**/{{test,spec}}.{SCRIPTS}"),
+        ],
+        Some(own) => plain_patterns(own)?,
+    };
+    Some(FilePatterns { of, except: vec!["**/node_modules/**".to_owned()] })
+}
+
+/// Patterns below the root; `None` where one of them says more than a pattern of ours can.
+fn plain_patterns(own: &serde_json::Value) -> Option<Vec<String>> {
+    let plain = |one: &serde_json::Value| {
+        let pattern = one.as_str()?.trim_start_matches("<rootDir>/");
+        let is_plain = !pattern.starts_with(['/', '!']) && !pattern.contains("..") && !pattern.contains('(');
+        is_plain.then(|| pattern.to_owned())
+    };
+    own.as_array()?.iter().map(plain).collect()
 }
 
 fn mocha(tree: Tree<'_>) -> Option<Preset> {
-    let package = tree.package();
     if !(tree.npm("mocha") || tree.any(|path| path.starts_with(".mocharc."))) {
         return None;
     }
-    let spec = package.get("mocha").and_then(|mocha| mocha.get("spec"));
-    let own: Vec<String> = match spec {
-        Some(serde_json::Value::String(one)) => vec![one.clone()],
-        Some(serde_json::Value::Array(many)) => many.iter().filter_map(|one| one.as_str().map(str::to_owned)).collect(),
-        _ => Vec::new(),
-    };
-    let own: Vec<String> = own
-        .into_iter()
-        .map(|one| one.trim_start_matches("./").to_owned())
-        .filter(|one| !one.starts_with('/') && !one.contains("..") && one.contains('.'))
-        .collect();
-    // Mocha looks into `test` itself only, unless it is told otherwise.
-    let files = if own.is_empty() {
-        patterns(&["test/*.{js,cjs,mjs}", "test/**/*.{test,spec}.{js,cjs,mjs}"], &[])
-    } else {
-        FilePatterns { of: own, except: vec!["**/node_modules/**".to_owned()] }
-    };
     let command = "npx mocha --reporter xunit --reporter-option output={junit} {files}";
-    Some(preset(Runner::Mocha, files, command))
+    Some(preset(Runner::Mocha, mocha_files(tree), command))
+}
+
+/// Mocha's default, in the folders below as well where its settings say so.
+fn mocha_files(tree: Tree<'_>) -> Option<FilePatterns> {
+    if tree.any(|path| path.starts_with(".mocharc.") && path != ".mocharc.json") {
+        return None;
+    }
+    let mut settings: Vec<serde_json::Value> = Vec::new();
+    if tree.has(".mocharc.json") {
+        settings.push(serde_json::from_str(tree.content(".mocharc.json")).ok()?);
+    }
+    // Where both say something, the file does.
+    settings.extend(tree.package().get("mocha").cloned());
+    let says = |key: &str| settings.iter().find_map(|settings| settings.get(key));
+    // What `spec` names it runs besides the files that it is given.
+    if ["spec", "extension", "ignore", "exclude", "extends"].into_iter().any(|key| says(key).is_some()) {
+        return None;
+    }
+    // It looks into `test` itself only, unless it is told otherwise.
+    Some(match says("recursive").and_then(serde_json::Value::as_bool) {
+        Some(true) => patterns(&["test/**/*.{js,cjs,mjs}"], &[]),
+        _ => patterns(&["test/*.{js,cjs,mjs}", "test/**/*.{test,spec}.{js,cjs,mjs}"], &[]),
+    })
 }
 
 fn go(tree: Tree<'_>) -> Option<Preset> {

@@ -37,7 +37,7 @@ pub fn way(script: Option<&str>, settings: &TestSettings, tree: Tree<'_>) -> Way
         None if asked => known.into_iter().find(usable),
         None => return Way::Plain,
     };
-    let Some(patterns) = settings.files.clone().or_else(|| preset.as_ref().map(|preset| preset.files.clone())) else {
+    let Some(patterns) = settings.files.clone().or_else(|| preset.as_ref()?.files.clone()) else {
         return Way::Plain;
     };
     let orders = match (&settings.command, preset) {
@@ -389,4 +389,25 @@ fn case_times<'a>(board: &'a Board, told: &[CaseRecord]) -> BTreeMap<&'a str, Ve
 /// Whether the lease is this process' own, and still open.
 pub fn holds(board: &Board, lease: LeaseId, node: u16, attempt: u32) -> Option<LeaseState> {
     board.lease(lease).filter(|lease| lease.node == node && lease.attempt == attempt).map(|lease| lease.state)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_that_only_the_runner_s_own_settings_name_are_dealt_where_somebody_names_them_for_us() {
+        let contents = BTreeMap::from(
+            [("package.json", r#"{"devDependencies":{"mocha":"11"}}"#), (".mocharc.yml", "recursive: true\n")]
+                .map(|(path, text)| (path.to_owned(), text.to_owned())),
+        );
+        let own = ["test/setup.js", "test/unit/a.js"].map(str::to_owned);
+        let paths: BTreeSet<String> = contents.keys().cloned().chain(own).collect();
+        let tree = Tree { paths: &paths, contents: &contents };
+        assert_eq!(way(Some("mocha"), &TestSettings::default(), tree), Way::Plain);
+        let named = RepositorySettings::parse(b"[tests]\nfiles = 'test/unit/*.js'\n").unwrap().tests;
+        let Way::Split { orders, files } = way(Some("mocha"), &named, tree) else { panic!("it is not dealt") };
+        assert!(orders.command.starts_with("npx mocha "));
+        assert_eq!(files, ["test/unit/a.js".to_owned()].into());
+    }
 }

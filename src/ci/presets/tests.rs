@@ -29,7 +29,8 @@ impl Repository {
 
     fn items(&self) -> Vec<String> {
         let preset = self.only();
-        items(&self.paths, &preset.files, preset.unit).into_iter().collect()
+        let files = preset.files.expect("its files are known");
+        items(&self.paths, &files, preset.unit).into_iter().collect()
     }
 }
 
@@ -78,11 +79,11 @@ fn ruby_and_php() {
 
 #[test]
 fn javascript_runners_by_what_package_json_needs() {
-    let files = ["src/a.test.ts", "src/__tests__/b.js", "test/c.js", "node_modules/x/y.test.js", "dist/a.test.js"];
+    let files = ["src/a.test.ts", "src/__tests__/b.js", "test/c.js", "node_modules/x/y.test.js", "dist/spec.js"];
     let with = |package: &str| repository(&files, &[("package.json", package)]);
     let jest = with(r#"{"devDependencies":{"jest":"30","jest-junit":"16"}}"#);
     assert_eq!(jest.only().runner, Runner::Jest);
-    assert_eq!(jest.items(), ["src/__tests__/b.js", "src/a.test.ts"]);
+    assert_eq!(jest.items(), ["dist/spec.js", "src/__tests__/b.js", "src/a.test.ts"]);
     assert_eq!(jest.only().needs, None);
     assert_eq!(with(r#"{"devDependencies":{"jest":"30"}}"#).only().needs, Some("jest-junit"));
     let own = with(r#"{"jest":{"testMatch":["<rootDir>/test/**/*.js"]},"devDependencies":{"jest-junit":"16"}}"#);
@@ -92,6 +93,57 @@ fn javascript_runners_by_what_package_json_needs() {
     let mocha = with(r#"{"devDependencies":{"mocha":"11"}}"#);
     assert_eq!((mocha.only().runner, mocha.items()), (Runner::Mocha, vec!["test/c.js".to_owned()]));
     assert!(detect(with("{ not json").tree()).is_empty());
+}
+
+#[test]
+fn a_runner_that_is_told_which_files_are_tests_is_followed_or_nothing_is_dealt() {
+    let files = ["test/setup.js", "test/unit/a.js", "e2e/b.e2e.js"];
+    let known = |contents: &[(&str, &str)]| {
+        let repository = repository(&files, contents);
+        let files = repository.only().files?;
+        Some(items(&repository.paths, &files, Unit::File).into_iter().collect::<Vec<String>>())
+    };
+    let package = |own: &str| format!(r#"{{"devDependencies":{{"mocha":"11"}},"mocha":{own}}}"#);
+    let mocha = |rc: &str| known(&[("package.json", &package("{}")), (".mocharc.json", rc)]);
+    let all = || Some(["test/setup.js", "test/unit/a.js"].map(str::to_owned).to_vec());
+    assert_eq!(mocha(r#"{"recursive":true,"timeout":5000}"#), all());
+    assert_eq!(mocha(r#"{"timeout":5000}"#), Some(vec!["test/setup.js".to_owned()]));
+    assert_eq!(known(&[("package.json", &package(r#"{"recursive":true}"#))]), all());
+    for told in [
+        r#"{"spec":["test/**/*.js"]}"#,
+        r#"{"extends":"./base.json"}"#,
+        r#"{"ignore":"test/setup.js"}"#,
+        r#"{"extension":["ts"]}"#,
+        "// with a comment\n{}",
+    ] {
+        assert_eq!(mocha(told), None, "{told}");
+    }
+    assert_eq!(known(&[("package.json", &package("{}")), (".mocharc.yml", "recursive: true\n")]), None);
+
+    let jest = |own: &str| known(&[("package.json", &format!(r#"{{"jest":{own}}}"#))]);
+    assert_eq!(jest(r#"{"testMatch":["<rootDir>/e2e/**/*.js"]}"#), Some(vec!["e2e/b.e2e.js".to_owned()]));
+    for told in [
+        r#"{"testMatch":["**/*.e2e.js","**/?(*.)+(spec|test).js"]}"#,
+        r#"{"testRegex":".*\\.e2e\\.js$"}"#,
+        r#"{"rootDir":"src"}"#,
+        r#"{"roots":["<rootDir>/e2e"]}"#,
+        r#"{"projects":["a","b"]}"#,
+        r#"{"testPathIgnorePatterns":["e2e"]}"#,
+    ] {
+        assert_eq!(jest(told), None, "{told}");
+    }
+    assert_eq!(known(&[("jest.config.js", "module.exports = { testMatch: ['**/*.e2e.js'] }")]), None);
+    let generated = "export default {\n  // testMatch: ['**/*.js'],\n  preset: 'ts-jest',\n}";
+    assert_eq!(known(&[("jest.config.ts", generated)]), Some(Vec::new()));
+
+    let config = |test: &str| format!("export default defineConfig({{ test: {{ {test} }} }})");
+    let vitest = |path: &str, test: &str| {
+        known(&[("package.json", r#"{"devDependencies":{"vitest":"3"}}"#), (path, &config(test))])
+    };
+    assert_eq!(vitest("vitest.config.ts", "globals: true"), Some(Vec::new()));
+    assert_eq!(vitest("vitest.config.ts", "include: ['**/*.e2e.js']"), None);
+    assert_eq!(vitest("vite.config.mts", "\"exclude\": ['e2e/**']"), None);
+    assert_eq!(vitest("vitest.workspace.ts", ""), None);
 }
 
 #[test]

@@ -290,6 +290,24 @@ fn nothing_planned_and_nothing_settled_are_no_proof() {
 }
 
 #[test]
+fn files_of_which_none_holds_a_test_are_no_proof() {
+    let ends = |outcomes: [Outcome; 2]| {
+        let mut board = board(Rules::default(), 2, 1);
+        while let Answer::Batch { lease } = board.apply(at(0), Event::Pull { node: 0, attempt: 1 }) {
+            for item in held(&board, lease) {
+                let outcome = outcomes[item as usize];
+                board.apply(at(1), Event::Report { lease, item, outcome, wall_ms: 1 });
+            }
+            board.apply(at(1), Event::Finish { lease, wall_ms: 2 });
+        }
+        board.proof()
+    };
+    assert!(ends([Outcome::Passed, Outcome::Empty]).is_green());
+    let none = ends([Outcome::Empty, Outcome::Empty]);
+    assert_eq!((none.empty, none.red, &none.gaps, none.is_green()), (2, 0, &Vec::new(), false));
+}
+
+#[test]
 fn files_that_nobody_has_seen_are_dealt_early() {
     let mut planned = items(50);
     planned.push(Item { seen: false, ..item("test_new.py", 1_500) });
