@@ -144,6 +144,7 @@ fn django_s_static_files_are_collected() {
     let built = place.build("");
     assert_eq!(built.status, 1);
     assert!(built.log.contains(" !     manage.py collectstatic ended with status 3."), "{}", built.log);
+    assert!(built.log.contains("Say DISABLE_COLLECTSTATIC=1 in env of app.json"), "{}", built.log);
     let built = place.build_with("", &[("DISABLE_COLLECTSTATIC", "1")], "/usr/bin:/bin");
     assert_eq!(built.status, 0, "{}", built.log);
 }
