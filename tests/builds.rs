@@ -43,6 +43,31 @@ async fn what_has_to_be_ended_says_so_in_the_pull_request_and_leaves_nothing() {
 }
 
 #[actix_web::test]
+async fn a_tree_is_built_again_after_another_interpreter_came_and_a_promotion_builds_nothing() {
+    let toolchain = tempfile::tempdir().expect("a temporary folder");
+    let bin = toolchain.path().join("bin");
+    std::fs::create_dir(&bin).unwrap();
+    std::fs::write(bin.join("python3"), "3.11").unwrap();
+    let path = toolchain.path().to_owned();
+    let town = Town::start_with(None, move |config| config.sandbox.toolchains = vec![path.clone()]).await;
+    let repository = town.make_repository("hello", "one").await;
+    town.settle().await;
+    let builds = || town.world().store.builds().unwrap().len();
+    assert_eq!(builds(), 1);
+    std::fs::write(bin.join("python3"), "the newer 3.13").unwrap();
+    // The same files on another branch are the same tree.
+    town.push(&repository, "again", "one").await;
+    let pull = town.open_pull(&repository, "again", "Again").await;
+    town.settle().await;
+    assert_eq!(builds(), 2);
+    town.say(&pull, "/promote", OWNER).await;
+    town.settle().await;
+    assert_eq!(town.served("hello-production").as_deref(), Some("one"));
+    assert_eq!(builds(), 2);
+    town.leave().await;
+}
+
+#[actix_web::test]
 async fn a_repository_without_a_procfile_is_told_to_add_one() {
     let town = Town::start().await;
     let repository = town.make_repository("hello", "one").await;

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// What a build is made from: the same key always gives the same slug. Sixteen hex digits of a SHA-256 over
-/// repository, tree, the built-in buildpacks' own content, the other buildpacks' commits and the build's environment.
+/// repository, tree, the built-in buildpacks' own content, the other buildpacks' commits, the machine's interpreters and
+/// the build's environment.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct BuildKey(pub String);

@@ -25,6 +25,7 @@ pub use contract::*;
 pub use detach::spawn_detached;
 pub use local::{Local, LocalSettings, MAX_DATA_DIR_BYTES};
 pub use memory::{Memory, Outcome};
+pub use sandbox::DEFAULT_PATH;
 
 use crate::domain::{ProcessId, SlugDigest};
 use std::path::{Path, PathBuf};

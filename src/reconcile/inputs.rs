@@ -5,9 +5,15 @@
 use super::{Trouble, World};
 use crate::domain::*;
 use crate::outside;
+use crate::platform;
 use crate::slug::{self, Blame, Pack, Remote, Source, SourceError};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+/// Programs of the machine by which built code runs: it may be good for no other version of them.
+const INTERPRETERS: [&str; 5] = ["node", "python3", "ruby", "java", "php"];
 
 /// Pinned inputs of a build.
 pub(super) struct Inputs {
@@ -71,12 +77,32 @@ pub(super) async fn inputs(
         part(b"engine");
         part(engine.program().as_bytes());
     }
+    part(b"machine");
+    for found in interpreters(&world.config.sandbox.toolchains) {
+        part(found.as_bytes());
+    }
     part(b"environment");
     for (name, value) in &environment {
         part(name.as_bytes());
         part(value.as_bytes());
     }
     Ok(Ok(Inputs { key: BuildKey(hex::encode(&digest.finalize()[..8])), tree, buildpacks }))
+}
+
+/// Which interpreters a sandbox shows, as far as a look at their files tells.
+fn interpreters(toolchains: &[PathBuf]) -> Vec<String> {
+    let own = toolchains.iter().map(|toolchain| toolchain.join("bin"));
+    let folders: Vec<PathBuf> = own.chain(platform::DEFAULT_PATH.split(':').map(PathBuf::from)).collect();
+    let first = |name: &&str| folders.iter().find_map(|folder| identity(&folder.join(name)));
+    INTERPRETERS.iter().filter_map(first).collect()
+}
+
+/// The file that a path leads to, with what changes when another takes its place.
+fn identity(path: &Path) -> Option<String> {
+    let path = path.canonicalize().ok()?;
+    let found = path.metadata().ok()?;
+    let changed = found.modified().ok()?.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Some(format!("{} {} {}", path.display(), found.len(), changed.as_nanos()))
 }
 
 /// What the build sees as files in `ENV_DIR`: build-time config, and nothing that belongs to one app alone, since the
@@ -261,4 +287,32 @@ pub(super) async fn settings_of(
     let Some(bytes) = bytes else { return Ok((RepositorySettings::default(), None)) };
     let settings = RepositorySettings::parse(&bytes).map_err(Trouble::bug)?;
     Ok((settings, String::from_utf8(bytes).ok()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn another_version_of_an_interpreter_is_another_machine() {
+        let folder = tempfile::tempdir().unwrap();
+        let bin = folder.path().join("bin");
+        std::fs::create_dir(&bin).unwrap();
+        let toolchains = [folder.path().to_owned()];
+        let without = interpreters(&toolchains);
+        std::fs::write(bin.join("python3.11"), "an interpreter").unwrap();
+        std::fs::write(bin.join("python3.13"), "an interpreter").unwrap();
+        let links = |to: &str| {
+            let _ = std::fs::remove_file(bin.join("python3"));
+            symlink(to, bin.join("python3")).unwrap();
+            interpreters(&toolchains)
+        };
+        let old = links("python3.11");
+        assert_ne!(old, without, "a toolchain's comes before the system's");
+        assert_eq!(links("python3.11"), old);
+        assert_ne!(links("python3.13"), old);
+        std::fs::write(bin.join("python3.11"), "another build of it").unwrap();
+        assert_ne!(links("python3.11"), old);
+    }
 }
