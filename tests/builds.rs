@@ -1,8 +1,8 @@
 //! Builds: what they are made from, what they may not do, and what is kept of them.
 
 use crate::support::machine::{Machine, hello};
-use crate::support::town::{CUTS, ENDLESS_MIGRATION, OWNER, Town};
-use landfall::domain::{BuildState, PreparationState, SlugDigest};
+use crate::support::town::{CUTS, ENDLESS, ENDLESS_MIGRATION, OWNER, Town};
+use landfall::domain::{BuildState, PreparationState, SlugDigest, Verdict};
 use landfall::reconcile;
 use reqwest::Method;
 use serde_json::json;
@@ -39,6 +39,87 @@ async fn what_has_to_be_ended_says_so_in_the_pull_request_and_leaves_nothing() {
     }
     let id = town.world().store.repositories().unwrap()[0].id;
     assert_eq!(entries(&town.world().folder("cache").join(id.to_string())).len(), 2, "a cache for each branch");
+    town.leave().await;
+}
+
+#[actix_web::test]
+async fn a_build_that_nobody_waits_for_is_ended_and_made_anew_when_it_is_wanted_again() {
+    let mut town = Town::start().await;
+    let repository = town.make_repository("hello", "one").await;
+    town.settle().await;
+    town.push(&repository, "change", ENDLESS).await;
+    let pull = town.open_pull(&repository, "change", "Say nothing").await;
+    town.settle().await;
+    let building = |town: &Town| -> Vec<String> {
+        let running = town.memory.running().into_iter().map(|process| process.to_string());
+        running.filter(|process| process.starts_with("build.")).collect()
+    };
+    let first = building(&town);
+    assert_eq!(first.len(), 1, "somebody waits for it");
+
+    town.close(&pull).await;
+    town.settle().await;
+    let id = town.world().store.repositories().unwrap()[0].id;
+    let caches = |town: &Town| entries(&town.world().folder("cache").join(id.to_string())).len();
+    assert_eq!(building(&town), Vec::<String>::new());
+    assert_eq!(entries(&town.world().folder("builds")), Vec::<String>::new());
+    assert_eq!(caches(&town), 2, "what it had written into its branch's cache is kept");
+    let overtaken = |town: &Town| {
+        let builds = town.world().store.builds().unwrap();
+        builds.iter().filter(|build| matches!(build.state, BuildState::Overtaken { .. })).count()
+    };
+    assert_eq!(overtaken(&town), 1);
+
+    town.reopen(&pull).await;
+    town.settle().await;
+    let again = building(&town);
+    assert_eq!((again.len(), overtaken(&town)), (1, 0));
+    assert_ne!(again, first);
+    // It is overtaken while the control plane is away.
+    town.kill().await;
+    town.push(&repository, "change", "two").await;
+    town.boot(None).await;
+    reconcile::resync(town.world()).await.expect("GitHub can be asked");
+    town.settle().await;
+    assert_eq!(town.served("hello-pr-1").as_deref(), Some("two"));
+    assert_eq!((building(&town), overtaken(&town)), (Vec::new(), 1));
+    assert_eq!(entries(&town.world().folder("builds")), Vec::<String>::new());
+    assert_eq!(caches(&town), 2);
+    town.leave().await;
+}
+
+#[actix_web::test]
+async fn a_mirror_is_packed_anew_while_a_build_goes_on_and_keeps_its_commit() {
+    let town = Town::start().await;
+    let repository = town.make_repository("hello", "one").await;
+    town.settle().await;
+    town.push(&repository, "change", ENDLESS).await;
+    let pull = town.open_pull(&repository, "change", "Say nothing").await;
+    town.settle().await;
+    let world = town.world().clone();
+    let id = world.store.repositories().unwrap()[0].id;
+    let build = world.store.builds().unwrap().into_iter().find(|build| build.state == BuildState::Running);
+    let commit = build.expect("a build goes on").commit;
+    // Nothing but the build itself names its commit.
+    for mut app in world.store.apps_of(id).unwrap() {
+        app.deploys.retain(|deploy| deploy.commit != commit);
+        world.commit(move |tx| tx.put_app(&app)).await.unwrap();
+    }
+    for mut known in world.store.pulls(id).unwrap() {
+        known.open = false;
+        world.commit(move |tx| tx.put_pull(&known)).await.unwrap();
+    }
+    for mut run in world.store.runs_of(id).unwrap() {
+        run.verdict.get_or_insert(Verdict::Cancelled);
+        world.commit(move |tx| tx.put_run(&run)).await.unwrap();
+    }
+    let head = std::fs::File::options().write(true).open(world.folder("mirrors").join(format!("{id}.git/HEAD")));
+    head.unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
+    reconcile::tidy(&world).await.expect("it tidies up");
+    assert!(world.source.tidied_at(id).is_some_and(|at| at > SystemTime::UNIX_EPOCH), "it was not packed");
+    assert!(world.source.commit(id, &commit).await.unwrap().is_some(), "the build's commit is gone");
+    town.close(&pull).await;
+    town.settle().await;
     town.leave().await;
 }
 

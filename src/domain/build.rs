@@ -71,8 +71,25 @@ impl Build {
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum BuildState {
     Running,
-    Succeeded { slug: SlugDigest, at: Timestamp },
-    Failed { failure: Failure, at: Timestamp },
+    Succeeded {
+        slug: SlugDigest,
+        at: Timestamp,
+    },
+    Failed {
+        failure: Failure,
+        at: Timestamp,
+    },
+    /// Nobody waited for it any more, so it was ended: that says nothing about the code.
+    Overtaken {
+        at: Timestamp,
+    },
+}
+
+impl BuildState {
+    /// Whether its process and its folder may still be there.
+    pub fn has_place(&self) -> bool {
+        matches!(self, BuildState::Running | BuildState::Overtaken { .. })
+    }
 }
 
 /// What is known of a slug besides its bytes. Never changed once written.

@@ -22,9 +22,10 @@ use crate::slug::{
     SourceError,
 };
 use crate::store::{StoreError, Transaction};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
-use tracing::info;
+use tracing::{info, warn};
 
 /// What builds see as `STACK`: the Debian-like machine that Heroku's stack of that name is.
 const STACK: &str = "heroku-24";
@@ -98,6 +99,11 @@ pub(super) async fn ensure(world: &World, wish: &Wish<'_>) -> Result<Result<Sha,
             // It was begun and never came to be: begin the same attempt again.
             BuildState::Running => build.attempt,
             BuildState::Failed { at, .. } if wish.asked_at <= *at => return known_again(world, build, tree).await,
+            BuildState::Overtaken { .. } => {
+                // What it has of its branch's cache is taken over, where its process is over already.
+                end(world, build).await?;
+                build.attempt + 1
+            }
             BuildState::Failed { .. } | BuildState::Succeeded { .. } => build.attempt + 1,
         },
     };
@@ -380,6 +386,80 @@ pub(super) async fn collect(world: &World, key: &BuildKey) -> Result<(), Trouble
     give_cache_back(world, &build, Some(&ended)).await?;
     remove_folder(&folder).await?;
     Ok(())
+}
+
+/// Ends builds that nobody waits for any more: their commit was overtaken, or their run cancelled. Whoever wants such a
+/// build after that has it made anew.
+pub(super) async fn end_unwanted(world: &World) -> Result<(), Trouble> {
+    let keys = folders(world).await?.into_iter().filter_map(|name| name.split('.').nth(1).map(str::to_owned));
+    for key in keys.map(BuildKey).collect::<BTreeSet<_>>() {
+        // One that can't be ended is no reason to leave the rest.
+        if let Err(trouble) = end_if_unwanted(world, &key).await {
+            warn!(build = %key.0, "a build that nobody waits for could not be ended: {trouble}");
+        }
+    }
+    Ok(())
+}
+
+async fn end_if_unwanted(world: &World, key: &BuildKey) -> Result<(), Trouble> {
+    let Some(build) = unwanted(world, key)? else { return Ok(()) };
+    let _alone = world.locks.lock(&format!("build {}", build.repository)).await;
+    let Some(build) = unwanted(world, key)? else { return Ok(()) };
+    if build.state == BuildState::Running {
+        info!(build = %build.process, "nobody waits for the build of {} any more", build.commit.short());
+        let ended = Build { state: BuildState::Overtaken { at: world.now() }, ..build.clone() };
+        world.commit(move |tx| tx.change_build(&ended)).await?;
+    }
+    end(world, &build).await
+}
+
+fn unwanted(world: &World, key: &BuildKey) -> Result<Option<Build>, StoreError> {
+    let Some(build) = world.store.build(key)?.filter(|build| build.state.has_place()) else { return Ok(None) };
+    let wanted = build.state == BuildState::Running && is_awaited(world, &build)?;
+    Ok(Some(build).filter(|_| !wanted))
+}
+
+/// Whether a deploy or a run under way waits for the build. Who asked for it may not have written yet for which tree.
+fn is_awaited(world: &World, build: &Build) -> Result<bool, StoreError> {
+    if world.store.build_of_tree(build.repository, &build.tree)?.as_ref() != Some(&build.key) {
+        return Ok(false);
+    }
+    let waits = |tree: &Option<Sha>, commit: &Sha| match tree {
+        Some(tree) => *tree == build.tree,
+        None => *commit == build.commit,
+    };
+    let deploys = |app: &App| {
+        let open = app.newest().filter(|deploy| deploy.outcome.is_none() && deploy.cause == Cause::Push);
+        open.is_some_and(|deploy| waits(&deploy.tree, &deploy.commit))
+    };
+    let tests =
+        |run: &TestRun| run.repository == build.repository && run.cancelled.is_none() && waits(&run.tree, &run.commit);
+    Ok(world.store.apps_of(build.repository)?.iter().any(deploys) || world.store.runs_going_on()?.iter().any(tests))
+}
+
+/// Stops an overtaken build; when its process is over, its cache goes back to its branch and the rest of it away.
+async fn end(world: &World, build: &Build) -> Result<(), Trouble> {
+    let all = observe::list(world).await?;
+    let ended = match all.iter().find(|status| status.id == build.process).map(|status| &status.state) {
+        Some(State::Exited { code, signal, why, .. }) => Some(observe::ended(*code, *signal, why)),
+        Some(_) => return act::stop(world, &build.process).await,
+        None => None,
+    };
+    if ended.is_some() {
+        act::discard(world, &build.process).await?;
+    }
+    give_cache_back(world, build, ended.as_ref()).await?;
+    remove_folder(&build_folder(world, build)).await
+}
+
+/// The names of all folders in which builds work.
+pub(super) async fn folders(world: &World) -> Result<Vec<String>, Trouble> {
+    let mut names = Vec::new();
+    let mut folders = tokio::fs::read_dir(world.folder("builds")).await?;
+    while let Some(entry) = folders.next_entry().await? {
+        names.push(entry.file_name().to_string_lossy().into_owned());
+    }
+    Ok(names)
 }
 
 /// Each refusal of the packing as what its author can do about it; `None` where it is not the author's.

@@ -228,12 +228,10 @@ async fn mirrors(world: &World) -> Result<(), Trouble> {
     let next = known.filter_map(|repository| Some((due(&repository)?, repository))).min_by_key(|(last, _)| *last);
     let Some((_, repository)) = next else { return Ok(()) };
     let _alone = world.locks.lock(&format!("build {}", repository.id)).await;
-    let builds = world.store.builds()?;
-    let own: Vec<&Build> = builds.iter().filter(|build| build.repository == repository.id).collect();
-    if own.iter().any(|build| build.state == BuildState::Running) {
-        return Ok(());
-    }
     let mut keep: BTreeSet<Sha> = BTreeSet::new();
+    // What goes on is read again when it is over, whether or not anybody still waits for it.
+    let going_on = |build: &Build| build.repository == repository.id && build.state == BuildState::Running;
+    keep.extend(world.store.builds()?.into_iter().filter(going_on).map(|build| build.commit));
     for app in world.store.apps_of(repository.id)? {
         keep.extend(app.deploys.into_iter().map(|deploy| deploy.commit));
     }

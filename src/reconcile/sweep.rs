@@ -138,6 +138,7 @@ async fn keep_up(world: &World) -> Result<(), Trouble> {
         addons::look_after(world).await.map(|_| ()),
         policy::look(world).await,
         setup::end_unwanted(world).await,
+        build::end_unwanted(world).await,
         sweep_processes(world).await,
         sweep_build_folders(world).await,
         close_leftover_nodes(world).await,
@@ -175,9 +176,7 @@ async fn sweep_processes(world: &World) -> Result<(), Trouble> {
 /// Folders of builds that are not going on.
 async fn stale_build_folders(world: &World) -> Result<Vec<String>, Trouble> {
     let mut stale = Vec::new();
-    let mut folders = tokio::fs::read_dir(world.folder("builds")).await?;
-    while let Some(entry) = folders.next_entry().await? {
-        let name = entry.file_name().to_string_lossy().into_owned();
+    for name in build::folders(world).await? {
         let key = name.split('.').nth(1).unwrap_or_default().to_owned();
         if name.starts_with("setup.") {
             if !setup::goes_on(world, &key, &name)? {
@@ -186,8 +185,7 @@ async fn stale_build_folders(world: &World) -> Result<Vec<String>, Trouble> {
             continue;
         }
         let build = world.store.build(&BuildKey(key))?;
-        let going_on =
-            build.is_some_and(|build| build.process_at(BuildPhase::Pack) == name && build.state == BuildState::Running);
+        let going_on = build.is_some_and(|build| build.process_at(BuildPhase::Pack) == name && build.state.has_place());
         if !going_on {
             stale.push(name);
         }
@@ -210,7 +208,7 @@ async fn sweep_build_folders(world: &World) -> Result<(), Trouble> {
 fn has_owner(world: &World, status: &ProcessStatus) -> Result<bool, Trouble> {
     if let Some(key) = status.labels.get(label::BUILD) {
         let build = world.store.build(&BuildKey(key.clone()))?;
-        return Ok(build.is_some_and(|build| build.process == status.id && build.state == BuildState::Running));
+        return Ok(build.is_some_and(|build| build.process == status.id && build.state.has_place()));
     }
     if let Some(key) = status.labels.get(label::SETUP) {
         return setup::goes_on(world, key, status.id.as_str());

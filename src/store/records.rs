@@ -462,6 +462,11 @@ impl Transaction<'_> {
 
     pub fn put_build(&mut self, build: &Build) -> Result<(), StoreError> {
         self.put(TREES, &tree_key(build.repository, &build.tree), &build.key)?;
+        self.change_build(build)
+    }
+
+    /// As `put_build`, but its tree may be found built by another.
+    pub fn change_build(&mut self, build: &Build) -> Result<(), StoreError> {
         self.put(BUILDS, build.key.0.as_bytes(), build)
     }
 

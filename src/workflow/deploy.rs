@@ -311,6 +311,7 @@ pub(super) fn next_of_build(build: Option<&Build>, process_over: bool, asked_at:
             BuildState::Succeeded { .. } => BuildStep::Done,
             // Whoever asks after a failure was known wants it tried again.
             BuildState::Failed { at, .. } if asked_at > *at => BuildStep::Ensure,
+            BuildState::Overtaken { .. } => BuildStep::Ensure,
             BuildState::Failed { failure, .. } => BuildStep::Failed(failure.clone()),
         },
     }

@@ -28,6 +28,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub const FAILING: &str = "broken test";
 pub const UNHEALTHY: &str = "never answers";
 pub const UNBUILDABLE: &str = "does not build";
+/// And for the build to go on until it is stopped.
+pub const ENDLESS: &str = "builds for ever";
 pub const FAILING_MIGRATION: &str = "bad migration";
 
 pub const ENDLESS_MIGRATION: &str = "endless migration";
@@ -490,6 +492,9 @@ fn script(spec: &Spec) -> Outcome {
             }
             let at = |name: &str| spec.binds.iter().find(|bind| bind.inside.ends_with(name)).expect("a bound folder");
             std::fs::write(at("cache").host.join("page.txt"), &page).expect("write into the cache");
+            if page.contains(ENDLESS) {
+                return Outcome::Runs { healthy: false };
+            }
             let out = at("out");
             let procfile = std::fs::read_to_string(path.join("Procfile")).unwrap_or_default();
             for (name, text) in build_results(&page, procfile) {

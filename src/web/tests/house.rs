@@ -503,7 +503,11 @@ fn builds() -> Vec<Build> {
         buildpacks: Vec::new(),
         phase: BuildPhase::Pack,
     };
-    let mut all = vec![build(BuildState::Running), build(BuildState::Succeeded { slug: digest(), at: START })];
+    let mut all = vec![
+        build(BuildState::Running),
+        build(BuildState::Succeeded { slug: digest(), at: START }),
+        build(BuildState::Overtaken { at: START }),
+    ];
     all.extend(failures().into_iter().map(|failure| build(BuildState::Failed { failure, at: START })));
     all
 }

@@ -349,6 +349,7 @@ pub fn build_detail(world: &World, build: &Build) -> Result<BuildDetail, Problem
         BuildState::Running => ("running", None, now, None),
         BuildState::Succeeded { slug, at } => ("succeeded", None, *at, Some(slug)),
         BuildState::Failed { failure, at } => ("failed", Some(failure.clone()), *at, None),
+        BuildState::Overtaken { at } => ("overtaken", None, *at, None),
     };
     let slug = match digest {
         Some(digest) => world.store.slug(digest)?,
