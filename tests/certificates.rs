@@ -99,6 +99,24 @@ fn start_router(folder: &Path) -> (SocketAddr, std::thread::JoinHandle<anyhow::R
     (address, thread)
 }
 
+async fn until_it_answers(router: &Router) {
+    while router.ping().await.is_err() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Wants a certificate of the authority for the domain.
+fn settings(authority: &Authority, folder: &Path) -> Settings {
+    let (directory, domains) = (authority.directory(), vec![DOMAIN.to_owned()]);
+    Settings { directory, contact: None, domains, folder: folder.to_owned() }
+}
+
+/// How many orders and certificates an authority has made.
+fn made(authority: &Authority) -> (usize, usize) {
+    let state = &authority.state;
+    (state.orders_made.load(Ordering::SeqCst), state.certificates_made.load(Ordering::SeqCst))
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn certificates_are_renewed_ahead_of_their_end_and_failures_are_few() {
     landfall::github::install_crypto_provider();
@@ -108,13 +126,8 @@ async fn certificates_are_renewed_ahead_of_their_end_and_failures_are_few() {
     let authority = Authority::start(address);
     let state = &authority.state;
     let clock = Clock::manual(Timestamp(Clock::System.now().0));
-    let settings = Settings {
-        directory: authority.directory(),
-        contact: None,
-        domains: vec![DOMAIN.to_owned()],
-        folder: folder.path().to_owned(),
-    };
-    let made = || (state.orders_made.load(Ordering::SeqCst), state.certificates_made.load(Ordering::SeqCst));
+    let settings = settings(&authority, folder.path());
+    let made = || made(&authority);
 
     // The router does not run yet, or the authority says no: tried again after a while and not before.
     state.limiting.store(true, Ordering::SeqCst);
@@ -125,9 +138,7 @@ async fn certificates_are_renewed_ahead_of_their_end_and_failures_are_few() {
         acme::step(&settings, &clock).await;
     }
     assert_eq!(made(), (0, 0), "who was asked too often is left alone for hours");
-    while router.ping().await.is_err() {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    until_it_answers(&router).await;
     clock.advance(Duration::from_secs(4 * 3600));
     acme::step(&settings, &clock).await;
     assert_eq!(made(), (1, 1), "{:?}", state.refused.lock().expect("no holder panics"));
@@ -168,4 +179,76 @@ async fn certificates_are_renewed_ahead_of_their_end_and_failures_are_few() {
     acme::step(&elsewhere, &clock).await;
     assert_eq!(made().0, orders + 1);
     authority.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_authority_is_asked_at_once_and_so_is_the_same_one_for_a_certificate_that_is_lost() {
+    landfall::github::install_crypto_provider();
+    let folder = tempfile::tempdir().expect("a folder");
+    let (address, thread) = start_router(folder.path());
+    let router = Router::remote(folder.path());
+    until_it_answers(&router).await;
+    let (staging, production) = (Authority::start(address), Authority::start(address));
+    let clock = Clock::manual(Timestamp(Clock::System.now().0));
+    acme::step(&settings(&staging, folder.path()), &clock).await;
+    assert_eq!((made(&staging), made(&production)), ((1, 1), (0, 0)));
+    let settings = settings(&production, folder.path());
+    for _ in 0..2 {
+        acme::step(&settings, &clock).await;
+        assert_eq!((made(&staging), made(&production)), ((1, 1), (1, 1)));
+    }
+    let certificate = folder.path().join("certificates/www.example.com.pem");
+    std::fs::remove_file(&certificate).expect("a certificate");
+    acme::step(&settings, &clock).await;
+    assert_eq!((made(&production), certificate.exists()), ((2, 2), true));
+    router.stop().await.expect("the router ends");
+    thread.join().expect("no panic").expect("no error");
+    staging.stop().await;
+    production.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_whose_end_was_not_written_down_is_gone_on_with_and_given_up_without_its_key() {
+    landfall::github::install_crypto_provider();
+    for lost in [false, true] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (address, thread) = start_router(folder.path());
+        let router = Router::remote(folder.path());
+        until_it_answers(&router).await;
+        let authority = Authority::start(address);
+        let clock = Clock::manual(Timestamp(Clock::System.now().0));
+        let settings = settings(&authority, folder.path());
+        authority.state.holding.store(true, Ordering::SeqCst);
+        let under_way = tokio::spawn({
+            let (settings, clock) = (settings.clone(), clock.clone());
+            async move { acme::step(&settings, &clock).await }
+        });
+        while authority.state.in_processing() == 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        // From here on nothing more is written down of how far it is, as if all had been killed.
+        let in_the_way = folder.path().join("certificates/.www.example.com.json");
+        std::fs::create_dir(&in_the_way).expect("a folder");
+        authority.state.holding.store(false, Ordering::SeqCst);
+        under_way.await.expect("no panic");
+        std::fs::remove_dir(&in_the_way).expect("a folder");
+        let certificate = folder.path().join("certificates/www.example.com.pem");
+        let before = std::fs::read(&certificate).expect("a certificate");
+        let key = folder.path().join("certificates/www.example.com.key.new");
+        if lost {
+            std::fs::remove_file(&key).expect("the key is kept for as long as the order is");
+            acme::step(&settings, &clock).await;
+            assert_eq!(made(&authority), (1, 1), "failures are not followed by another order at once");
+            clock.advance(Duration::from_secs(15 * 60));
+        }
+        acme::step(&settings, &clock).await;
+        assert_eq!(made(&authority), if lost { (2, 2) } else { (1, 1) });
+        assert_eq!(std::fs::read(&certificate).expect("a certificate") != before, lost);
+        let progress = std::fs::read_to_string(folder.path().join("certificates/www.example.com.json"));
+        assert!(progress.expect("it is there").contains(r#""order": null"#), "it is over");
+        assert!(!key.exists(), "the key stands in the certificate's file");
+        router.stop().await.expect("the router ends");
+        thread.join().expect("no panic").expect("no error");
+        authority.stop().await;
+    }
 }

@@ -140,8 +140,13 @@ pub async fn step(settings: &Settings, clock: &Clock) -> Duration {
                     warn!(domain, again_at = %progress.again_at.rfc3339(), "no certificate for {domain}: {error:#}");
                 }
             }
-            if let Err(error) = write_progress(settings, domain, &progress) {
-                warn!(domain, "could not write down how far a certificate is: {error:#}");
+            match write_progress(settings, domain, &progress) {
+                // Until here a kill would have gone on with the order, which needs its key.
+                Ok(()) if progress.order.is_none() => {
+                    let _ = fs::remove_file(fresh_key_path(settings, domain));
+                }
+                Ok(()) => {}
+                Err(error) => warn!(domain, "could not write down how far a certificate is: {error:#}"),
             }
         }
         let due = progress.again_at.max(progress.renew_at.unwrap_or_default());
@@ -163,9 +168,6 @@ fn pause_after(failures: u32, error: &anyhow::Error) -> Duration {
 
 /// From wherever the domain was left to the certificate.
 async fn obtain(settings: &Settings, domain: &str, progress: &mut Progress) -> anyhow::Result<Validity> {
-    if progress.directory != settings.directory {
-        *progress = Progress { directory: settings.directory.clone(), ..Progress::default() };
-    }
     let account = account(settings).await?;
     let mut order = match progress.order.take() {
         Some(url) => match account.order(url).await {
@@ -191,18 +193,18 @@ async fn obtain(settings: &Settings, domain: &str, progress: &mut Progress) -> a
     progress.order = Some(order.url().to_owned());
     write_progress(settings, domain, progress)?;
     let finished = finish(settings, domain, &mut order, progress).await;
-    let over = order.state().status == OrderStatus::Invalid;
-    if finished.is_ok() || over {
+    if order.state().status == OrderStatus::Invalid {
+        progress.order = None;
+    }
+    if finished.is_ok() || progress.order.is_none() {
         for token in progress.tokens.drain(..).filter(|token| is_token(token)) {
             let _ = fs::remove_file(settings.challenges().join(token));
         }
     }
-    if finished.is_err() && over {
-        progress.order = None;
-    }
     finished
 }
 
+/// Forgets an order that can bring nothing any more.
 async fn finish(
     settings: &Settings,
     domain: &str,
@@ -232,7 +234,7 @@ async fn finish(
         let status = order.poll_ready(&polling).await.context("the authority did not find the domain here")?;
         anyhow::ensure!(status == OrderStatus::Ready, "the authority did not find the domain here");
     }
-    let key_path = settings.certificates().join(format!("{domain}.key.new"));
+    let key_path = fresh_key_path(settings, domain);
     if order.state().status == OrderStatus::Ready {
         let key = KeyPair::generate().context("a new key cannot be made")?;
         let mut request = CertificateParams::new(vec![domain.to_owned()])?;
@@ -243,10 +245,15 @@ async fn finish(
         order.finalize_csr(request.der()).await.context("the request for the certificate was not taken")?;
     }
     let chain = order.poll_certificate(&polling).await.context("the certificate did not come")?;
-    let key = fs::read_to_string(&key_path).context("the key of the certificate is lost")?;
-    let validity = check(&key, &chain)?;
-    put(&settings.certificates().join(format!("{domain}.pem")), format!("{}\n{}", key.trim_end(), chain).as_bytes())?;
-    let _ = fs::remove_file(key_path);
+    let key = match fs::read_to_string(&key_path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            progress.order = None;
+            anyhow::bail!("the key of the certificate is lost");
+        }
+        key => key.context("the key of the certificate cannot be read")?,
+    };
+    let validity = check(&key, &chain).inspect_err(|_| progress.order = None)?;
+    put(&certificate_path(settings, domain), format!("{}\n{}", key.trim_end(), chain).as_bytes())?;
     Ok(validity)
 }
 
@@ -329,10 +336,28 @@ fn progress_path(settings: &Settings, domain: &str) -> PathBuf {
     settings.certificates().join(format!("{domain}.json"))
 }
 
-/// What cannot be read is begun anew.
+/// Key and chain, as the router reads them.
+fn certificate_path(settings: &Settings, domain: &str) -> PathBuf {
+    settings.certificates().join(format!("{domain}.pem"))
+}
+
+/// The key of the certificate that is being asked for.
+fn fresh_key_path(settings: &Settings, domain: &str) -> PathBuf {
+    settings.certificates().join(format!("{domain}.key.new"))
+}
+
+/// What cannot be read, or is about another authority, is begun anew; a certificate that is lost is not one to be renewed
+/// some day.
 fn read_progress(settings: &Settings, domain: &str) -> Progress {
     let bytes = fs::read(progress_path(settings, domain)).unwrap_or_default();
-    serde_json::from_slice(&bytes).unwrap_or_default()
+    let mut progress: Progress = serde_json::from_slice(&bytes).unwrap_or_default();
+    if progress.directory != settings.directory {
+        progress = Progress { directory: settings.directory.clone(), ..Progress::default() };
+    }
+    if !certificate_path(settings, domain).exists() {
+        progress.renew_at = None;
+    }
+    progress
 }
 
 fn write_progress(settings: &Settings, domain: &str, progress: &Progress) -> anyhow::Result<()> {
