@@ -43,6 +43,10 @@ use tokio::sync::watch;
 /// Bytes of one stream of HTTP/2, an upload, that may be under way. They are held here while the app, or a request that
 /// waits for one, does not take them.
 const STREAM_WINDOW: u32 = 128 * 1024;
+/// Bytes of one stream's answer that wait here for a client that takes them slowly or not at all, and the streams that one
+/// connection may have open. A client says itself how much it takes, so all of it may wait.
+const STREAM_UNSENT: usize = 32 * 1024;
+const STREAMS: u32 = 100;
 /// How long a router that a signal is to end serves on for the next one to come: as long as the control plane gives it.
 const SUCCESSION: Duration = Duration::from_secs(10);
 /// Bytes of a head over HTTP/2, as over HTTP/1.
@@ -527,6 +531,8 @@ impl Door {
             // Several times that of a stream, so that one that stands still holds up no other.
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(8 * STREAM_WINDOW)
+            .max_send_buf_size(STREAM_UNSENT)
+            .max_concurrent_streams(STREAMS)
             .serve_connection(stream, service);
         tokio::pin!(connection);
         if !until_farewell(&client, connection.as_mut()).await {

@@ -52,15 +52,7 @@ impl Raw {
 
     /// The head and the pieces of the body of one request.
     fn ask(mut self, fields: &Fields, body: &[&[u8]]) -> Came {
-        let mut block = Vec::new();
-        for (name, value) in fields {
-            // Literal without indexing, new name, no Huffman (RFC 7541, 6.2.2).
-            block.push(0);
-            for text in [name.to_vec(), value.clone()] {
-                integer(text.len(), &mut block);
-                block.extend(text);
-            }
-        }
+        let block = block_of(fields);
         let pieces: Vec<&[u8]> = block.chunks(16_000).collect();
         for (index, piece) in pieces.iter().enumerate() {
             let last = if index + 1 == pieces.len() { 4 } else { 0 };
@@ -91,6 +83,19 @@ impl Raw {
             }
         }
     }
+}
+
+fn block_of(fields: &Fields) -> Vec<u8> {
+    let mut block = Vec::new();
+    for (name, value) in fields {
+        // Literal without indexing, new name, no Huffman (RFC 7541, 6.2.2).
+        block.push(0);
+        for text in [name.to_vec(), value.clone()] {
+            integer(text.len(), &mut block);
+            block.extend(text);
+        }
+    }
+    block
 }
 
 /// An integer with a prefix of seven bits (RFC 7541, 5.1).
@@ -525,6 +530,28 @@ fn a_stream_whose_client_takes_nothing_is_ended() {
     eventually("its end", || (router.status().targets[&process].in_flight == 0).then_some(()));
     expect_codes(&router, &[(Code::H27, 1)]);
     drop(client);
+}
+
+#[test]
+fn streams_of_a_client_that_reads_nothing_hold_little_however_much_it_says_to_take() {
+    const STREAMS: usize = 100;
+    let folder = tempfile::tempdir().unwrap();
+    let (app, router, address) = impatient(folder.path(), 1 << 20);
+    let mut client = Raw::connect(address);
+    // SETTINGS_INITIAL_WINDOW_SIZE and the connection's WINDOW_UPDATE, both as large as may be.
+    let largest = (1_u32 << 31) - 1;
+    client.frame(4, 0, 0, &[&[0, 4], largest.to_be_bytes().as_slice()].concat());
+    client.frame(8, 0, 0, &(largest - 65_535).to_be_bytes());
+    let block = block_of(&fields("GET", &[]));
+    for number in 0..STREAMS as u32 {
+        client.frame(1, 5, 2 * number + 1, &block);
+    }
+    eventually("all requests", || (app.count() == STREAMS).then_some(()));
+    let process = app.target(Active).process;
+    eventually("their end", || (router.status().targets[&process].in_flight == 0).then_some(()));
+    let taken = router.status().apps[&"hello".parse().unwrap()].bytes;
+    // Of what the app wrote, some 4 MB lie in the sockets' own buffers.
+    assert!(taken < 16 << 20, "{} KiB of each stream", (taken >> 10) / STREAMS as u64);
 }
 
 #[test]
