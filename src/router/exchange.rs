@@ -49,6 +49,8 @@ pub(super) struct Exchange {
     pub refusal: Option<Refusal>,
     /// What the client was told, once it was.
     pub status: Option<u16>,
+    /// The answer is a stream of events, which ends when one of both has had enough.
+    pub events: bool,
     /// Bytes of the answer's body.
     pub bytes: u64,
     /// Nobody who was let in: no use of the app.
@@ -89,6 +91,7 @@ impl Exchange {
             connect: None,
             refusal: None,
             status: None,
+            events: false,
             bytes: 0,
             outsider: false,
             let_in: None,
@@ -159,6 +162,7 @@ impl Drop for Exchange {
         let process = self.process.as_deref();
         if let Some(app) = self.app.as_ref().filter(|_| !self.outsider) {
             let process = process.map(|process| process.label.as_str());
+            let took = (status != 101 && !self.events).then_some(took);
             app.metrics.record(&Sample { status, code, bytes: self.bytes, took, process, now });
         }
         let entry = Entry {

@@ -94,9 +94,8 @@ impl Slot {
         if let Some(code) = sample.code {
             *self.codes.entry(code).or_default() += 1;
         }
-        // How long a change of protocol lasted is no time that an answer took.
-        if sample.status != 101 {
-            self.latency.record(sample.took);
+        if let Some(took) = sample.took {
+            self.latency.record(took);
         }
     }
 }
@@ -114,7 +113,8 @@ pub(super) struct Sample<'a> {
     pub status: u16,
     pub code: Option<Code>,
     pub bytes: u64,
-    pub took: Duration,
+    /// None where it lasted for as long as both wanted it to, which is no time that an answer took.
+    pub took: Option<Duration>,
     /// Release and name of the process that it was at, `v3/web.1`.
     pub process: Option<&'a str>,
     pub now: Timestamp,
@@ -434,7 +434,7 @@ mod tests {
             status,
             code: (status == 503).then_some(Code::H12),
             bytes: 5,
-            took: Duration::from_millis(took),
+            took: Some(Duration::from_millis(took)),
             process: Some("v1/web.1"),
             now: Timestamp(second * 1000),
         }

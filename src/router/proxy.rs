@@ -429,6 +429,7 @@ impl Proxy {
         }
         head.version = Version::HTTP_11;
         exchange.status = Some(head.status.as_u16());
+        exchange.events = is_stream_of_events(headers);
         if let Some((client, app)) = tunnel {
             tokio::spawn(lead_through(exchange, client, app, link));
             return Response::from_parts(head, AnswerBody::Page(None));
@@ -550,6 +551,13 @@ fn written(status: u16, fields: &[(HeaderName, &str)], body: Vec<u8>) -> Respons
     }
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     answer
+}
+
+/// Server-sent events, as the HTML standard names them.
+fn is_stream_of_events(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    let kind = kind.split(|byte| *byte == b';').next().unwrap_or_default();
+    kind.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
 }
 
 /// Cookies may come in several fields over HTTP/2, and in one only after that (RFC 9113, 8.2.3).

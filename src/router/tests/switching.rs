@@ -408,6 +408,32 @@ fn events_stream_as_they_are_sent() {
 }
 
 #[test]
+fn how_long_a_stream_of_events_lasts_is_no_time_that_an_answer_took() {
+    let folder = tempfile::tempdir().unwrap();
+    let app = App::behaving(folder.path(), "one", |seen, stream| {
+        let kind = seen.header("x-kind").unwrap();
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: 0\r\n\r\n");
+        let _ = stream.write_all(head.as_bytes());
+        Next::KeepAlive
+    });
+    let router = RunningRouter::start(folder.path());
+    router.set(table(1, vec![app.target(Active)]));
+    for (kind, requests, timed) in [
+        ("text/event-stream", 1, 0),
+        ("Text/Event-Stream ; charset=utf-8", 2, 0),
+        ("text/event-streams", 3, 1),
+        ("text/html; of=text/event-stream", 4, 2),
+    ] {
+        let head = format!("GET / HTTP/1.1\r\nHost: hello.localhost\r\nX-Kind: {kind}\r\n\r\n");
+        assert_eq!(router.client().request(&head).status, 200);
+        let counted = eventually("the request to be counted", || {
+            numbers(&router).app.into_iter().next().filter(|slot| slot.requests == requests)
+        });
+        assert_eq!(counted.latency.count(), timed, "{kind}");
+    }
+}
+
+#[test]
 fn load_is_spread_by_pending_requests() {
     let folder = tempfile::tempdir().unwrap();
     let (busy, free) = holding(folder.path(), "busy");
