@@ -3,7 +3,7 @@
 //! asks for, or the operator's.
 //!
 //! A pair of files that cannot be used is refused at the start; later it is reported, and the one in use stays, as it
-//! does for every single domain.
+//! does for every single domain. What could not be used is tried again with each look.
 
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
@@ -13,6 +13,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use std::collections::{BTreeMap, HashMap};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -33,7 +34,7 @@ pub(super) struct Certificates {
     folder: PathBuf,
     /// Apps are served under this domain, which the operator's certificate is for.
     domain: String,
-    seen: Seen,
+    loaded: Looked,
     current: ArcSwap<InUse>,
 }
 
@@ -58,17 +59,26 @@ impl ResolvesServerCert for Shown {
 /// What tells one state of the files from another, without reading them.
 type Seen = BTreeMap<PathBuf, (u64, u64, i64, i64)>;
 
+/// What a look at the files found.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+struct Looked {
+    seen: Seen,
+    /// What could not be used, and why.
+    troubles: Vec<String>,
+}
+
 impl Certificates {
     pub fn load(files: Option<&CertificateFiles>, folder: &Path, domain: &str) -> anyhow::Result<Certificates> {
         let seen = state_of(files, folder);
         let default = files.map(of_files).transpose()?.map(Arc::new);
-        let shown = Shown { default, named: read_named(folder, &HashMap::new()) };
+        let (named, troubles) = read_named(folder, &HashMap::new());
+        troubles.iter().for_each(|trouble| tracing::error!("{trouble}"));
         Ok(Certificates {
             files: files.cloned(),
             folder: folder.to_owned(),
             domain: domain.to_owned(),
-            seen,
-            current: ArcSwap::from_pointee(in_use(shown)?),
+            loaded: Looked { seen, troubles },
+            current: ArcSwap::from_pointee(in_use(Shown { default, named })?),
         })
     }
 
@@ -87,50 +97,52 @@ impl Certificates {
 
     /// Looks at the files every so often, for ever.
     pub async fn follow(self: Arc<Certificates>, every: Duration) {
-        let mut seen = self.seen.clone();
+        let mut last = self.loaded.clone();
         let mut tick = tokio::time::interval(every);
         loop {
             tick.tick().await;
-            let now = state_of(self.files.as_ref(), &self.folder);
-            if now == seen {
-                continue;
-            }
-            let this = self.clone();
-            match tokio::task::spawn_blocking(move || this.read_again()).await {
-                // Chain and key are two files: between their two changes they do not match. Looked at again.
-                Ok(whole) => {
-                    if whole {
-                        seen = now;
-                    }
-                }
+            let (this, before) = (self.clone(), last.clone());
+            match tokio::task::spawn_blocking(move || this.look(&before)).await {
+                Ok(looked) => last = looked,
                 Err(error) => tracing::error!(%error, "reading the certificates failed"),
             }
         }
     }
 
-    /// Takes what can be used; whether the operator's pair could.
-    fn read_again(&self) -> bool {
+    /// Takes what can be used, where the files are others than at the last look, or some could not be used then. That may
+    /// have had a reason that the files do not show: no right to read them, or too many open files.
+    fn look(&self, last: &Looked) -> Looked {
+        let seen = state_of(self.files.as_ref(), &self.folder);
+        if seen == last.seen && last.troubles.is_empty() {
+            return last.clone();
+        }
         let current = self.current.load();
-        let read = self.files.as_ref().map(of_files).transpose();
-        let whole = read.is_ok();
-        let default = match read {
+        let (named, mut troubles) = read_named(&self.folder, &current.shown.named);
+        let default = match self.files.as_ref().map(of_files).transpose() {
             Ok(default) => default.map(Arc::new),
+            // Chain and key are two files: between their two changes they do not match.
             Err(error) => {
-                tracing::error!("the new certificate cannot be used, the old one stays: {error:#}");
+                troubles.push(format!("the new certificate cannot be used, the old one stays: {error:#}"));
                 current.shown.default.clone()
             }
         };
-        let shown = Shown { default, named: read_named(&self.folder, &current.shown.named) };
-        match in_use(shown) {
+        let looked = Looked { seen, troubles };
+        if looked == *last {
+            return looked;
+        }
+        for trouble in looked.troubles.iter().filter(|trouble| !last.troubles.contains(trouble)) {
+            tracing::error!("{trouble}");
+        }
+        match in_use(Shown { default, named }) {
             Ok(fresh) => {
                 self.current.store(Arc::new(fresh));
-                if whole {
+                if looked.troubles.is_empty() {
                     tracing::info!("took the new certificates");
                 }
             }
             Err(error) => tracing::error!("the new certificates cannot be used: {error:#}"),
         }
-        whole
+        looked
     }
 }
 
@@ -145,26 +157,32 @@ fn state_of(files: Option<&CertificateFiles>, folder: &Path) -> Seen {
     states.collect()
 }
 
-/// The custom domains' certificates; for one that cannot be used the one before it.
-fn read_named(folder: &Path, before: &HashMap<String, Arc<CertifiedKey>>) -> HashMap<String, Arc<CertifiedKey>> {
-    let mut named = HashMap::new();
-    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+/// The custom domains' certificates, for one that cannot be used the one before it; and what could not be used.
+fn read_named(
+    folder: &Path,
+    before: &HashMap<String, Arc<CertifiedKey>>,
+) -> (HashMap<String, Arc<CertifiedKey>>, Vec<String>) {
+    let entries = match std::fs::read_dir(folder).and_then(Iterator::collect::<io::Result<Vec<_>>>) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        Err(error) => {
+            let trouble = format!("cannot read {}, its certificates stay: {error}", folder.display());
+            return (before.clone(), vec![trouble]);
+        }
+    };
+    let (mut named, mut troubles) = (HashMap::new(), Vec::new());
+    for entry in entries {
         let path = entry.path();
         let name = entry.file_name().to_string_lossy().into_owned();
         let Some(domain) = name.strip_suffix(".pem").filter(|domain| !domain.starts_with('.')) else { continue };
-        match certified(&path, &path) {
-            Ok(key) => {
-                named.insert(domain.to_owned(), Arc::new(key));
-            }
-            Err(error) => {
-                tracing::error!(domain, "its certificate cannot be used: {error:#}");
-                if let Some(key) = before.get(domain) {
-                    named.insert(domain.to_owned(), key.clone());
-                }
-            }
+        let usable = certified(&path, &path).map(Arc::new).inspect_err(|error| {
+            troubles.push(format!("the certificate of {domain} cannot be used: {error:#}"));
+        });
+        if let Some(key) = usable.ok().or_else(|| before.get(domain).cloned()) {
+            named.insert(domain.to_owned(), key);
         }
     }
-    named
+    (named, troubles)
 }
 
 fn of_files(files: &CertificateFiles) -> anyhow::Result<CertifiedKey> {
@@ -192,4 +210,62 @@ fn in_use(shown: Shown) -> anyhow::Result<InUse> {
         .with_cert_resolver(shown.clone());
     configuration.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(InUse { shown, configuration: Arc::new(configuration) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::{self, File};
+    use std::os::unix::fs::FileExt;
+
+    /// A key and its chain, as the control plane puts them there.
+    fn pem(domain: &str) -> String {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let chain = rcgen::CertificateParams::new(vec![domain.to_owned()]).unwrap().self_signed(&key).unwrap();
+        format!("{}{}", key.serialize_pem(), chain.pem())
+    }
+
+    fn names(certificates: &Certificates) -> Vec<String> {
+        let mut names: Vec<String> = certificates.current.load().shown.named.keys().cloned().collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_certificate_that_could_not_be_used_once_is_tried_again_although_its_file_is_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, good) = (folder.path().join("www.example.com.pem"), pem("www.example.com"));
+        // Something that nothing of its file tells from the good one.
+        fs::write(&path, good.replace("BEGIN", "XXXXX")).unwrap();
+        let certificates = Certificates::load(None, folder.path(), "localhost").unwrap();
+        let mut last = certificates.look(&certificates.loaded);
+        assert_eq!((names(&certificates), last.troubles.len()), (Vec::new(), 1), "{last:?}");
+        let file = File::options().write(true).open(&path).unwrap();
+        let modified = file.metadata().unwrap().modified().unwrap();
+        file.write_all_at(good.as_bytes(), 0).unwrap();
+        file.set_modified(modified).unwrap();
+        last = certificates.look(&last);
+        assert_eq!((names(&certificates), last.troubles.len()), (vec!["www.example.com".to_owned()], 0), "{last:?}");
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_read_takes_no_domain_its_certificate() {
+        let outer = tempfile::tempdir().unwrap();
+        let (folder, aside) = (outer.path().join("certificates"), outer.path().join("aside"));
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join("www.example.com.pem"), pem("www.example.com")).unwrap();
+        let certificates = Certificates::load(None, &folder, "localhost").unwrap();
+        fs::rename(&folder, &aside).unwrap();
+        fs::write(&folder, "no folder").unwrap();
+        let last = certificates.look(&certificates.loaded);
+        assert_eq!((names(&certificates), last.troubles.len()), (vec!["www.example.com".to_owned()], 1), "{last:?}");
+        fs::remove_file(&folder).unwrap();
+        fs::rename(&aside, &folder).unwrap();
+        let last = certificates.look(&last);
+        assert_eq!((names(&certificates).len(), &last), (1, &certificates.loaded));
+        // One that is gone has no domains any more.
+        fs::remove_dir_all(&folder).unwrap();
+        assert_eq!(certificates.look(&last), Looked::default());
+        assert_eq!(names(&certificates), Vec::<String>::new());
+    }
 }
