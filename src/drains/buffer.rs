@@ -125,6 +125,10 @@ impl Buffer {
         inner.sending_from = None;
         if let Some(first) = batch.lines.first() {
             inner.drop_lines(batch.lines.len() as u64, first.at);
+            // It was not told of those before either. What says so and nothing else would be refused again and again.
+            if let Some((lines, since)) = batch.gone {
+                inner.owe(lines, since);
+            }
         }
         inner.figures.trouble = Some(why);
         inner.figures.waiting = inner.lines.len() as u64;
@@ -145,9 +149,14 @@ impl Buffer {
 
 impl Inner {
     fn drop_lines(&mut self, lines: u64, at: Timestamp) {
+        self.owe(lines, at);
+        self.figures.dropped += lines;
+    }
+
+    /// The receiver is still to be told of lines that were dropped.
+    fn owe(&mut self, lines: u64, at: Timestamp) {
         let (before, since) = self.gone.unwrap_or((0, at));
         self.gone = Some((before + lines, since.min(at)));
-        self.figures.dropped += lines;
     }
 }
 
@@ -181,6 +190,22 @@ mod tests {
         }
         let figures = buffer.figures();
         assert_eq!((sent, figures.sent, figures.waiting), (LINES, LINES as u64, 0));
+    }
+
+    #[test]
+    fn losses_that_a_receiver_refused_to_hear_of_are_told_with_the_next_lines() {
+        let buffer = Buffer::default();
+        buffer.lost(5, Timestamp(7));
+        buffer.push(line(9, ""));
+        let refused = buffer.take_now().unwrap();
+        assert_eq!((refused.gone, refused.lines.len()), (Some((5, Timestamp(7))), 1));
+        buffer.refused(&refused, "no".to_owned());
+        let alone = buffer.take_now().unwrap();
+        assert_eq!((alone.gone, alone.lines.len()), (Some((6, Timestamp(7))), 0));
+        assert_eq!(buffer.figures().dropped, 6, "each is counted once");
+        // What only says so and is refused is not said again and again.
+        buffer.refused(&alone, "no".to_owned());
+        assert!(buffer.take_now().is_none());
     }
 
     #[test]
