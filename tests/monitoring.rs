@@ -5,7 +5,7 @@ use crate::support::town::{Settled, Town};
 use landfall::domain::{AppName, RuntimeCode, Secret};
 use landfall::outside::Outside;
 use landfall::reconcile::{self, drains::Feeds};
-use landfall::router::{AppNumbers, AppStatus, Slot, TailLine};
+use landfall::router::{AppNumbers, AppStatus, Code, Slot, TailLine};
 use landfall::store::queue;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -30,6 +30,13 @@ fn count(town: &Town, name: &str, requests: u64, errors: u64) {
     let mut router = town.router.lock().expect("no holder panics");
     router.numbers.insert(app(name), AppNumbers { app: vec![slot], ..AppNumbers::default() });
     router.apps.insert(app(name), AppStatus { requests, last_request: Some(now), ..AppStatus::default() });
+}
+
+/// As many of its answers said that the app is under maintenance.
+fn maintain(town: &Town, name: &str, told: u64) {
+    let mut router = town.router.lock().expect("no holder panics");
+    let numbers = router.numbers.get_mut(&app(name)).expect("something was counted");
+    numbers.app[0].codes.insert(Code::H80, told);
 }
 
 /// Looks, as the monitor does every ten seconds, with so much time gone by.
@@ -99,6 +106,25 @@ async fn an_alert_is_told_once_when_it_fires_and_once_when_it_is_over() {
     assert_eq!(posts[3].json()["text"], "[RESOLVED] hello-staging: errors are back to 0.0 %");
     assert_eq!(posts.len(), 4);
     assert_eq!(alerts_of(&town).await[0]["state"], "resolved");
+    town.leave().await;
+}
+
+#[tokio::test]
+async fn visitors_of_an_app_under_maintenance_are_no_errors_and_hide_none() {
+    let receiver = WebReceiver::start().await;
+    let town = town(&receiver, None).await;
+    town.settle().await;
+    count(&town, "hello-staging", 200, 190);
+    maintain(&town, "hello-staging", 190);
+    look_later(&town, 0).await;
+    look_later(&town, 61).await;
+    assert_eq!(alerts_of(&town).await, json!([]));
+    maintain(&town, "hello-staging", 180);
+    look_later(&town, 0).await;
+    look_later(&town, 61).await;
+    town.settle().await;
+    let told = receiver.posted(1).await[0].json();
+    assert_eq!(told["text"], "[FIRING] hello-staging: 50.0 % of 20 answers in 5 minutes were errors (limit 10.0 %)");
     town.leave().await;
 }
 

@@ -10,7 +10,7 @@ use crate::clock::Timestamp;
 use crate::domain::*;
 use crate::outside;
 use crate::platform::State;
-use crate::router::{Histogram, Resolution, TargetState};
+use crate::router::{Code, Histogram, Resolution, TargetState};
 use crate::store::{StoreError, queue};
 use crate::workflow::{AlertFacts, STABLE, crashes_after, look_at_alerts};
 use serde_json::{Value, json};
@@ -112,8 +112,10 @@ async fn facts(world: &World, app: &App, seen: &Seen) -> Result<AlertFacts, Trou
         let numbers = world.router.numbers(&app.name, Resolution::Minute).await?;
         let mut latency = Histogram::default();
         for slot in numbers.app.iter().filter(|slot| slot.at >= now - WINDOW) {
-            facts.requests += slot.requests;
-            facts.errors += slot.classes[4];
+            // Who is told that the app is under maintenance got what the operator wants.
+            let told = slot.codes.get(&Code::H80).copied().unwrap_or_default();
+            facts.requests += slot.requests.saturating_sub(told);
+            facts.errors += slot.classes[4].saturating_sub(told);
             latency.merge(&slot.latency);
         }
         let p95 = latency.percentile(950).unwrap_or_default();
