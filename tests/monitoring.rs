@@ -2,7 +2,7 @@
 
 use crate::support::receiver::{SyslogReceiver, WebReceiver};
 use crate::support::town::{Settled, Town};
-use landfall::domain::{AppName, RuntimeCode, Secret};
+use landfall::domain::{App, AppName, RuntimeCode, Scale, Secret, Wanted};
 use landfall::outside::Outside;
 use landfall::reconcile::{self, drains::Feeds};
 use landfall::router::{AppNumbers, AppStatus, Code, Slot, TailLine};
@@ -126,6 +126,48 @@ async fn visitors_of_an_app_under_maintenance_are_no_errors_and_hide_none() {
     let told = receiver.posted(1).await[0].json();
     assert_eq!(told["text"], "[FIRING] hello-staging: 50.0 % of 20 answers in 5 minutes were errors (limit 10.0 %)");
     town.leave().await;
+}
+
+type Change = fn(&mut App);
+
+#[tokio::test]
+async fn of_an_app_that_is_not_to_run_any_more_nobody_is_told_that_it_is_well_again() {
+    let (errors, web) = ("its errors are no longer watched", "whether a web process answers is no longer watched");
+    let scaled_down: Change = |app| {
+        let none = Scale { quantity: 0, size: "basic".to_owned() };
+        app.formation = Some([("web".to_owned(), none)].into());
+    };
+    let changes: [(Change, &[&str]); 3] = [
+        (|app| app.wanted = Wanted::Held, &[errors, web]),
+        (|app| app.asleep_since = Some(app.created_at), &[errors, web]),
+        (scaled_down, &[web]),
+    ];
+    for (change, told) in changes {
+        let receiver = WebReceiver::start().await;
+        let town = town(&receiver, None).await;
+        town.settle().await;
+        count(&town, "hello-staging", 200, 190);
+        let process = town.memory.running().into_iter().find(|id| id.as_str().starts_with("hello-staging.")).unwrap();
+        town.router.lock().unwrap().health.insert(process, (false, "refused".to_owned()));
+        look_later(&town, 0).await;
+        look_later(&town, 61).await;
+        town.settle().await;
+        assert_eq!(receiver.posted(2).await.len(), 2, "both fire");
+        let name = app("hello-staging");
+        let changed = town.world().commit(move |tx| {
+            let mut app = tx.app(&name)?.expect("it is there");
+            change(&mut app);
+            tx.put_app(&app)
+        });
+        changed.await.expect("the store");
+        look_later(&town, 0).await;
+        town.settle().await;
+        let posts = receiver.posted(2 + told.len()).await;
+        let texts: Vec<String> =
+            posts[2..].iter().map(|post| post.json()["text"].as_str().unwrap().to_owned()).collect();
+        assert_eq!(texts, told.iter().map(|text| format!("[RESOLVED] hello-staging: {text}")).collect::<Vec<_>>());
+        town.leave().await;
+    }
 }
 
 #[tokio::test]

@@ -96,7 +96,8 @@ pub struct AlertPost {
     pub number: u64,
     pub kind: AlertKind,
     pub firing: bool,
-    pub reading: Reading,
+    /// None where it is over because nobody looks any more: its rule no longer holds.
+    pub reading: Option<Reading>,
     pub at: Timestamp,
 }
 

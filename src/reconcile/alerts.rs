@@ -34,10 +34,6 @@ pub(super) async fn look(world: &World, seen: &Seen) -> Result<(), Trouble> {
 
 async fn look_at(world: &World, app: &App, seen: &Seen) -> Result<(), Trouble> {
     let before = world.store.alerts(&app.name)?.filter(|alerts| alerts.id == app.id);
-    if app.asleep_since.is_some() && before.is_none() {
-        // Nothing of it runs that anything could be said of.
-        return Ok(());
-    }
     let rules = rules(world, app)?;
     if rules == AlertRules::default() && before.is_none() {
         return Ok(());
@@ -61,10 +57,12 @@ async fn look_at(world: &World, app: &App, seen: &Seen) -> Result<(), Trouble> {
             let current = current.unwrap_or_else(|| Alerts::new(name.clone(), id));
             let (mut after, told) = look_at_alerts(&rules, &current, &facts);
             for (kind, firing, reading) in told {
-                if firing {
-                    warn!(app = %name, %kind, value = reading.value, limit = reading.limit, "{name}: {kind} fires");
-                } else {
-                    info!(app = %name, %kind, "{name}: {kind} is over");
+                match &reading {
+                    Some(Reading { value, limit, .. }) if firing => {
+                        warn!(app = %name, %kind, value, limit, "{name}: {kind} fires");
+                    }
+                    Some(_) => info!(app = %name, %kind, "{name}: {kind} is over"),
+                    None => info!(app = %name, %kind, "{name}: {kind} is watched no more"),
                 }
                 if is_told {
                     let number = tx.next_number("alert post")?;
@@ -90,13 +88,16 @@ fn release_of(world: &World, app: &App) -> Result<Option<Release>, StoreError> {
 }
 
 /// The rules that hold for an app: those of the code that serves, over the operator's. Nothing is expected of an app
-/// that is not to run.
+/// that is not to run or sleeps, nor of web processes where there are to be none.
 pub fn rules(world: &World, app: &App) -> Result<AlertRules, StoreError> {
-    let Some(release) = release_of(world, app)?.filter(|_| app.wanted == Wanted::Running) else {
+    if app.wanted != Wanted::Running || app.asleep_since.is_some() {
         return Ok(AlertRules::default());
-    };
+    }
+    let Some(release) = release_of(world, app)? else { return Ok(AlertRules::default()) };
     let settings = world.store.slug(&release.slug)?.map(|slug| slug.settings().alerts).unwrap_or_default();
-    Ok(alert_rules(app.stage, &world.config.alerts.settings(), &settings))
+    let mut rules = alert_rules(app.stage, &world.config.alerts.settings(), &settings);
+    rules.no_healthy_process = rules.no_healthy_process.filter(|_| app.formation_of(&release).contains_key("web"));
+    Ok(rules)
 }
 
 async fn facts(world: &World, app: &App, seen: &Seen) -> Result<AlertFacts, Trouble> {
@@ -122,10 +123,9 @@ async fn facts(world: &World, app: &App, seen: &Seen) -> Result<AlertFacts, Trou
         facts.p95_millis = u64::try_from(p95.as_millis()).unwrap_or(u64::MAX);
     }
     (facts.crashes, facts.process) = crashes(app, &release, seen);
-    let wanted = app.formation_of(&release);
     let mut targets = router.iter().flat_map(|router| router.targets.values());
     let serves = targets.any(|target| target.app == app.name && target.state == TargetState::Active && target.healthy);
-    facts.down = wanted.contains_key("web") && !serves;
+    facts.down = !serves;
     Ok(facts)
 }
 
@@ -204,7 +204,7 @@ pub(super) async fn post(world: &World, app: &str, attempts: u32) -> Result<Next
 /// What Slack, Mattermost, Rocket.Chat and Discord (at `/slack`) take.
 fn body(world: &World, app: &AppName, post: &AlertPost) -> Value {
     let page = world.config.page(&format!("/apps/{app}"));
-    let view = view(app, post.kind, Some(post.at), &post.reading);
+    let view = view(app, post.kind, Some(post.at), post.reading.as_ref());
     let text = |form: &str| {
         let context = json!({ "form": form, "firing": post.firing, "alert": view, "page": page });
         world.texts.line("alert.txt", context)
@@ -219,9 +219,6 @@ fn body(world: &World, app: &AppName, post: &AlertPost) -> Value {
 }
 
 /// An alert as pages and templates show it.
-pub fn view(app: &AppName, kind: AlertKind, since: Option<Timestamp>, reading: &Reading) -> Value {
-    json!({
-        "app": app, "kind": kind, "since": since.map(Timestamp::rfc3339), "value": reading.value,
-        "limit": reading.limit, "requests": reading.requests, "process": reading.process,
-    })
+pub fn view(app: &AppName, kind: AlertKind, since: Option<Timestamp>, reading: Option<&Reading>) -> Value {
+    json!({ "app": app, "kind": kind, "since": since.map(Timestamp::rfc3339), "reading": reading })
 }

@@ -27,7 +27,7 @@ pub struct AlertFacts {
     /// The process of the live release that crashed most often in a row.
     pub crashes: u32,
     pub process: Option<String>,
-    /// It should serve, and no web process is well.
+    /// No web process is well.
     pub down: bool,
     /// Nobody could say what visitors got.
     pub unanswered: bool,
@@ -42,8 +42,11 @@ enum Lies {
     Below,
 }
 
+/// What is to be told: whether an alert fires or is over, and what was read; nothing where nobody looks any more.
+type Told = Vec<(AlertKind, bool, Option<Reading>)>;
+
 /// The alerts as they stand after a look, and what is to be told. Alerts that no rule stands for any more end.
-pub fn look(rules: &AlertRules, before: &Alerts, facts: &AlertFacts) -> (Alerts, Vec<(AlertKind, bool, Reading)>) {
+pub fn look(rules: &AlertRules, before: &Alerts, facts: &AlertFacts) -> (Alerts, Told) {
     let mut after = before.clone();
     let mut told = Vec::new();
     for kind in AlertKind::ALL {
@@ -65,14 +68,7 @@ pub fn look(rules: &AlertRules, before: &Alerts, facts: &AlertFacts) -> (Alerts,
     (after, told)
 }
 
-fn step(
-    kind: AlertKind,
-    alert: &mut Alert,
-    lies: Lies,
-    reading: Reading,
-    now: Timestamp,
-    told: &mut Vec<(AlertKind, bool, Reading)>,
-) {
+fn step(kind: AlertKind, alert: &mut Alert, lies: Lies, reading: Reading, now: Timestamp, told: &mut Told) {
     alert.over_since = match lies {
         Lies::Over => Some(alert.over_since.unwrap_or(now)),
         Lies::Near | Lies::Below => None,
@@ -80,7 +76,7 @@ fn step(
     if alert.firing.is_none() {
         alert.calm_since = None;
         if alert.over_since.is_some_and(|since| now.since(since) >= patience(kind, reading.limit)) {
-            told.push((kind, true, reading.clone()));
+            told.push((kind, true, Some(reading.clone())));
             alert.firing = Some((now, reading));
             alert.resolved_at = None;
         }
@@ -95,17 +91,11 @@ fn step(
     }
 }
 
-fn end(
-    kind: AlertKind,
-    alert: &mut Alert,
-    now: Timestamp,
-    told: &mut Vec<(AlertKind, bool, Reading)>,
-    reading: Option<Reading>,
-) {
+fn end(kind: AlertKind, alert: &mut Alert, now: Timestamp, told: &mut Told, reading: Option<Reading>) {
     alert.calm_since = None;
-    if let Some((_, first)) = alert.firing.take() {
+    if alert.firing.take().is_some() {
         alert.resolved_at = Some(now);
-        told.push((kind, false, reading.unwrap_or(first)));
+        told.push((kind, false, reading));
     }
 }
 
@@ -240,7 +230,8 @@ mod tests {
         let (firing, told) = look(&RULES, &none(), &AlertFacts { crashes: 5, ..AlertFacts::default() });
         assert_eq!((told.len(), firing.firing().count()), (1, 1));
         let (ended, told) = look(&AlertRules::default(), &firing, &AlertFacts { crashes: 5, ..AlertFacts::default() });
-        assert_eq!((told[0].1, ended.firing().count()), (false, 0));
+        assert_eq!(told, [(AlertKind::CrashLoop, false, None)], "nobody knows whether it is well");
+        assert_eq!(ended.firing().count(), 0);
         assert_eq!(look(&AlertRules::default(), &ended, &AlertFacts::default()).1, []);
     }
 }

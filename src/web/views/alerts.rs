@@ -46,7 +46,7 @@ fn lines_of(world: &World, alerts: &Alerts) -> Vec<AlertLine> {
             (None, None) => return None,
         };
         let what = reading.as_ref().map(|reading| {
-            let alert = crate::reconcile::alerts::view(&alerts.app, *kind, Some(since), reading);
+            let alert = crate::reconcile::alerts::view(&alerts.app, *kind, Some(since), Some(reading));
             world.texts.line("alert.txt", serde_json::json!({ "form": "what", "alert": alert }))
         });
         let app = alerts.app.clone();
