@@ -201,7 +201,8 @@ pub(super) struct LiveApp {
     pub host: String,
     pub metrics: Arc<AppMetrics>,
     active: Vec<Arc<LiveTarget>>,
-    turn: AtomicUsize,
+    /// Counts on over all tables: a share holds however often they change.
+    turn: Arc<AtomicUsize>,
 }
 
 /// What looking for a target came to.
@@ -372,10 +373,12 @@ impl Routes {
                 }
                 next.targets.insert(target.process.clone(), (target.state, live));
             }
-            let metrics = current.apps.get(name).map(|app| app.metrics.clone());
+            let before = current.apps.get(name);
+            let metrics = before.map(|app| app.metrics.clone());
             let metrics = metrics.or_else(|| self.kept().remove(name)).unwrap_or_default();
             metrics.expect_processes(route.targets.len());
-            let app = Arc::new(live_app(name, route, active, metrics));
+            let turn = before.map(|app| app.turn.clone()).unwrap_or_default();
+            let app = Arc::new(live_app(name, route, active, metrics, turn));
             next.hosts.extend(route.hosts.iter().map(|host| (host.clone(), app.clone())));
             next.apps.insert(name.clone(), app);
         }
@@ -439,7 +442,13 @@ impl Routes {
     }
 }
 
-fn live_app(name: &AppName, route: &Route, active: Vec<Arc<LiveTarget>>, metrics: Arc<AppMetrics>) -> LiveApp {
+fn live_app(
+    name: &AppName,
+    route: &Route,
+    active: Vec<Arc<LiveTarget>>,
+    metrics: Arc<AppMetrics>,
+    turn: Arc<AtomicUsize>,
+) -> LiveApp {
     LiveApp {
         name: Arc::new(name.clone()),
         notice: route.notice,
@@ -451,6 +460,6 @@ fn live_app(name: &AppName, route: &Route, active: Vec<Arc<LiveTarget>>, metrics
         host: route.hosts.first().cloned().unwrap_or_else(|| name.to_string()),
         metrics,
         active,
-        turn: AtomicUsize::new(0),
+        turn,
     }
 }

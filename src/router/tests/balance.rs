@@ -88,6 +88,12 @@ fn a_canary_gets_its_share_and_no_more() {
         }
         assert_eq!(new.count() - before, usize::from(percent), "{percent} %");
     }
+    let before = new.count();
+    for version in 5..25 {
+        router.set(shared(version, 10));
+        router.get("hello.localhost", "/");
+    }
+    assert_eq!(new.count() - before, 2, "10 % of 20, with a new table before each");
     new.kill();
     for _ in 0..10 {
         assert_eq!(router.get("hello.localhost", "/").body, "old", "a share of nothing would fail");
