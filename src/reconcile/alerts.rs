@@ -143,7 +143,7 @@ fn crashes(app: &App, release: &Release, seen: &Seen) -> (u32, Option<String>) {
         let crashes = match &status.state {
             State::Running { since } if seen.at.since(*since) >= STABLE => 0,
             State::Exited { code, signal, why, at } if seen.is_crash(app, status) => {
-                crashes_after(app, crashes, &ended(*code, *signal, why), status.started_at, *at)
+                crashes_after(app, crashes, &ended(*code, *signal, why), status.started_at, *at, seen.at)
             }
             _ => crashes,
         };

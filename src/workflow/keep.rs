@@ -30,7 +30,7 @@ pub(super) fn keep_running(app: &App, live: &Release, view: &AppView, plan: &mut
             continue;
         };
         if let (ProcessState::Running { since }, Some(before)) = (&process.state, app.restart_at)
-            && *since <= before
+            && (*since..=view.now).contains(&before)
             && is_restarted(app, process)
         {
             if kind == "web" {
@@ -43,14 +43,14 @@ pub(super) fn keep_running(app: &App, live: &Release, view: &AppView, plan: &mut
             continue;
         }
         if let ProcessState::Exited { started_at, at, ended } = &process.state {
-            let due = due_again(app, process.crashes, ended, *started_at, *at);
+            let due = due_again(app, process.crashes, ended, *started_at, *at, view.now);
             if view.now >= due {
                 plan.act(Action::StartProcess {
                     release: live.number,
                     kind: kind.to_owned(),
                     ordinal,
                     attempt: process.attempt + 1,
-                    crashes: crashes_after(app, process.crashes, ended, *started_at, *at),
+                    crashes: crashes_after(app, process.crashes, ended, *started_at, *at, view.now),
                 });
                 plan.look_again_in(WATCH);
             } else {
@@ -103,8 +103,19 @@ pub(super) fn surplus_since(app: &App, process: &ProcessView, view: &AppView) ->
 }
 
 /// When a process of the live release that ended is to be started anew.
-fn due_again(app: &App, crashes: u32, ended: &Ended, started_at: Timestamp, at: Timestamp) -> Timestamp {
-    at + match crashes_after(app, crashes, ended, started_at, at) {
+fn due_again(
+    app: &App,
+    crashes: u32,
+    ended: &Ended,
+    started_at: Timestamp,
+    at: Timestamp,
+    now: Timestamp,
+) -> Timestamp {
+    // The clock was set back since, so nobody knows how long ago that was.
+    if at > now {
+        return now;
+    }
+    at + match crashes_after(app, crashes, ended, started_at, at, now) {
         0 | 1 => Duration::ZERO,
         more => Duration::from_secs(1 << (more - 2).min(16)).min(LONGEST_BACKOFF),
     }
@@ -112,17 +123,28 @@ fn due_again(app: &App, crashes: u32, ended: &Ended, started_at: Timestamp, at: 
 
 /// How many times in a row a process has crashed, now that it has ended. An end that nobody can blame it for (it was
 /// put to sleep, a person wanted it to end, the machine went away) counts for nothing.
-pub fn crashes_after(app: &App, crashes: u32, ended: &Ended, started_at: Timestamp, at: Timestamp) -> u32 {
-    // What was stopped because it was not wanted has not crashed.
-    let put_to_sleep = app.asleep_since.or(app.woken_at).max(app.scaled_at).is_some_and(|changed| changed >= at);
-    let wanted = app.restart_at.is_some_and(|before| started_at <= before);
-    if matches!(ended, Ended::Lost) || put_to_sleep || wanted {
+pub fn crashes_after(
+    app: &App,
+    crashes: u32,
+    ended: &Ended,
+    started_at: Timestamp,
+    at: Timestamp,
+    now: Timestamp,
+) -> u32 {
+    if matches!(ended, Ended::Lost) || is_changed_since(app, started_at, now) {
         0
     } else if at.since(started_at) >= STABLE {
         1
     } else {
         crashes.saturating_add(1)
     }
+}
+
+/// Whether what is to run of the app was changed since a process was started. It ends for that then, however late. A
+/// change that is yet to come was made before the clock was set back, and says nothing.
+fn is_changed_since(app: &App, started_at: Timestamp, now: Timestamp) -> bool {
+    let changes = [app.restart_at, app.scaled_at, app.asleep_since, app.woken_at];
+    changes.into_iter().flatten().any(|changed| (started_at..=now).contains(&changed))
 }
 
 /// Whether a process of the live release is about to answer, so that requests had better wait for it than be refused.
@@ -135,7 +157,7 @@ pub(super) fn is_coming(app: &App, live: &Release, view: &AppView) -> bool {
             ProcessState::Running { since } => view.now.since(*since) < view.boot_timeout,
             ProcessState::Stopping => false,
             ProcessState::Exited { ended, started_at, at } => {
-                due_again(app, process.crashes, ended, *started_at, *at).since(view.now) <= WORTH_WAITING
+                due_again(app, process.crashes, ended, *started_at, *at, view.now).since(view.now) <= WORTH_WAITING
             }
         }
     })
@@ -150,5 +172,39 @@ pub(super) fn watch_what_comes_back(route: &WantedRoute, view: &AppView, plan: &
             _ => Duration::ZERO,
         };
         plan.look_again_in(if booted_for < view.boot_timeout { WATCH } else { WATCH_LATE });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::deploy::{plan_app, tests::view_of_a_restart};
+    use super::*;
+
+    fn exited(started_at: i64, at: i64) -> ProcessState {
+        let ended = Ended::Exited { code: 1 };
+        ProcessState::Exited { ended, started_at: Timestamp(started_at), at: Timestamp(at) }
+    }
+
+    /// The attempts that are started, each after how many crashes.
+    fn started(app: &App, view: &AppView) -> Vec<(u32, u32)> {
+        let started = plan_app(app, view).actions.into_iter().filter_map(|action| match action {
+            Action::StartProcess { attempt, crashes, .. } => Some((attempt, crashes)),
+            _ => None,
+        });
+        started.collect()
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_restarts_nothing_over_and_over() {
+        const RESTART: i64 = 3_600_000;
+        let (mut app, mut view) = view_of_a_restart(RESTART / 2, TargetState::Active, true);
+        app.restart_at = Some(Timestamp(RESTART));
+        view.processes[0].state = ProcessState::Running { since: Timestamp(RESTART / 2 - 60_000) };
+        assert_eq!(started(&app, &view), []);
+        // A crash counts as one, and one that is yet to come is over.
+        view.processes[0].state = exited(RESTART / 2 - 60_000, RESTART / 2 - 1_000);
+        assert_eq!(started(&app, &view), [(3, 2)]);
+        view.processes[0].state = exited(RESTART - 60_000, RESTART - 1_000);
+        assert_eq!(started(&app, &view), [(3, 2)]);
     }
 }

@@ -116,7 +116,9 @@ mod tests {
 
         // Who sleeps is left alone, and is not taken for crashed.
         let ended = Ended::Exited { code: 0 };
-        view.processes[0].state = ProcessState::Exited { ended, started_at: Timestamp(0), at: Timestamp(LIMIT) };
+        let at = Timestamp(LIMIT + 5_000);
+        view.now = at;
+        view.processes[0].state = ProcessState::Exited { ended, started_at: Timestamp(0), at };
         view.targets.clear();
         let plan = plan_app(&app, &view);
         let [Action::SetRoute { route: Some(route) }] = plan.actions.as_slice() else { panic!("{plan:?}") };

@@ -96,7 +96,7 @@ fn crash_loop(app: &App, view: &AppView) -> Option<Finding> {
         let all = attempts(view, live.number, kind, ordinal);
         let process = all.last()?;
         let ProcessState::Exited { ended, started_at, at } = &process.state else { return None };
-        let crashes = crashes_after(app, process.crashes, ended, *started_at, *at);
+        let crashes = crashes_after(app, process.crashes, ended, *started_at, *at, view.now);
         (crashes >= CRASHES).then(|| Finding::Crashes { process: process.name(), crashes, ended: ended.clone() })
     })
 }
