@@ -309,7 +309,7 @@ pub fn process_view(status: &ProcessStatus) -> ProcessView {
         state: match &status.state {
             State::Starting => ProcessState::Starting,
             State::Running { since } => ProcessState::Running { since: *since },
-            State::Stopping => ProcessState::Stopping,
+            State::Stopping => ProcessState::Stopping { started_at: status.started_at },
             State::Exited { code, signal, why, at } => {
                 ProcessState::Exited { ended: ended(*code, *signal, why), started_at: status.started_at, at: *at }
             }

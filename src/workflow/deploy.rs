@@ -240,9 +240,9 @@ fn advance<'a>(deploy: &Deploy, view: &'a AppView, share: Option<&Share>, plan: 
                 plan.act(fail(failure, Some(process)));
                 return None;
             }
-            ProcessState::Starting | ProcessState::Running { .. } | ProcessState::Stopping => {
+            ProcessState::Starting | ProcessState::Running { .. } | ProcessState::Stopping { .. } => {
                 let target = view.targets.get(&process.id);
-                if target.is_some_and(|target| target.healthy) {
+                if target.is_some_and(|target| target.healthy) && !process.is_stopping() {
                     continue;
                 }
                 healthy = false;
@@ -344,7 +344,7 @@ fn route(app: &App, view: &AppView, booting: Option<Boot<'_>>, switch: bool, asl
         let Some(release) = process.release else { continue };
         let known = view.targets.get(&process.id);
         let healthy = known.is_some_and(|target| target.healthy);
-        let leaves = is_surplus(process, view);
+        let leaves = process.is_stopping() || is_surplus(process, view);
         let state = if leaves {
             if !known.is_some_and(|target| target.state != TargetState::Warming) {
                 continue;
@@ -428,7 +428,7 @@ fn clear_away(app: &App, view: &AppView, booting: Option<Boot<'_>>, asleep: bool
                     plan.act(Action::Discard { process: process.id.clone() });
                 }
             }
-            ProcessState::Stopping => plan.look_again_in(WATCH),
+            ProcessState::Stopping { .. } => plan.look_again_in(WATCH),
             // A migration is not cut off because something newer is wanted; its time limit ends it.
             ProcessState::Starting | ProcessState::Running { .. } if !is_scalable(&process.kind) => {}
             ProcessState::Starting | ProcessState::Running { .. } => {
@@ -474,7 +474,7 @@ fn stop_all(view: &AppView, plan: &mut Plan) {
     for process in &view.processes {
         match process.state {
             ProcessState::Exited { .. } => plan.act(Action::Discard { process: process.id.clone() }),
-            ProcessState::Stopping => plan.look_again_in(WATCH),
+            ProcessState::Stopping { .. } => plan.look_again_in(WATCH),
             ProcessState::Starting | ProcessState::Running { .. } => {
                 plan.act(Action::Stop { process: process.id.clone() });
                 plan.look_again_in(WATCH);

@@ -42,6 +42,14 @@ pub(super) fn keep_running(app: &App, live: &Release, view: &AppView, plan: &mut
             plan.look_again_in(WATCH);
             continue;
         }
+        if let ProcessState::Stopping { started_at } = process.state {
+            // What was not wanted is wanted again. Others than web wait for its end: two might do the same work.
+            if kind == "web" && is_changed_since(app, started_at, view.now) {
+                plan.act(start(live, kind, ordinal, process.attempt + 1));
+                plan.look_again_in(WATCH);
+            }
+            continue;
+        }
         if let ProcessState::Exited { started_at, at, ended } = &process.state {
             let due = due_again(app, process.crashes, ended, *started_at, *at, view.now);
             if view.now >= due {
@@ -60,7 +68,7 @@ pub(super) fn keep_running(app: &App, live: &Release, view: &AppView, plan: &mut
         }
         // Another size needs another process. The old one goes when this one answers.
         let size = live.formation.get(kind).map(|scale| &scale.size);
-        if process.size.is_some() && process.size.as_ref() != size && process.state != ProcessState::Stopping {
+        if process.size.is_some() && process.size.as_ref() != size {
             plan.act(start(live, kind, ordinal, process.attempt + 1));
             plan.look_again_in(WATCH);
         }
@@ -155,7 +163,8 @@ pub(super) fn is_coming(app: &App, live: &Release, view: &AppView) -> bool {
         match &process.state {
             ProcessState::Starting => true,
             ProcessState::Running { since } => view.now.since(*since) < view.boot_timeout,
-            ProcessState::Stopping => false,
+            // Another one takes its place, now or when it has ended.
+            ProcessState::Stopping { .. } => true,
             ProcessState::Exited { ended, started_at, at } => {
                 due_again(app, process.crashes, ended, *started_at, *at, view.now).since(view.now) <= WORTH_WAITING
             }
@@ -177,8 +186,13 @@ pub(super) fn watch_what_comes_back(route: &WantedRoute, view: &AppView, plan: &
 
 #[cfg(test)]
 mod tests {
+    use super::super::TargetView;
     use super::super::deploy::{plan_app, tests::view_of_a_restart};
     use super::*;
+
+    fn stopping(started_at: i64) -> ProcessState {
+        ProcessState::Stopping { started_at: Timestamp(started_at) }
+    }
 
     fn exited(started_at: i64, at: i64) -> ProcessState {
         let ended = Ended::Exited { code: 1 };
@@ -192,6 +206,86 @@ mod tests {
             _ => None,
         });
         started.collect()
+    }
+
+    fn route(app: &App, view: &AppView) -> WantedRoute {
+        let mut routes = plan_app(app, view).actions.into_iter().filter_map(|action| match action {
+            Action::SetRoute { route } => route,
+            _ => None,
+        });
+        routes.next_back().or_else(|| view.route.clone()).expect("a route")
+    }
+
+    #[test]
+    fn what_is_wanted_again_while_it_ends_is_started_beside_it() {
+        let (mut app, mut view) = view_of_a_restart(2_000, TargetState::Active, true);
+        view.processes[0].state = stopping(0);
+        app.scaled_at = Some(Timestamp(1_000));
+        assert_eq!(started(&app, &view), [(3, 0)]);
+        let wanted = route(&app, &view);
+        assert!(wanted.hold && wanted.targets[0].state == TargetState::Draining, "{wanted:?}");
+
+        // A process that ends at a limit was not told to by anybody: it has crashed, and is started anew as such.
+        app.scaled_at = None;
+        assert_eq!(started(&app, &view), []);
+        assert!(route(&app, &view).hold);
+        view.processes[0].state = exited(0, 1_900);
+        assert_eq!(started(&app, &view), [], "after two crashes a second passes");
+        view.now = Timestamp(2_900);
+        assert_eq!(started(&app, &view), [(3, 2)]);
+    }
+
+    #[test]
+    fn a_worker_that_is_wanted_again_waits_for_the_end_of_the_one_before_it() {
+        let (mut app, mut view) = view_of_a_restart(2_000, TargetState::Active, true);
+        let live = view.live.as_mut().expect("a release");
+        live.process_types.insert("worker".to_owned(), "work".to_owned());
+        live.formation.insert("worker".to_owned(), Scale { quantity: 1, size: "basic".to_owned() });
+        let mut worker = view.processes[0].clone();
+        (worker.id, worker.kind, worker.state) = (live.process_id("worker", 1, 2), "worker".to_owned(), stopping(0));
+        view.processes.push(worker);
+        app.woken_at = Some(Timestamp(1_000));
+        assert_eq!(started(&app, &view), []);
+        view.processes[1].state = exited(0, 1_900);
+        assert_eq!(started(&app, &view), [(3, 0)], "that it slept is no crash");
+    }
+
+    #[test]
+    fn an_old_process_that_ends_serves_no_more_though_the_new_one_has_crashed() {
+        let (mut app, mut view) = view_of_a_restart(2_000, TargetState::Draining, true);
+        app.restart_at = Some(Timestamp(500));
+        view.processes[0].state = stopping(0);
+        let new = view.live.as_ref().expect("a release").process_id("web", 1, 3);
+        let known = view.processes[0].clone();
+        view.processes.push(ProcessView {
+            id: new.clone(),
+            attempt: 3,
+            crashes: 0,
+            state: exited(600, 1_900),
+            ..known
+        });
+        let wanted = route(&app, &view);
+        let states: Vec<TargetState> = wanted.targets.iter().map(|target| target.state).collect();
+        assert!(wanted.hold && states == [TargetState::Draining], "{wanted:?}");
+        assert_eq!(started(&app, &view), [(4, 1)]);
+    }
+
+    #[test]
+    fn a_release_whose_process_ends_does_not_get_the_traffic() {
+        let (mut app, mut view) = view_of_a_restart(2_000, TargetState::Active, true);
+        let mut next = view.live.clone().expect("a release");
+        (next.number, next.deploy) = (ReleaseNumber(2), 2);
+        let deploy = Deploy { number: 2, release: Some(next.number), outcome: None, ..app.deploys[0].clone() };
+        app.deploys.push(deploy);
+        let id = next.process_id("web", 1, 1);
+        let known = view.processes[0].clone();
+        let state = stopping(1_000);
+        view.processes.push(ProcessView { id: id.clone(), release: Some(next.number), attempt: 1, state, ..known });
+        let answers = TargetView { state: TargetState::Warming, healthy: true, seen: String::new(), in_flight: 0 };
+        view.targets.insert(id, answers);
+        view.next = Some(next);
+        assert_eq!(route(&app, &view).targets.len(), 1);
+        assert!(!plan_app(&app, &view).actions.contains(&Action::GoLive { deploy: 2 }));
     }
 
     #[test]

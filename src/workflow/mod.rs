@@ -337,13 +337,18 @@ pub struct ProcessView {
 pub enum ProcessState {
     Starting,
     Running { since: Timestamp },
-    Stopping,
+    Stopping { started_at: Timestamp },
     Exited { ended: Ended, started_at: Timestamp, at: Timestamp },
 }
 
 impl ProcessView {
     pub fn is_over(&self) -> bool {
         matches!(self.state, ProcessState::Exited { .. })
+    }
+
+    /// It was told to end, so it may refuse whatever is new.
+    pub fn is_stopping(&self) -> bool {
+        matches!(self.state, ProcessState::Stopping { .. })
     }
 
     pub fn name(&self) -> String {

@@ -33,7 +33,7 @@ pub(super) fn release_phase(
             ProcessState::Exited { ended, .. } => {
                 plan.act(fail(Failure::ReleasePhase { ended: ended.clone(), tail: Vec::new() }, Some(process)));
             }
-            ProcessState::Starting | ProcessState::Running { .. } | ProcessState::Stopping => {}
+            ProcessState::Starting | ProcessState::Running { .. } | ProcessState::Stopping { .. } => {}
         },
     }
 }
@@ -110,7 +110,7 @@ pub(super) fn one_offs(app: &App, view: &AppView, plan: &mut Plan) {
                 plan.act(Action::Stop { process: process.id.clone() });
                 plan.look_again_in(WATCH);
             }
-            Some((_, ProcessState::Starting | ProcessState::Running { .. } | ProcessState::Stopping)) => {}
+            Some((_, ProcessState::Starting | ProcessState::Running { .. } | ProcessState::Stopping { .. })) => {}
         }
     }
 }

@@ -137,6 +137,20 @@ mod tests {
     }
 
     #[test]
+    fn what_was_told_to_end_gets_no_request_of_who_wakes_the_app() {
+        let (mut app, mut view) = idle(LIMIT + 100);
+        app.asleep_since = Some(Timestamp(LIMIT));
+        view.processes[0].state = ProcessState::Stopping { started_at: Timestamp(0) };
+        view.targets.values_mut().for_each(|target| target.state = TargetState::Draining);
+        view.used = Some(Use { knocked: true, busy: true, ..Use::default() });
+        let plan = plan_app(&app, &view);
+        let start = |action: &Action| matches!(action, Action::StartProcess { attempt: 3, crashes: 0, .. });
+        assert!(plan.actions.contains(&Action::Wake) && plan.actions.iter().any(start), "{plan:?}");
+        let Some(Action::SetRoute { route: Some(route) }) = plan.actions.last() else { panic!("{plan:?}") };
+        assert!(route.hold && route.targets[0].state == TargetState::Draining, "{route:?}");
+    }
+
+    #[test]
     fn who_must_not_sleep_any_more_is_woken() {
         let (mut app, mut view) = idle(10 * LIMIT);
         app.asleep_since = Some(Timestamp(LIMIT));

@@ -165,7 +165,7 @@ fn drive_dealing(run: &TestRun, view: &RunView, split: &SplitView, plan: &mut Pl
         let ProcessState::Exited { ended, .. } = &process.state else {
             going += 1;
             let late = split.last_settled.is_some_and(|at| view.now.since(at) >= leave);
-            if split.over && late && process.state != ProcessState::Stopping {
+            if split.over && late && !process.is_stopping() {
                 plan.act(Action::Stop { process: process.id.clone() });
             }
             continue;
@@ -283,7 +283,7 @@ fn clear_away(view: &RunView, plan: &mut Plan) {
     for process in &view.processes {
         match process.state {
             ProcessState::Exited { .. } => plan.act(Action::Discard { process: process.id.clone() }),
-            ProcessState::Stopping => plan.look_again_in(Duration::from_millis(100)),
+            ProcessState::Stopping { .. } => plan.look_again_in(Duration::from_millis(100)),
             ProcessState::Starting | ProcessState::Running { .. } => {
                 plan.act(Action::Stop { process: process.id.clone() });
                 plan.look_again_in(Duration::from_millis(100));
