@@ -1,6 +1,7 @@
 //! Where an app's requests go.
 
 use super::{HealthCheck, ProcessId, ReleaseNumber, WebSettings};
+use crate::clock::Timestamp;
 use serde::{Deserialize, Serialize};
 
 /// Which processes of an app may get requests.
@@ -26,6 +27,9 @@ pub struct WantedTarget {
     pub name: String,
     pub release: ReleaseNumber,
     pub state: TargetState,
+    /// Since when it is to get nothing new, while it drains.
+    #[serde(default)]
+    pub drains_since: Option<Timestamp>,
     #[serde(default)]
     pub checks: Checks,
 }

@@ -5,7 +5,7 @@
 //! stopped only when no request is left on it. If anything fails before the switch, nothing of the live one changed.
 
 use super::addons::{AddonStep, AddonsView, look_again, next_of_addons};
-use super::keep::{is_coming, is_surplus, keep_running, surplus_since, watch_what_comes_back};
+use super::keep::{is_coming, is_surplus, keep_running, watch_what_comes_back};
 use super::once::{end_one_offs, farewell, is_of, one_offs, postdeploy, release_phase};
 use super::sleep::{Rest, Use, rest};
 use super::watch::{self, Share, WatchView};
@@ -365,7 +365,10 @@ fn route(app: &App, view: &AppView, booting: Option<Boot<'_>>, switch: bool, asl
             continue;
         };
         let checks = view.web.get(&release).map(Checks::of).unwrap_or_default();
-        targets.push(WantedTarget { process: process.id.clone(), name: process.name(), release, state, checks });
+        let drains = state == TargetState::Draining;
+        let drains_since = drains.then(|| drains_since(process, view).unwrap_or(view.now));
+        let (process, name) = (process.id.clone(), process.name());
+        targets.push(WantedTarget { process, name, release, state, drains_since, checks });
     }
     targets.sort_by(|left, right| left.process.cmp(&right.process));
     let serving = if switch { booting_number } else { app.live };
@@ -403,11 +406,6 @@ fn set_route(view: &AppView, wanted: Option<WantedRoute>, plan: &mut Plan) {
 /// Stops what belongs to no release that counts, once it has drained, and forgets what has ended.
 fn clear_away(app: &App, view: &AppView, booting: Option<Boot<'_>>, asleep: bool, plan: &mut Plan) {
     let pending = app.newest().filter(|deploy| deploy.outcome.is_none());
-    let left_at = match app.live_deploy().and_then(|deploy| deploy.outcome.as_ref()) {
-        Some(Outcome::Live { at }) => Some(*at),
-        _ => None,
-    };
-    let left_at = if asleep { app.asleep_since } else { left_at };
     for process in &view.processes {
         let of_live = process.release.is_some() && process.release == app.live;
         let of_pending = pending.is_some_and(|deploy| deploy.release.is_some() && deploy.release == process.release);
@@ -447,9 +445,7 @@ fn clear_away(app: &App, view: &AppView, booting: Option<Boot<'_>>, asleep: bool
                     Some(target) if target.state == TargetState::Draining => target.in_flight == 0,
                     Some(target) => target.state == TargetState::Warming,
                 };
-                let since =
-                    if surplus { surplus_since(app, process, view) } else { left_at.max(ended_at(app, process)) };
-                let waited = since.is_some_and(|at| view.now.since(at) >= view.drain_limit);
+                let waited = drains_since(process, view).is_some_and(|at| view.now.since(at) >= view.drain_limit);
                 if drained || waited {
                     plan.act(Action::Stop { process: process.id.clone() });
                 }
@@ -459,15 +455,10 @@ fn clear_away(app: &App, view: &AppView, booting: Option<Boot<'_>>, asleep: bool
     }
 }
 
-/// When it was settled that a process's release is not to serve: a canary's share ends then, long after what is live
-/// went live.
-fn ended_at(app: &App, process: &ProcessView) -> Option<Timestamp> {
-    let deploy =
-        app.deploys.iter().rev().find(|deploy| deploy.release.is_some() && deploy.release == process.release)?;
-    match deploy.outcome {
-        Some(Outcome::Failed { at, .. } | Outcome::Superseded { at }) => Some(at),
-        _ => None,
-    }
+/// Since when a process gets nothing new, if the router has confirmed that.
+fn drains_since(process: &ProcessView, view: &AppView) -> Option<Timestamp> {
+    let targets = view.route.iter().flat_map(|route| &route.targets);
+    targets.filter(|target| target.process == process.id).find_map(|target| target.drains_since)
 }
 
 fn stop_all(view: &AppView, plan: &mut Plan) {
@@ -545,6 +536,7 @@ pub(super) mod tests {
             name: "web.1".to_owned(),
             release: number,
             state,
+            drains_since: (state == TargetState::Draining).then_some(Timestamp(0)),
             checks: Checks::default(),
         };
         let hold = state == TargetState::Warming && now < 60_000;
@@ -677,6 +669,29 @@ pub(super) mod tests {
         worker.id = release.process_id("worker", 1, 2);
         view.processes.push(worker.clone());
         assert!(plan_app(&app, &view).actions.contains(&Action::Stop { process: worker.id }));
+    }
+
+    #[test]
+    fn what_a_slow_restart_replaces_has_its_time_to_drain_from_then_on() {
+        let (mut app, mut view) = view_of_a_restart(100_000, TargetState::Active, true);
+        app.restart_at = Some(Timestamp(500));
+        let old = view.processes[0].id.clone();
+        let new = view.live.as_ref().expect("a release").process_id("web", 1, 3);
+        let state = ProcessState::Running { since: Timestamp(600) };
+        let known = view.processes[0].clone();
+        view.processes.push(ProcessView { id: new.clone(), attempt: 3, state, ..known });
+        let answers = TargetView { state: TargetState::Warming, healthy: true, seen: String::new(), in_flight: 0 };
+        view.targets.insert(new, answers);
+        view.targets.get_mut(&old).expect("its target").in_flight = 1;
+        let plan = plan_app(&app, &view);
+        let [Action::SetRoute { route }] = plan.actions.as_slice() else { panic!("{plan:?}") };
+        view.route.clone_from(route);
+        view.targets.values_mut().for_each(|target| target.state = TargetState::Active);
+        view.targets.get_mut(&old).expect("its target").state = TargetState::Draining;
+        for (now, expected) in [(129_999, Vec::new()), (130_000, vec![Action::Stop { process: old.clone() }])] {
+            view.now = Timestamp(now);
+            assert_eq!(plan_app(&app, &view).actions, expected, "at {now}");
+        }
     }
 
     #[test]

@@ -100,16 +100,6 @@ pub(super) fn is_surplus(process: &ProcessView, view: &AppView) -> bool {
     })
 }
 
-/// From when on a surplus process may be stopped whatever is still in flight on it.
-pub(super) fn surplus_since(app: &App, process: &ProcessView, view: &AppView) -> Option<Timestamp> {
-    let newest = attempts(view, process.release?, &process.kind, process.ordinal).last().map(|newest| &newest.state);
-    let wanted_at = app.scaled_at.max(app.restart_at);
-    match newest {
-        Some(ProcessState::Running { since }) => wanted_at.map(|at| at.max(*since + view.boot_timeout)),
-        _ => wanted_at,
-    }
-}
-
 /// When a process of the live release that ended is to be started anew.
 fn due_again(
     app: &App,

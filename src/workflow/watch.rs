@@ -218,11 +218,15 @@ mod tests {
         (app, view)
     }
 
-    fn shared(plan: &Plan) -> Option<(ReleaseNumber, u8)> {
+    fn route(plan: &Plan) -> Option<&WantedRoute> {
         plan.actions.iter().find_map(|action| match action {
-            Action::SetRoute { route: Some(route) } => route.canary,
+            Action::SetRoute { route } => route.as_ref(),
             _ => None,
         })
+    }
+
+    fn shared(plan: &Plan) -> Option<(ReleaseNumber, u8)> {
+        route(plan).and_then(|route| route.canary)
     }
 
     #[test]
@@ -244,10 +248,12 @@ mod tests {
     #[test]
     fn a_canary_that_ends_is_drained_however_long_the_release_beside_it_has_served() {
         const ENDED: i64 = 5_000_000;
-        let stopped = |outcome: Outcome, now: i64, in_flight: u64| {
-            let (mut app, mut view) = canary(now, true, counts(0, 50), counts(0, 450));
+        let stopped = |outcome: Outcome, waited: i64, in_flight: u64| {
+            let (mut app, mut view) = canary(ENDED, true, counts(0, 50), counts(0, 450));
             app.deploys[1].outcome = Some(outcome);
             view.drain_limit = Duration::from_secs(600);
+            view.route = route(&plan_app(&app, &view)).cloned();
+            view.now = Timestamp(ENDED + waited);
             let process = view.processes[1].id.clone();
             let target = view.targets.get_mut(&process).expect("the canary's target");
             (target.state, target.in_flight) = (TargetState::Draining, in_flight);
@@ -256,9 +262,9 @@ mod tests {
         let failure = Failure::NothingToRun;
         for outcome in [Outcome::Failed { failure, at: Timestamp(ENDED) }, Outcome::Superseded { at: Timestamp(ENDED) }]
         {
-            assert!(!stopped(outcome.clone(), ENDED + 100, 1), "a request is still under way");
-            assert!(stopped(outcome.clone(), ENDED + 100, 0));
-            assert!(stopped(outcome, ENDED + 600_000, 1), "it has had its time");
+            assert!(!stopped(outcome.clone(), 100, 1), "a request is still under way");
+            assert!(stopped(outcome.clone(), 100, 0));
+            assert!(stopped(outcome, 600_000, 1), "it has had its time");
         }
     }
 
@@ -270,17 +276,8 @@ mod tests {
             matches!(action, Action::FailDeploy { deploy: 2, failure: Failure::Worse { canary: true, .. }, .. })
         });
         assert!(failed && shared(&plan).is_none(), "{plan:?}");
-        let states: Vec<_> = plan
-            .actions
-            .iter()
-            .find_map(|action| match action {
-                Action::SetRoute { route: Some(route) } => Some(&route.targets),
-                _ => None,
-            })
-            .expect("a route")
-            .iter()
-            .map(|target| (target.release.0, target.state))
-            .collect();
+        let targets = &route(&plan).expect("a route").targets;
+        let states: Vec<_> = targets.iter().map(|target| (target.release.0, target.state)).collect();
         assert_eq!(states, [(1, TargetState::Active), (2, TargetState::Draining)]);
         // When all fail alike, it is not the canary's fault.
         let (app, view) = canary(1_000, true, counts(20, 50), counts(180, 450));
