@@ -1,8 +1,8 @@
 //! New releases that are worse than the one before them, told as people see it.
 
-use crate::support::town::{OWNER, Pull, Town};
+use crate::support::town::{OWNER, Pull, Town, UNBUILDABLE};
 use landfall::clock::Timestamp;
-use landfall::domain::{AppName, Cause, Failure, Finding, Outcome, Phase, ReleaseNumber};
+use landfall::domain::{App, AppName, Cause, Failure, Finding, Outcome, Phase, ReleaseNumber};
 use landfall::reconcile;
 use landfall::router::{AppNumbers, Canary, Slot};
 
@@ -17,6 +17,16 @@ fn count(town: &Town, app: &str, release: &str, requests: u64, errors: u64) {
     let mut router = town.router.lock().expect("no holder panics");
     let numbers: &mut AppNumbers = router.numbers.entry(name(app)).or_default();
     numbers.processes.insert(format!("{release}/web.1"), vec![slot]);
+}
+
+async fn change(town: &Town, app: &str, change: impl FnOnce(&mut App) + Send + 'static) {
+    let name = name(app);
+    let change = move |tx: &mut landfall::store::Transaction<'_>| {
+        let mut app = tx.app(&name)?.expect("the app");
+        change(&mut app);
+        tx.put_app(&app)
+    };
+    town.world().store.transact(change).await.expect("the store answers");
 }
 
 async fn look(town: &Town) {
@@ -69,6 +79,56 @@ async fn a_release_that_fails_more_often_is_gone_back_from_and_github_is_told() 
     town.push(&repository, "main", "three").await;
     town.settle().await;
     assert_eq!(town.served("hello-staging").as_deref(), Some("three"));
+    town.leave().await;
+}
+
+#[actix_web::test]
+async fn a_release_is_gone_back_from_though_a_newer_push_could_not_be_built() {
+    let town = Town::start().await;
+    let repository = town.make_repository("hello", "one").await;
+    town.settle().await;
+    count(&town, "hello-staging", "v1", 1_000, 2);
+    town.push(&repository, "main", "two").await;
+    town.settle().await;
+    town.push(&repository, "main", UNBUILDABLE).await;
+    town.settle().await;
+    assert_eq!(town.served("hello-staging").as_deref(), Some("two"));
+    count(&town, "hello-staging", "v2", 500, 60);
+    look(&town).await;
+    assert_eq!(town.served("hello-staging").as_deref(), Some("one"));
+    let app = town.world().store.app(&name("hello-staging")).unwrap().unwrap();
+    let [.., worse, unbuilt, back] = app.deploys.as_slice() else { panic!("{:?}", app.deploys) };
+    assert!(matches!(&worse.outcome, Some(Outcome::Failed { failure: Failure::Worse { .. }, .. })), "{worse:?}");
+    assert_eq!((worse.number, unbuilt.number, back.number), (2, 3, 4));
+    assert_eq!(back.cause, Cause::Rollback { to: ReleaseNumber(1), guard: Some(ReleaseNumber(2)) });
+    town.leave().await;
+}
+
+#[actix_web::test]
+async fn what_came_while_a_release_was_watched_is_judged_however_late_and_nothing_else() {
+    let town = Town::start().await;
+    let repository = town.make_repository("hello", "one").await;
+    town.settle().await;
+    count(&town, "hello-staging", "v1", 1_000, 2);
+    town.push(&repository, "main", "two").await;
+    town.settle().await;
+    // What is counted here stands at 60 s.
+    let until = |until: i64| {
+        change(&town, "hello-staging", move |app| app.watch.as_mut().expect("a watch").until = Timestamp(until))
+    };
+    until(60_000).await;
+    count(&town, "hello-staging", "v2", 500, 60);
+    look(&town).await;
+    assert_eq!(town.served("hello-staging").as_deref(), Some("two"));
+    assert_eq!(town.world().store.app(&name("hello-staging")).unwrap().unwrap().watch, None);
+
+    count(&town, "hello-staging", "v2", 1_000, 2);
+    town.push(&repository, "main", "three").await;
+    town.settle().await;
+    until(60_001).await;
+    count(&town, "hello-staging", "v3", 500, 60);
+    look(&town).await;
+    assert_eq!(town.served("hello-staging").as_deref(), Some("two"));
     town.leave().await;
 }
 
@@ -128,12 +188,7 @@ async fn a_canary_gets_its_share_first_and_then_all() {
     assert!(page.contains(">Canary<") && page.contains("has 10 % of the requests until"), "{page}");
 
     let over = town.world().now();
-    let change = move |tx: &mut landfall::store::Transaction<'_>| {
-        let mut app = tx.app(&name("hello-production"))?.expect("the app");
-        app.watch.as_mut().expect("a watch").until = over;
-        tx.put_app(&app)
-    };
-    town.world().store.transact(change).await.expect("the store answers");
+    change(&town, "hello-production", move |app| app.canary.as_mut().expect("a watch").until = over).await;
     look(&town).await;
     assert_eq!(canary(&town, "hello-production"), None);
     assert_eq!(town.served("hello-production").as_deref(), Some("two"));

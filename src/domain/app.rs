@@ -50,9 +50,12 @@ pub struct App {
     /// It is not stale before this.
     #[serde(default)]
     pub kept_until: Option<Timestamp>,
-    /// The newest watch over a release; over when its time is, or when something else serves.
+    /// The watch over the release that serves; over when its time is, or when something else serves.
     #[serde(default)]
     pub watch: Option<Watch>,
+    /// The newest watch over a release that had a share of the requests.
+    #[serde(default)]
+    pub canary: Option<Watch>,
     /// How many of each process type, and how large: from `app.json` at the first release, from then on as people
     /// scale it. `None` before the first release.
     #[serde(default)]
@@ -237,6 +240,7 @@ impl App {
             maintenance: false,
             kept_until: None,
             watch: None,
+            canary: None,
             formation: None,
             scaled_at: None,
             one_offs: Vec::new(),
@@ -291,8 +295,16 @@ impl App {
 
     /// The watch over a deploy's release while it has a share of the requests only.
     pub fn canary_of(&self, deploy: &Deploy) -> Option<&Watch> {
-        let watch = self.watch.as_ref()?;
-        (watch.percent.is_some() && deploy.outcome.is_none() && deploy.release == Some(watch.release)).then_some(watch)
+        let watch = self.canary.as_ref()?;
+        (deploy.outcome.is_none() && deploy.release == Some(watch.release)).then_some(watch)
+    }
+
+    /// The watch that counts now: over what is being deployed, or, if nothing is, over what serves.
+    pub fn watched(&self) -> Option<&Watch> {
+        match self.newest().filter(|deploy| deploy.outcome.is_none()) {
+            Some(pending) => self.canary_of(pending),
+            None => self.watch.as_ref().filter(|watch| Some(watch.release) == self.live),
+        }
     }
 
     /// What of a release should run, now: how many is the app's to say, which process types there are the release's.

@@ -65,6 +65,7 @@ pub(super) async fn app(world: &World, app: &App, actions: &[Action]) -> Result<
             }
             Action::GoLive { deploy } => go_live(world, app, *deploy).await?,
             Action::Watch { deploy } => watch::begin(world, app, *deploy).await?,
+            Action::EndWatch => change_app(world, app, |app, _| app.watch = None).await?,
             Action::GoBack { deploy, failure } => watch::go_back(world, app, *deploy, failure).await?,
             Action::AwaitConfig { deploy, names } => {
                 info!(app = %app.name, deploy, "{} waits for config vars: {}", app.name, names.join(", "));
@@ -171,6 +172,7 @@ pub(super) async fn run(world: &World, run: &TestRun, actions: &[Action]) -> Res
             | Action::MarkReleased { .. }
             | Action::GoLive { .. }
             | Action::Watch { .. }
+            | Action::EndWatch
             | Action::GoBack { .. }
             | Action::AwaitConfig { .. }
             | Action::AwaitChecks { .. }
@@ -218,7 +220,7 @@ pub(super) async fn change_deploy(
 }
 
 /// Changes an app as long as it is there.
-async fn change_app(
+pub(super) async fn change_app(
     world: &World,
     app: &App,
     change: impl FnOnce(&mut App, crate::clock::Timestamp) + Send + 'static,

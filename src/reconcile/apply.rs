@@ -71,6 +71,7 @@ pub fn apply(
                 // What served until now was approved then; whoever approves the next commit approves nothing else.
                 app.live = None;
                 app.watch = None;
+                app.canary = None;
                 app.asleep_since = None;
                 for open in app.deploys.iter_mut().filter(|deploy| deploy.outcome.is_none()) {
                     open.outcome = Some(Outcome::Superseded { at: now });

@@ -1,13 +1,14 @@
 //! The watch over a release: what it is compared with is noted when it begins, and what was found is written down with
 //! the way back in one transaction.
 
-use super::act::{change_deploy, queue_watchers};
+use super::act::{change_app, change_deploy, queue_watchers};
 use super::apply::{put_app, trim};
 use super::{Trouble, World};
 use crate::clock::Timestamp;
 use crate::domain::*;
 use crate::router::{AppNumbers, Histogram, Resolution};
 use crate::workflow::WatchView;
+use std::ops::RangeBounds;
 use std::time::Duration;
 use tracing::{info, warn};
 
@@ -40,8 +41,8 @@ async fn watch(
 ) -> Result<Watch, Trouble> {
     let numbers = world.router.numbers(&app.name, Resolution::Minute).await?;
     let since = world.now();
-    let baseline = sum(&numbers, before, Timestamp(0));
-    let first_minute = sum(&numbers, before, Resolution::Minute.start_of(since));
+    let baseline = sum(&numbers, before, ..);
+    let first_minute = sum(&numbers, before, Resolution::Minute.start_of(since)..);
     Ok(Watch { release, before, since, until: since + time, percent, baseline, first_minute })
 }
 
@@ -52,7 +53,7 @@ pub(super) async fn begin(world: &World, app: &App, number: u64) -> Result<(), T
     let (Some(release), Some(before)) = (deploy.release, app.live) else { return Ok(()) };
     let watch = watch(world, app, (release, before), Duration::from_secs(seconds), Some(percent)).await?;
     info!(app = %app.name, %release, percent, "{release} of {} gets {percent} % of the requests", app.name);
-    change_deploy(world, app, number, move |app, _| app.watch = Some(watch)).await?;
+    change_deploy(world, app, number, move |app, _| app.canary = Some(watch)).await?;
     Ok(())
 }
 
@@ -63,6 +64,7 @@ pub(super) async fn go_back(world: &World, app: &App, number: u64, failure: &Fai
     };
     let Some(earlier) = world.store.release(&app.name, *before)? else {
         warn!(app = %app.name, %before, "{release} of {} is worse, but {before} is not kept any more", app.name);
+        change_app(world, app, |app, _| app.watch = None).await?;
         return Ok(());
     };
     let (name, release, before, failure, now) = (app.name.clone(), *release, *before, failure.clone(), world.now());
@@ -70,14 +72,16 @@ pub(super) async fn go_back(world: &World, app: &App, number: u64, failure: &Fai
     world
         .commit(move |tx| {
             let Some(mut app) = tx.app(&name)? else { return Ok(()) };
-            let newest = app.deploys.last_mut().filter(|newest| newest.number == number);
-            let Some(deploy) = newest.filter(|deploy| matches!(deploy.outcome, Some(Outcome::Live { .. }))) else {
+            let Some(newest) = app.newest().filter(|newest| newest.outcome.is_some()) else { return Ok(()) };
+            let next = newest.number + 1;
+            let mut found = app.deploys.iter_mut().filter(|deploy| deploy.number == number);
+            let Some(deploy) = found.find(|deploy| matches!(deploy.outcome, Some(Outcome::Live { .. }))) else {
                 return Ok(());
             };
             deploy.outcome = Some(Outcome::Failed { failure, at: now });
             app.watch = None;
             app.deploys.push(Deploy {
-                number: number + 1,
+                number: next,
                 commit: earlier.commit,
                 branch: earlier.branch,
                 cause: Cause::Rollback { to: before, guard: Some(release) },
@@ -103,19 +107,13 @@ pub(super) async fn go_back(world: &World, app: &App, number: u64, failure: &Fai
 
 /// What the router counted of an app's release under watch; `None` while none is.
 pub(super) async fn measured(world: &World, app: &App) -> Result<Option<WatchView>, Trouble> {
-    let Some(watch) = &app.watch else { return Ok(None) };
-    let pending = app.newest().filter(|deploy| deploy.outcome.is_none()).and_then(|deploy| deploy.release);
-    let serves = match watch.percent {
-        None => app.live == Some(watch.release) && world.now() < watch.until,
-        Some(_) => pending == Some(watch.release),
-    };
-    if !serves {
-        return Ok(None);
-    }
+    let Some(watch) = app.watched() else { return Ok(None) };
     let numbers = world.router.numbers(&app.name, Resolution::Minute).await?;
-    let new = sum(&numbers, watch.release, Timestamp(0));
+    // However late somebody looks, what was done after the watch does not count. A canary is watched until it is ready.
+    let end = if watch.percent.is_none() { watch.until } else { Timestamp(i64::MAX) };
+    let new = sum(&numbers, watch.release, ..end);
     let begun = Resolution::Minute.start_of(watch.since);
-    let mut beside = sum(&numbers, watch.before, begun);
+    let mut beside = sum(&numbers, watch.before, begun..end);
     // A long watch outlives that minute's slot.
     if world.now().since(begun) < Duration::from_secs(Resolution::Minute.kept().unsigned_abs()) {
         beside = beside.since(&watch.first_minute);
@@ -123,12 +121,12 @@ pub(super) async fn measured(world: &World, app: &App) -> Result<Option<WatchVie
     Ok(Some(WatchView { new, beside }))
 }
 
-/// What was counted of a release in slots that began at `from` or later.
-fn sum(numbers: &AppNumbers, release: ReleaseNumber, from: Timestamp) -> Measured {
+/// What was counted of a release in slots that began within a time.
+fn sum(numbers: &AppNumbers, release: ReleaseNumber, time: impl RangeBounds<Timestamp>) -> Measured {
     let prefix = format!("{release}/");
     let (mut measured, mut latency) = (Measured::default(), Histogram::default());
     let of_release = numbers.processes.iter().filter(|(name, _)| name.starts_with(&prefix));
-    for slot in of_release.flat_map(|(_, slots)| slots).filter(|slot| slot.at >= from) {
+    for slot in of_release.flat_map(|(_, slots)| slots).filter(|slot| time.contains(&slot.at)) {
         measured.requests += slot.requests + slot.broken;
         measured.errors += slot.classes[4] + slot.broken;
         latency.merge(&slot.latency);

@@ -562,6 +562,7 @@ pub(super) mod tests {
             maintenance: false,
             kept_until: None,
             watch: None,
+            canary: None,
             formation: None,
             scaled_at: None,
             one_offs: Vec::new(),

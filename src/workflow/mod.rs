@@ -267,6 +267,8 @@ pub enum Action {
     Watch {
         deploy: u64,
     },
+    /// The time of the watch over the live release is over, and it is no worse.
+    EndWatch,
     /// The live release is worse than the one before it: say so, and want that one again.
     GoBack {
         deploy: u64,

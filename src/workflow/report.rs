@@ -620,6 +620,7 @@ mod tests {
             maintenance: false,
             kept_until: None,
             watch: None,
+            canary: None,
         };
         let said = |app: &App| -> Vec<(String, StatusState, bool)> {
             let (_, statuses) = app_reports(app);

@@ -46,9 +46,7 @@ pub(super) fn share(app: &App, deploy: &Deploy, view: &AppView) -> Option<Share>
     if app.asleep_since.is_some() || !serves(app, view) {
         return None;
     }
-    let Some(watch) = app.watch.as_ref().filter(|watch| watch.release == release && watch.percent.is_some()) else {
-        return Some(Share::Begins);
-    };
+    let Some(watch) = app.canary_of(deploy) else { return Some(Share::Begins) };
     if let Some(measured) = &view.measured
         && let Some(finding) = guard::worse_than_beside(&watch.baseline, &measured.new, &measured.beside)
     {
@@ -67,37 +65,37 @@ fn serves(app: &App, view: &AppView) -> bool {
     })
 }
 
-/// Looks after the live release while it is watched.
+/// Looks after the live release while it is watched, and once more when its time is over.
 pub(super) fn guard(app: &App, view: &AppView, plan: &mut Plan) {
-    let Some(watch) = app.watch.as_ref().filter(|watch| watch.percent.is_none() && Some(watch.release) == app.live)
-    else {
-        return;
-    };
-    let Some(deploy) = app.newest().filter(|newest| newest.release == app.live) else { return };
-    if !matches!(deploy.outcome, Some(Outcome::Live { .. })) || view.now >= watch.until {
-        return;
-    }
+    let Some(watch) = app.watched().filter(|watch| watch.percent.is_none()) else { return };
+    let live = app.live_deploy().filter(|deploy| matches!(deploy.outcome, Some(Outcome::Live { .. })));
+    let Some(deploy) = live else { return };
     let measured = view.measured.as_ref();
-    let finding =
-        crash_loop(app, view).or_else(|| measured.and_then(|measured| guard::worse(&watch.baseline, &measured.new)));
+    let finding = crash_loop(app, watch, view)
+        .or_else(|| measured.and_then(|measured| guard::worse(&watch.baseline, &measured.new)));
     match finding {
         Some(finding) => {
             let failure = Failure::Worse { release: watch.release, before: watch.before, canary: false, finding };
             plan.act(Action::GoBack { deploy: deploy.number, failure });
             plan.look_again_in(Duration::ZERO);
         }
+        None if view.now >= watch.until => plan.act(Action::EndWatch),
         None => plan.look_again_in(watch.until.since(view.now).min(LOOK)),
     }
 }
 
-fn crash_loop(app: &App, view: &AppView) -> Option<Finding> {
+fn crash_loop(app: &App, watch: &Watch, view: &AppView) -> Option<Finding> {
     let live = view.live.as_ref()?;
     live.processes().filter(|(kind, _)| *kind == "web").find_map(|(kind, ordinal)| {
         let all = attempts(view, live.number, kind, ordinal);
         let process = all.last()?;
         let ProcessState::Exited { ended, started_at, at } = &process.state else { return None };
         let crashes = crashes_after(app, process.crashes, ended, *started_at, *at, view.now);
-        (crashes >= CRASHES).then(|| Finding::Crashes { process: process.name(), crashes, ended: ended.clone() })
+        (crashes >= CRASHES && *at <= watch.until).then(|| Finding::Crashes {
+            process: process.name(),
+            crashes,
+            ended: ended.clone(),
+        })
     })
 }
 
@@ -145,10 +143,18 @@ mod tests {
     fn a_switch_is_taken_back_while_it_is_watched_only() {
         let (app, view) = switched(1_000, counts(50, 100));
         assert!(matches!(goes_back(&app, &view), Some(Finding::Errors { errors: 50, requests: 100, .. })));
-        assert_eq!(goes_back(&app, &switched(UNTIL, counts(50, 100)).1), None, "the watch is over");
         assert_eq!(goes_back(&app, &switched(1_000, counts(1, 100)).1), None, "no worse");
         let calm = plan_app(&app, &switched(1_000, counts(1, 100)).1);
         assert_eq!((calm.actions.len(), calm.again_in), (0, Some(LOOK)));
+
+        // What came last is judged too, and however late somebody looks, once.
+        for late in [UNTIL, 10 * UNTIL] {
+            assert!(goes_back(&app, &switched(late, counts(50, 100)).1).is_some());
+            let (mut app, view) = switched(late, counts(1, 100));
+            assert_eq!(plan_app(&app, &view).actions, [Action::EndWatch]);
+            app.watch = None;
+            assert_eq!(plan_app(&app, &view).actions, []);
+        }
 
         type Change = fn(&mut App);
         let changes: [(&str, Change); 4] = [
@@ -158,16 +164,32 @@ mod tests {
                 let next = Deploy { number: 2, release: None, outcome: None, ..app.deploys[0].clone() };
                 app.deploys.push(next);
             }),
-            ("it went back already", |app| {
-                let failure = Failure::NothingToRun;
-                app.deploys[0].outcome = Some(Outcome::Failed { failure, at: Timestamp(0) });
-            }),
+            ("it went back already", |app| app.deploys[0].outcome = failed()),
         ];
         for (name, change) in changes {
             let (mut app, view) = switched(1_000, counts(50, 100));
             change(&mut app);
             assert_eq!(goes_back(&app, &view), None, "{name}");
         }
+    }
+
+    fn failed() -> Option<Outcome> {
+        Some(Outcome::Failed { failure: Failure::NothingToRun, at: Timestamp(0) })
+    }
+
+    #[test]
+    fn a_newer_deploy_that_failed_does_not_end_the_watch() {
+        let (mut app, view) = switched(1_000, counts(50, 100));
+        let newer = Deploy { number: 2, release: None, outcome: failed(), ..app.deploys[0].clone() };
+        app.deploys.push(newer);
+        assert!(goes_back(&app, &view).is_some());
+
+        let (mut app, mut view) = canary(1_000, true, counts(20, 50), counts(0, 450));
+        app.watch = Some(watch(1, None));
+        assert_eq!(goes_back(&app, &view), None, "the canary is under way");
+        app.deploys[1].outcome = failed();
+        (view.next, view.measured) = (None, Some(WatchView { new: counts(50, 100), beside: Measured::default() }));
+        assert!(goes_back(&app, &view).is_some());
     }
 
     #[test]
@@ -183,6 +205,13 @@ mod tests {
                 other => panic!("{other:?}"),
             });
             assert_eq!(found, expected, "after {crashes} crashes");
+        }
+        let (app, mut view) = switched(2 * UNTIL, Measured::default());
+        view.processes[0].crashes = 2;
+        for (at, expected) in [(UNTIL, true), (UNTIL + 1, false)] {
+            let ended = Ended::Exited { code: 1 };
+            view.processes[0].state = ProcessState::Exited { ended, started_at: Timestamp(at - 1), at: Timestamp(at) };
+            assert_eq!(goes_back(&app, &view).is_some(), expected, "a crash at {at}");
         }
     }
 
@@ -206,7 +235,7 @@ mod tests {
             ..app.deploys[0].clone()
         };
         app.deploys.push(deploy);
-        app.watch = begun.then(|| watch(2, Some(10)));
+        app.canary = begun.then(|| watch(2, Some(10)));
         let process = release.process_id("web", 1, 1);
         let mut known = view.processes[0].clone();
         (known.id, known.release, known.attempt, known.crashes) = (process.clone(), Some(release.number), 1, 0);

@@ -315,6 +315,7 @@ pub fn app(name: &str, stage: Stage, deploys: Vec<Deploy>, live: Option<u32>) ->
         maintenance: false,
         kept_until: None,
         watch: None,
+        canary: None,
         formation: None,
         scaled_at: None,
         one_offs: Vec::new(),
