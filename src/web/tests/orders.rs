@@ -1,17 +1,29 @@
 //! What the API is told to do, it does once, by the same rules as a comment.
 
 use super::house::{House, app, live, release, repository, run, sha};
-use super::pages::{Answered, service};
+use super::pages::{Answered, decoded, get, service};
 use crate::domain::*;
 use crate::store::{StoreError, queue};
 use actix_web::http::StatusCode;
 use actix_web::test::TestRequest;
+use actix_web::web::Bytes;
 use serde_json::{Value, json};
 
 async fn post(service: &impl AsyncFn(TestRequest) -> Answered, path: &str, body: Value) -> (StatusCode, Value) {
     let request = TestRequest::post().uri(path).insert_header(("host", "localhost:8080")).set_json(body);
     let answered = service(request).await;
     (answered.status, serde_json::from_slice(&answered.body).unwrap_or(Value::Null))
+}
+
+/// As a browser sends a form of our pages.
+fn form(path: &str, body: impl Into<Bytes>) -> TestRequest {
+    TestRequest::post()
+        .uri(path)
+        .insert_header(("host", "localhost:8080"))
+        .insert_header(("origin", "http://localhost:8080"))
+        .insert_header(("sec-fetch-site", "same-origin"))
+        .insert_header(("content-type", "application/x-www-form-urlencoded"))
+        .set_payload(body)
 }
 
 /// Staging serves v2, production v1 of an older commit, a run is over and one goes on.
@@ -221,15 +233,6 @@ async fn parked_deliveries_run_again_and_applied_ones_do_not() {
 async fn a_form_of_a_page_is_answered_with_the_page_that_shows_what_came_of_it() {
     let house = house().await;
     let service = service!(house);
-    let form = |path: &str, body: &'static str| {
-        TestRequest::post()
-            .uri(path)
-            .insert_header(("host", "localhost:8080"))
-            .insert_header(("origin", "http://localhost:8080"))
-            .insert_header(("sec-fetch-site", "same-origin"))
-            .insert_header(("content-type", "application/x-www-form-urlencoded"))
-            .set_payload(body)
-    };
     let response = service(form("/api/v1/apps/hello-staging/rollback", "to=v1")).await;
     assert_eq!(response.status, StatusCode::SEE_OTHER);
     assert_eq!(response.headers.get("location").unwrap(), "/apps/hello-staging");
@@ -243,22 +246,10 @@ async fn a_form_of_a_page_is_answered_with_the_page_that_shows_what_came_of_it()
 async fn a_stage_s_vars_are_set_and_taken_away_by_its_form_and_never_shown() {
     let house = house().await;
     let service = service!(house);
-    let form = |body: &'static str| {
-        TestRequest::post()
-            .uri("/api/v1/pipelines/acme/hello/config/review/change")
-            .insert_header(("host", "localhost:8080"))
-            .insert_header(("origin", "http://localhost:8080"))
-            .insert_header(("sec-fetch-site", "same-origin"))
-            .insert_header(("content-type", "application/x-www-form-urlencoded"))
-            .set_payload(body)
-    };
-    let page = async || {
-        let response =
-            service(TestRequest::get().uri("/pipelines/acme/hello").insert_header(("host", "localhost:8080"))).await;
-        String::from_utf8(response.body).unwrap()
-    };
+    let change = |body: &'static str| form("/api/v1/pipelines/acme/hello/config/review/change", body);
+    let page = async || get(&service, "/pipelines/acme/hello").await.1;
     assert!(!page().await.contains("SHOP_TOKEN"));
-    let response = service(form("name=SHOP_TOKEN&value=hush%0D%0Ahush")).await;
+    let response = service(change("name=SHOP_TOKEN&value=hush%0D%0Ahush")).await;
     assert_eq!(response.status, StatusCode::SEE_OTHER);
     assert_eq!(response.headers.get("location").unwrap(), "/pipelines/acme/hello#config");
     let shown = page().await;
@@ -271,8 +262,36 @@ async fn a_stage_s_vars_are_set_and_taken_away_by_its_form_and_never_shown() {
     let chosen = crate::workflow::Chosen { scope, sealed: sealed.clone() };
     let value = crate::reconcile::config::reveal(house.world(), "SHOP_TOKEN", &chosen).unwrap();
     assert_eq!(value.expose(), "hush\nhush", "lines as they were typed");
-    assert_eq!(service(form("unset=SHOP_TOKEN")).await.status, StatusCode::SEE_OTHER);
+    assert_eq!(service(change("unset=SHOP_TOKEN")).await.status, StatusCode::SEE_OTHER);
     assert!(!page().await.contains("unset-review-1"));
+}
+
+#[actix_web::test]
+async fn the_form_of_the_rules_holds_them_as_they_were_written() {
+    let house = house().await;
+    let service = service!(house);
+    let rules = "\n# \"Who\" may, </textarea> & who else\n[pipeline.production]\nright = \"admin\"\napprovals = 1\n";
+    let path = "/api/v1/pipelines/acme/hello/orders/rules";
+    assert_eq!(post(&service, path, json!({ "rules": rules })).await.0, StatusCode::OK);
+    let state = || house.world().store.pipeline(repository().id).unwrap();
+    let before = state().policy;
+    assert_eq!((before.production.right, before.production.approvals), (Access::Admin, 1));
+
+    let page = get(&service, "/pipelines/acme/hello").await.1;
+    let form_of_rules = page.split("<textarea id=\"rules-text\"").nth(1).expect("a form");
+    let held = form_of_rules.split("</textarea>").next().and_then(|rest| rest.split_once('>')).expect("a text").1;
+    // A browser takes the first line break away, and sends each of the others as two characters.
+    let typed = decoded(held.strip_prefix('\n').unwrap_or(held)).replace('\n', "\r\n");
+    let encoded: String = typed.bytes().map(|byte| format!("%{byte:02X}")).collect();
+    assert_eq!(service(form(path, format!("rules={encoded}"))).await.status, StatusCode::SEE_OTHER);
+    assert_eq!(state().dashboard.text, rules);
+    assert_eq!(state().policy, before, "what was only looked at is another now");
+
+    let refused = PipelineState { error: Some("line 1\n  | ^ here".to_owned()), read_at: Some(sha('a')), ..state() };
+    let put = move |tx: &mut crate::store::Transaction<'_>| tx.put_pipeline(&refused);
+    house.world().store.transact(put).await.unwrap();
+    let page = get(&service, "/pipelines/acme/hello").await.1;
+    assert!(page.contains("\">line 1\n  | ^ here\n</pre>"), "{page}");
 }
 
 #[actix_web::test]

@@ -117,7 +117,7 @@ fn tags(page: &str) -> Vec<Tag> {
     tags
 }
 
-fn decoded(value: &str) -> String {
+pub(super) fn decoded(value: &str) -> String {
     let pairs = [("&#x2f;", "/"), ("&lt;", "<"), ("&gt;", ">"), ("&quot;", "\""), ("&#x27;", "'"), ("&amp;", "&")];
     pairs.iter().fold(value.to_owned(), |text, (entity, letter)| text.replace(entity, letter))
 }
