@@ -1,4 +1,5 @@
-//! The way to the control plane: its listening address on this machine, else its public one.
+//! The way to the control plane: its listening address on this machine. At its public one a proxy may answer when it is
+//! dead, or the control plane of somebody else, so that one is asked only where the address to listen at is any free one.
 
 use super::Failed;
 use crate::config::Config;
@@ -11,8 +12,7 @@ use std::time::Duration;
 
 pub struct Client {
     http: reqwest::Client,
-    /// Tried in this order.
-    urls: Vec<String>,
+    url: String,
     texts: Texts,
     pub json: bool,
 }
@@ -33,26 +33,12 @@ impl Client {
             .no_proxy()
             .build()
             .map_err(|error| Failed::Said(chain(&error)))?;
-        let listen = config.server.listen;
-        let mut urls = Vec::new();
-        if listen.port() != 0 {
-            let here = match listen.ip() {
-                IpAddr::V4(address) if address.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
-                IpAddr::V6(address) if address.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
-                other => other,
-            };
-            urls.push(format!("http://{}", std::net::SocketAddr::new(here, listen.port())));
-        }
-        let public = config.server.public_url.trim_end_matches('/').to_owned();
-        if !urls.contains(&public) {
-            urls.push(public);
-        }
-        Ok(Client { http, urls, texts: Texts::load(), json })
+        Ok(Client { http, url: address(config), texts: Texts::load(), json })
     }
 
     /// The address that is named when nobody answers.
     pub fn url(&self) -> &str {
-        self.urls.first().map(String::as_str).unwrap_or_default()
+        &self.url
     }
 
     /// A sentence of `templates/cli.txt`.
@@ -82,61 +68,63 @@ impl Client {
         }
         match answer.body.get("error").and_then(Value::as_str) {
             Some(sentence) => Err(Failed::Said(super::print::plain(sentence))),
-            None => Err(self.failed(json!({ "say": "not_landfall", "url": self.url() }))),
+            None => Err(self.not_landfall()),
         }
     }
 
-    /// `None` when nobody listens at any of the addresses.
+    /// `None` when nobody listens there.
     pub async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> Result<Option<Answer>, Failed> {
-        for url in &self.urls {
-            let mut request = self.http.request(method.clone(), format!("{url}{path}"));
-            if let Some(body) = &body {
-                request = request.json(body);
-            }
-            let response = match request.send().await {
-                Ok(response) => response,
-                Err(error) if error.is_connect() => continue,
-                Err(error) => {
-                    return Err(self.failed(json!({ "say": "server_lost", "url": url, "detail": chain(&error) })));
-                }
-            };
-            let status = response.status().as_u16();
-            let bytes = response
-                .bytes()
-                .await
-                .map_err(|error| self.failed(json!({ "say": "server_lost", "url": url, "detail": chain(&error) })))?;
-            let body = serde_json::from_slice(&bytes)
-                .map_err(|_| self.failed(json!({ "say": "not_landfall", "url": url })))?;
-            return Ok(Some(Answer { status, body }));
+        let mut request = self.http.request(method, format!("{}{path}", self.url));
+        if let Some(body) = &body {
+            request = request.json(body);
         }
-        Ok(None)
+        let response = match request.send().await {
+            Ok(response) => response,
+            Err(error) if error.is_connect() => return Ok(None),
+            Err(error) => return Err(self.lost(&error)),
+        };
+        let status = response.status().as_u16();
+        let bytes = response.bytes().await.map_err(|error| self.lost(&error))?;
+        let body = serde_json::from_slice(&bytes).map_err(|_| self.not_landfall())?;
+        Ok(Some(Answer { status, body }))
     }
 
     /// A large answer, as it comes; `None` when nobody listens.
     pub async fn stream(&self, path: &str) -> Result<Option<reqwest::Response>, Failed> {
-        for url in &self.urls {
-            match self.http.get(format!("{url}{path}")).timeout(Duration::from_secs(3600)).send().await {
-                Ok(response) if response.status().is_success() => return Ok(Some(response)),
-                Ok(_) => return Err(self.failed(json!({ "say": "not_landfall", "url": url }))),
-                Err(error) if error.is_connect() => {}
-                Err(error) => {
-                    return Err(self.failed(json!({ "say": "server_lost", "url": url, "detail": chain(&error) })));
-                }
-            }
+        match self.http.get(format!("{}{path}", self.url)).timeout(Duration::from_secs(3600)).send().await {
+            Ok(response) if response.status().is_success() => Ok(Some(response)),
+            Ok(_) => Err(self.not_landfall()),
+            Err(error) if error.is_connect() => Ok(None),
+            Err(error) => Err(self.lost(&error)),
         }
-        Ok(None)
     }
 
     /// Whether anybody accepts connections there.
     pub async fn answers(&self) -> bool {
-        for url in &self.urls {
-            let asked = self.http.get(format!("{url}/healthz")).timeout(Duration::from_secs(5)).send().await;
-            if !asked.is_err_and(|error| error.is_connect()) {
-                return true;
-            }
-        }
-        false
+        let asked = self.http.get(format!("{}/healthz", self.url)).timeout(Duration::from_secs(5)).send().await;
+        !asked.is_err_and(|error| error.is_connect())
     }
+
+    fn lost(&self, error: &reqwest::Error) -> Failed {
+        self.failed(json!({ "say": "server_lost", "url": self.url, "detail": chain(error) }))
+    }
+
+    fn not_landfall(&self) -> Failed {
+        self.failed(json!({ "say": "not_landfall", "url": self.url }))
+    }
+}
+
+fn address(config: &Config) -> String {
+    let listen = config.server.listen;
+    if listen.port() == 0 {
+        return config.server.public_url.trim_end_matches('/').to_owned();
+    }
+    let here = match listen.ip() {
+        IpAddr::V4(address) if address.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(address) if address.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        other => other,
+    };
+    format!("http://{}", std::net::SocketAddr::new(here, listen.port()))
 }
 
 /// An error with its causes in one line.
@@ -151,4 +139,27 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         cause = inner.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    #[tokio::test]
+    async fn who_answers_at_the_public_address_is_not_taken_for_the_control_plane() {
+        crate::github::install_crypto_provider();
+        let proxy = TcpListener::bind("127.0.0.1:0").unwrap();
+        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let mut config = Config::default();
+        config.server.listen = free;
+        config.server.public_url = format!("http://{}/", proxy.local_addr().unwrap());
+        let client = Client::new(&config, false).unwrap();
+        assert_eq!(client.url(), format!("http://{free}"));
+        assert!(client.ask(Method::GET, "/api/v1/doctor", None).await.unwrap().is_none());
+        assert!(client.stream("/api/v1/export").await.unwrap().is_none());
+        assert!(!client.answers().await);
+        config.server.listen.set_port(0);
+        assert_eq!(Client::new(&config, false).unwrap().url(), format!("http://{}", proxy.local_addr().unwrap()));
+    }
 }

@@ -111,8 +111,10 @@ fn print_report(report: &Value) -> Result<(), Failed> {
 /// First the control plane, which would start again what is stopped; then what it leaves: router and processes.
 pub async fn down(client: &Client, config: &Config) -> Result<(), Failed> {
     let path = config.data_dir.display().to_string();
+    let folder = std::path::absolute(&config.data_dir)?;
     let patience = Duration::from_secs(config.apps.grace_seconds + 15);
-    match client.ask(Method::POST, "/api/v1/shutdown", Some(json!({ "apps": true }))).await {
+    let order = json!({ "apps": true, "data_dir": folder.display().to_string() });
+    match client.ask(Method::POST, "/api/v1/shutdown", Some(order)).await {
         Ok(Some(answer)) if answer.status >= 400 => {
             return Err(Failed::Said(print::plain(&text(&answer.body, &["error"]))));
         }
@@ -131,7 +133,6 @@ pub async fn down(client: &Client, config: &Config) -> Result<(), Failed> {
             }
         }
     }
-    let folder = std::path::absolute(&config.data_dir)?;
     if !folder.join("platform").is_dir() {
         return done(client, 0, false, &path);
     }

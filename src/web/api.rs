@@ -508,6 +508,11 @@ async fn shutdown(request: HttpRequest, shared: Data<Shared>, bytes: Bytes) -> H
         if asked.get("apps") != Some(&Value::Bool(true)) {
             return Err(Problem::Malformed { what: "apps", detail: "must be true".to_owned() });
         }
+        // Whoever read another configuration may have found us at its address.
+        let own = std::path::absolute(&shared.world.config.data_dir)?.display().to_string();
+        if asked.get("data_dir").is_some_and(|meant| *meant != own) {
+            return Err(Problem::Malformed { what: "data_dir", detail: own });
+        }
         // One that was asked before and not heard yet is as good as this one.
         let _ = shared.ask_down.try_send(());
         Ok(Done { status: StatusCode::ACCEPTED, answer: json!({ "down": true }), page: "/".to_owned() })

@@ -299,9 +299,14 @@ async fn everything_goes_down_only_when_it_is_meant() {
     let mut house = house().await;
     let service = service!(house);
     assert_eq!(post(&service, "/api/v1/shutdown", json!({})).await.0, StatusCode::BAD_REQUEST);
+    let another = json!({ "apps": true, "data_dir": "/srv/another" });
+    let (status, answer) = post(&service, "/api/v1/shutdown", another).await;
+    let own = std::path::absolute(&house.world().config.data_dir).unwrap();
+    let said = format!("This control plane is that of {}: nothing was ended.", own.display());
+    assert_eq!((status, answer["error"].as_str()), (StatusCode::BAD_REQUEST, Some(said.as_str())));
     assert!(house.asked_down.try_recv().is_err());
-    for _ in 0..2 {
-        assert_eq!(post(&service, "/api/v1/shutdown", json!({ "apps": true })).await.0, StatusCode::ACCEPTED);
+    for wish in [json!({ "apps": true }), json!({ "apps": true, "data_dir": own })] {
+        assert_eq!(post(&service, "/api/v1/shutdown", wish).await.0, StatusCode::ACCEPTED);
     }
     assert!(house.asked_down.try_recv().is_ok());
 }
