@@ -5,9 +5,9 @@
 
 use super::pages::LogView;
 use super::problem::Problem;
-use super::{Shared, asset, logs, views};
-use crate::domain::{Refusal, ReleaseNumber};
-use crate::reconcile::{command, processes as app_processes};
+use super::{Shared, asset, logs, read, views};
+use crate::domain::{InvalidId, Refusal, ReleaseNumber};
+use crate::reconcile::{World, command, processes as app_processes};
 use actix_web::http::{StatusCode, header};
 use actix_web::web::{self, Bytes, Data, Path, Query};
 use actix_web::{HttpRequest, HttpResponse};
@@ -360,21 +360,24 @@ pub(super) fn refused(reason: Refusal) -> Problem {
     Problem::Refused { reason }
 }
 
+/// A release as people write it (`v3`) or as a number, if the field is there.
+fn named_release(asked: &Value, field: &'static str) -> Result<Option<ReleaseNumber>, Problem> {
+    let malformed = |detail: String| Problem::Malformed { what: field, detail };
+    match asked.get(field) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) if text.is_empty() => Ok(None),
+        Some(Value::String(text)) => text.parse().map(Some).map_err(|error: InvalidId| malformed(error.to_string())),
+        Some(value) => {
+            let number = value.as_u64().and_then(|number| u32::try_from(number).ok());
+            number.map(|number| Some(ReleaseNumber(number))).ok_or_else(|| malformed(format!("{value} is no release")))
+        }
+    }
+}
+
 async fn roll_back(request: HttpRequest, shared: Data<Shared>, path: Path<String>, bytes: Bytes) -> HttpResponse {
     let order = async {
         let app = views::find_app(&shared.world, &path)?;
-        let to = match body(&request, &bytes)?.get("to") {
-            None | Some(Value::Null) => None,
-            Some(Value::String(text)) if text.is_empty() => None,
-            Some(Value::String(text)) => Some(text.parse().map_err(|error: crate::domain::InvalidId| {
-                Problem::Malformed { what: "to", detail: error.to_string() }
-            })?),
-            Some(Value::Number(number)) => match number.as_u64().and_then(|number| u32::try_from(number).ok()) {
-                Some(number) => Some(ReleaseNumber(number)),
-                None => return Err(Problem::Malformed { what: "to", detail: format!("{number} is no release") }),
-            },
-            Some(other) => return Err(Problem::Malformed { what: "to", detail: format!("{other} is no release") }),
-        };
+        let to = named_release(&body(&request, &bytes)?, "to")?;
         let ordered = command::roll_back(&shared.world, &app, to, OPERATOR).await?.map_err(refused)?;
         let answer = json!({ "app": ordered.app, "deploy": ordered.deploy, "notes": ordered.notes });
         Done::new(answer, format!("/apps/{}", app.name))
@@ -405,7 +408,8 @@ async fn promote(
         let hotfix = body.get("hotfix").and_then(Value::as_str).filter(|reason| !reason.trim().is_empty());
         let named = body.get("app").and_then(Value::as_str).filter(|app| !app.is_empty());
         let to = views::production_part(&shared.world, &repository, named)?;
-        let wish = crate::workflow::PromotionWish { to, release: None, hotfix, canary: None };
+        let release = named_release(&body, "release")?;
+        let wish = crate::workflow::PromotionWish { to, release, hotfix, canary: None };
         let ordered = command::promote(&shared.world, &repository, &wish, OPERATOR).await?.map_err(refused)?;
         let page = format!("/apps/{}", ordered.app);
         Done::new(json!({ "app": ordered.app, "deploy": ordered.deploy, "notes": ordered.notes }), page)

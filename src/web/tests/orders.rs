@@ -243,6 +243,29 @@ async fn a_form_of_a_page_is_answered_with_the_page_that_shows_what_came_of_it()
 }
 
 #[actix_web::test]
+async fn what_staging_serves_since_the_page_was_read_is_not_promoted_in_its_place() {
+    let house = house().await;
+    let service = service!(house);
+    let page = get(&service, "/pipelines/acme/hello").await.1;
+    let dialog = page.split("<details class=\"confirm\" id=\"promote\">").nth(1).expect("a dialog");
+    let dialog = dialog.split("</details>").next().unwrap();
+    assert!(dialog.contains("hello-staging v2") && dialog.contains("name=\"release\" value=\"2\""), "{dialog}");
+
+    let newer = |tx: &mut crate::store::Transaction<'_>| {
+        tx.put_app(&app("hello-staging", Stage::Staging, vec![live(2, 2), live(3, 3)], Some(3)))?;
+        tx.put_release(&release("hello-staging", 3, Cause::Push))
+    };
+    house.world().store.transact(newer).await.unwrap();
+    let promote = "/api/v1/pipelines/acme/hello/promote";
+    let response = service(form(promote, "app=hello-production&release=2")).await;
+    let said = String::from_utf8(response.body).unwrap();
+    assert_eq!(response.status, StatusCode::CONFLICT);
+    assert!(said.contains("Staging serves v3, not v2."), "{said}");
+    assert_eq!(post(&service, promote, json!({ "release": "newest" })).await.0, StatusCode::BAD_REQUEST);
+    assert_eq!(post(&service, promote, json!({ "release": "v3" })).await.0, StatusCode::OK);
+}
+
+#[actix_web::test]
 async fn a_stage_s_vars_are_set_and_taken_away_by_its_form_and_never_shown() {
     let house = house().await;
     let service = service!(house);
