@@ -422,8 +422,8 @@ pub fn replace_router(config: &Config, config_file: &Path) -> anyhow::Result<(So
     })
 }
 
-/// `landfall serve`.
-pub fn serve(config: Config, config_file: &Path) -> anyhow::Result<()> {
+/// `landfall serve`. Says whether it ended because everything is taken down, so that nobody shall start it again.
+pub fn serve(config: Config, config_file: &Path) -> anyhow::Result<bool> {
     install_crypto_provider();
     start_logging();
     runtime()?.block_on(async move {
@@ -431,16 +431,21 @@ pub fn serve(config: Config, config_file: &Path) -> anyhow::Result<()> {
         let parts = real_parts(&config, config_file).await?;
         let mut running = start(open_world(config, parts)?, Some(router)).await?;
         reconcile::refresh_routes(&running.world).await;
-        tokio::select! {
-            () = terminated() => info!("told to end; apps and router go on"),
-            _ = running.down.recv() => info!("everything of this data folder was stopped"),
+        let down = tokio::select! {
+            () = terminated() => false,
+            _ = running.down.recv() => true,
             reason = broken(&running.world.store) => {
                 bail!("the store takes no writes any more, and does again once it is opened anew: {reason}")
             }
+        };
+        if down {
+            info!("everything of this data folder was stopped");
+        } else {
+            info!("told to end; apps and router go on");
         }
         // Nothing depends on a clean end: what was under way is found again.
         tokio::time::timeout(Duration::from_secs(5), running.stop()).await.ok();
-        Ok(())
+        Ok(down)
     })
 }
 
@@ -454,8 +459,8 @@ async fn broken(store: &Store) -> String {
     }
 }
 
-/// `landfall router`.
-pub fn router(config: &Config) -> anyhow::Result<()> {
+/// `landfall router`. Says whether it was taken down, as `serve` does.
+pub fn router(config: &Config) -> anyhow::Result<bool> {
     install_crypto_provider();
     start_logging();
     let folder = std::path::absolute(&config.data_dir)?.join("router");

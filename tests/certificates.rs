@@ -92,7 +92,7 @@ async fn a_custom_domain_gets_its_certificate_once_even_if_all_is_killed_in_betw
 }
 
 /// A router that serves nothing but challenges.
-fn start_router(folder: &Path) -> (SocketAddr, std::thread::JoinHandle<anyhow::Result<()>>) {
+fn start_router(folder: &Path) -> (SocketAddr, std::thread::JoinHandle<anyhow::Result<bool>>) {
     let [address] = free_addresses();
     let options = RouterOptions::new(address, folder.to_owned(), "localhost".to_owned());
     let thread = std::thread::spawn(move || landfall::router::run(options));

@@ -1,7 +1,8 @@
 //! The command line. What runs things calls the composition root; everything else asks the control plane over HTTP,
 //! as anybody's script could, since only one process may have the store open.
 //!
-//! Exit codes: 0 done, 1 not done (the reason stands on standard error), 2 not understood.
+//! Exit codes: 0 done, 1 not done (the reason stands on standard error), 2 not understood; of `serve` and `router` also
+//! 3, where `landfall down` ended them.
 
 mod audit;
 mod client;
@@ -23,6 +24,9 @@ use serde_json::json;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+
+/// With it `serve` and `router` end after `landfall down`: the units in `packaging/` start neither again then.
+const TAKEN_DOWN: u8 = 3;
 
 #[derive(Parser)]
 #[command(
@@ -351,7 +355,7 @@ pub(crate) enum Failed {
     /// Something was found that needs a person; it was printed already.
     #[error("")]
     Found,
-    /// A program that was run for somebody ended with this status.
+    /// To end with this status, which says all: that of a program that was run for somebody, or `TAKEN_DOWN`.
     #[error("")]
     Exit(u8),
     /// Nobody reads what is printed any more, as with `| head`.
@@ -410,8 +414,10 @@ fn load(path: &Path) -> Result<Config, Failed> {
     Config::load(path, required).map_err(|error| Failed::Said(error.to_string()))
 }
 
-fn with_config(path: &Path, run: impl FnOnce(Config) -> anyhow::Result<()>) -> Result<(), Failed> {
-    run(load(path)?).map_err(|error| Failed::Said(format!("{error:#}")))
+/// What is run says whether it was taken down.
+fn with_config(path: &Path, run: impl FnOnce(Config) -> anyhow::Result<bool>) -> Result<(), Failed> {
+    let down = run(load(path)?).map_err(|error| Failed::Said(format!("{error:#}")))?;
+    if down { Err(Failed::Exit(TAKEN_DOWN)) } else { Ok(()) }
 }
 
 fn replace_router(config_file: &Path) -> Result<(), Failed> {
@@ -552,6 +558,17 @@ mod tests {
     #[test]
     fn the_arguments_are_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn systemd_starts_nothing_again_that_was_taken_down() {
+        for unit in
+            [include_str!("../../packaging/landfall.service"), include_str!("../../packaging/landfall-router.service")]
+        {
+            for key in ["RestartPreventExitStatus", "SuccessExitStatus"] {
+                assert!(unit.lines().any(|line| line == format!("{key}={TAKEN_DOWN}")), "{key} of {unit}");
+            }
+        }
     }
 
     #[test]

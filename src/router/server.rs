@@ -142,11 +142,20 @@ impl RouterOptions {
 }
 
 /// Runs a router until it is told to stop by its control socket, SIGTERM or SIGINT. It makes a runtime of its own and
-/// must not be called from inside another.
-pub fn run(options: RouterOptions) -> anyhow::Result<()> {
+/// must not be called from inside another. Says whether it was the control socket, so that no other shall follow.
+pub fn run(options: RouterOptions) -> anyhow::Result<bool> {
+    let left = run_until(options, signalled())?;
     // Whoever waits for our end waits for this lock, so it goes with the process and not before.
-    std::mem::forget(run_until(options, signalled())?);
-    Ok(())
+    std::mem::forget(left.lock);
+    Ok(left.down)
+}
+
+/// What is to be known of a router that ended.
+pub(super) struct Left {
+    /// The folder's lock, where no other router has it.
+    lock: Option<File>,
+    /// Its control socket told it to end, and not a signal or another router that has its place.
+    pub down: bool,
 }
 
 async fn signalled() {
@@ -165,8 +174,7 @@ async fn signalled() {
     }
 }
 
-/// Gives the folder's lock back, where no other router has it.
-pub(super) fn run_until(options: RouterOptions, ended: impl Future<Output = ()>) -> anyhow::Result<Option<File>> {
+pub(super) fn run_until(options: RouterOptions, ended: impl Future<Output = ()>) -> anyhow::Result<Left> {
     let folder = options.state_dir.clone();
     std::fs::DirBuilder::new()
         .recursive(true)
@@ -221,7 +229,7 @@ impl Entrance {
     }
 }
 
-async fn serve(options: RouterOptions, ended: impl Future<Output = ()>) -> anyhow::Result<Option<File>> {
+async fn serve(options: RouterOptions, ended: impl Future<Output = ()>) -> anyhow::Result<Left> {
     let clock = Clock::System;
     let folder = options.state_dir.clone();
     let (drain_timeout, handover_timeout) = (options.drain_timeout, options.handover_timeout);
@@ -383,7 +391,7 @@ async fn serve(options: RouterOptions, ended: impl Future<Output = ()>) -> anyho
         let _ = std::fs::remove_file(folder.join(handover::SOCKET));
     }
     clients.end(Ending::All);
-    stop.send_replace(true);
+    let down = stop.send_replace(true);
     let drained = drain(&routes, &clients, drain_timeout);
     if let Some(aside) = replaced {
         reports.until(&routes, drained).await;
@@ -393,7 +401,7 @@ async fn serve(options: RouterOptions, ended: impl Future<Output = ()>) -> anyho
         let _ = tokio::task::spawn_blocking(move || keep::save(&routes)).await;
     }
     tracing::info!("router stopped");
-    Ok(lock)
+    Ok(Left { lock, down })
 }
 
 /// Lets another router take our place and says where our control socket is from then on; without success everything

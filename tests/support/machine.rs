@@ -377,7 +377,7 @@ impl Machine {
     pub async fn leave(mut self) {
         let said = self.says(&["down"]).await;
         if self.serve.is_some() {
-            assert_eq!(self.serve_ended().await, Some(0), "{said}");
+            assert_eq!(self.serve_ended().await, Some(3), "as its unit knows it; {said}");
         }
         self.end_sim();
         let left = processes_of(self.folder.path());

@@ -92,6 +92,25 @@ fn who_is_connected_is_served_from_the_new_table_and_told_to_come_again() {
 }
 
 #[test]
+fn a_router_that_was_taken_down_says_so_and_one_that_a_signal_or_another_one_ends_does_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let app = App::start(folder.path(), "one");
+    let first = RunningRouter::start(folder.path());
+    let mut second = RunningRouter::start(folder.path());
+    assert!(!first.outlived(), "another one has its place");
+    second.signal();
+    assert!(!second.outlived(), "a signal ended it");
+    let third = RunningRouter::start(folder.path());
+    third.set(table(1, vec![app.target(Active)]));
+    let mut client = third.client();
+    assert_eq!(client.request(GET).body, "one");
+    let fourth = RunningRouter::start(folder.path());
+    assert!(third.is_running(), "it has a client");
+    fourth.call(fourth.control.stop()).unwrap();
+    assert!(third.outlived() && fourth.outlived());
+}
+
+#[test]
 fn what_is_in_flight_at_the_old_one_is_told_by_the_new_one() {
     let folder = tempfile::tempdir().unwrap();
     let app = App::behaving(folder.path(), "slow", |seen, stream| {

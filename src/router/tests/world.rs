@@ -318,7 +318,7 @@ pub struct RunningRouter {
     pub address: SocketAddr,
     pub control: Router,
     runtime: tokio::runtime::Runtime,
-    thread: Option<JoinHandle<anyhow::Result<()>>>,
+    thread: Option<JoinHandle<anyhow::Result<bool>>>,
     signal: Option<tokio::sync::oneshot::Sender<()>>,
 }
 
@@ -341,7 +341,7 @@ impl RunningRouter {
                 std::future::pending().await
             }
         };
-        let thread = std::thread::spawn(move || run_until(options, ended).map(drop));
+        let thread = std::thread::spawn(move || run_until(options, ended).map(|left| left.down));
         let address = eventually("the router's address", || {
             assert!(!thread.is_finished(), "the router did not start");
             let text = std::fs::read_to_string(state_dir.join("router.addr")).ok()?;
@@ -373,11 +373,11 @@ impl RunningRouter {
         self.client().request(&format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"))
     }
 
-    /// Waits for a router that another one has replaced.
-    pub fn outlived(mut self) {
+    /// Waits for a router that ends, and says whether it was taken down.
+    pub fn outlived(mut self) -> bool {
         let thread = self.thread.take().expect("it runs");
-        eventually("the end of the router that was replaced", || thread.is_finished().then_some(()));
-        thread.join().expect("the router panicked").expect("the router failed");
+        eventually("the end of the router", || thread.is_finished().then_some(()));
+        thread.join().expect("the router panicked").expect("the router failed")
     }
 
     /// Tells it to end as SIGTERM does.
