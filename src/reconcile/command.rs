@@ -39,10 +39,15 @@ pub async fn promote(
     order(world, repository, key, OrderKind::Promote, by, decided).await
 }
 
-/// Why a promotion would be refused now, if it would.
-pub fn promotion_refused(world: &World, repository: &Repository, to: Part) -> Result<Option<Refusal>, Trouble> {
-    let wish = PromotionWish { to, ..PromotionWish::default() };
-    Ok(decide_promotion(&wish, "", &snapshot(world, repository)?).err())
+/// Why a promotion to each of these apps of production would be refused now, if it would.
+pub fn promotions_refused(
+    world: &World,
+    repository: &Repository,
+    to: &[AppKey],
+) -> Result<Vec<Option<Refusal>>, Trouble> {
+    let serving = observe::serving_of(world, repository)?;
+    let wish = |key: &AppKey| PromotionWish { to: key.part, ..PromotionWish::default() };
+    Ok(to.iter().map(|key| decide_promotion(&wish(key), "", &serving).err()).collect())
 }
 
 /// Makes an earlier release of an app its newest one; the one before the live one unless named.

@@ -41,13 +41,32 @@ pub(super) fn app_of(status: &ProcessStatus) -> Option<AppName> {
 
 /// What every decision about a repository is made from. What concerns one event alone is for the caller to add.
 pub(super) fn known_of(world: &World, repository: &Repository) -> Result<Snapshot, Trouble> {
+    let runs = world.store.runs_of(repository.id)?;
+    Ok(Snapshot { runs, ..without_history(world, repository)? })
+}
+
+/// What serves, and what was tested of it: all that a promotion is decided by. Of a long history little has to be read.
+pub(super) fn serving_of(world: &World, repository: &Repository) -> Result<Snapshot, Trouble> {
+    let mut snapshot = without_history(world, repository)?;
+    for app in &snapshot.apps {
+        let live = app.live.map(|number| world.store.release(&app.name, number)).transpose()?;
+        snapshot.releases.extend(live.flatten());
+    }
+    let serves = |commit: &Sha| snapshot.releases.iter().any(|release| release.commit == *commit);
+    for run in world.store.runs_where(|run| run.repository == repository.id && serves(&run.commit))? {
+        snapshot.runs.extend(world.store.run(run.number)?);
+    }
+    Ok(snapshot)
+}
+
+fn without_history(world: &World, repository: &Repository) -> Result<Snapshot, Trouble> {
     Ok(Snapshot {
         now: world.now(),
         repository: repository.clone(),
         pull: None,
         apps: world.store.apps_of(repository.id)?,
         releases: Vec::new(),
-        runs: world.store.runs_of(repository.id)?,
+        runs: Vec::new(),
         answered: Vec::new(),
         right: None,
         first_rights: BTreeMap::new(),

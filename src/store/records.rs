@@ -183,6 +183,16 @@ impl Store {
         Ok(runs)
     }
 
+    /// The newest first.
+    pub fn newest_runs_of(&self, repository: RepositoryId, most: usize) -> Result<Vec<TestRun>, StoreError> {
+        let prefix = number_key(repository.0);
+        let mut runs = Vec::new();
+        for (_, number) in self.scan_page::<RunNumber>(RUNS_OF, &prefix, None, most, Order::Descending)? {
+            runs.extend(self.run(number)?);
+        }
+        Ok(runs)
+    }
+
     /// Outlines of the runs that are wanted, oldest first.
     pub fn runs_where(&self, wanted: impl Fn(&RunOutline) -> bool) -> Result<Vec<Arc<RunOutline>>, StoreError> {
         let all = self.inner.runs.read(&self.inner.shared)?;

@@ -194,13 +194,15 @@ async fn build_logs(shared: Data<Shared>, path: Path<String>, query: Query<LogQu
 }
 
 async fn pipelines(shared: Data<Shared>) -> HttpResponse {
-    shared.json(views::home(&shared.world).map(|home| json!({ "pipelines": home.pipelines })))
+    shared.json(read(&shared, views::home).await.map(|home| json!({ "pipelines": home.pipelines })))
 }
 
 async fn pipeline(shared: Data<Shared>, path: Path<(String, String)>) -> HttpResponse {
-    let view = views::find_repository(&shared.world, &path.0, &path.1)
-        .and_then(|repository| views::pipeline_detail(&shared.world, &repository));
-    shared.json(view)
+    let (owner, name) = path.into_inner();
+    let view = read(&shared, move |world| {
+        views::find_repository(world, &owner, &name).and_then(|found| views::pipeline_detail(world, &found))
+    });
+    shared.json(view.await)
 }
 
 #[derive(Debug, Deserialize)]
@@ -230,19 +232,20 @@ struct AuditQuery {
 }
 
 async fn audit(shared: Data<Shared>, query: Query<AuditQuery>) -> HttpResponse {
-    shared.json(audited(&shared, &query))
+    let query = query.into_inner();
+    shared.json(read(&shared, move |world| audited(world, &query)).await)
 }
 
-fn audited(shared: &Shared, query: &AuditQuery) -> Result<Value, Problem> {
+fn audited(world: &World, query: &AuditQuery) -> Result<Value, Problem> {
     let only = match query.repository.as_deref() {
         Some(named) => {
             let (owner, name) = named.split_once('/').ok_or_else(|| Problem::not_found("pipeline", named))?;
-            Some(views::find_repository(&shared.world, owner, name)?.id)
+            Some(views::find_repository(world, owner, name)?.id)
         }
         None => None,
     };
     let most = query.limit.unwrap_or(views::AUDITED).clamp(1, 1000);
-    Ok(json!({ "entries": views::audit(&shared.world, only, most)? }))
+    Ok(json!({ "entries": views::audit(world, only, most)? }))
 }
 
 #[derive(Debug, Deserialize)]

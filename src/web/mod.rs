@@ -101,6 +101,16 @@ fn guarded() -> impl HttpServiceFactory {
         .default_service(web::to(elsewhere))
 }
 
+/// What takes many reads of the store, made on a thread that may take its time: the server's own take deliveries too.
+async fn read<V: Send + 'static>(
+    shared: &Data<Shared>,
+    view: impl FnOnce(&World) -> Result<V, Problem> + Send + 'static,
+) -> Result<V, Problem> {
+    let world = shared.world.clone();
+    let read = web::block(move || view(&world)).await;
+    read.unwrap_or_else(|error| Err(Problem::Internal { detail: error.to_string() }))
+}
+
 /// What every page's frame shows beside the page.
 #[derive(Serialize)]
 struct Framed<V> {

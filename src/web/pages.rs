@@ -3,7 +3,7 @@
 use super::monitor_api::MetricsQuery;
 use super::problem::Problem;
 use super::views;
-use super::{Shared, ansi, asset, logs};
+use super::{Shared, ansi, asset, logs, read};
 use crate::domain::PHASE;
 use actix_web::HttpResponse;
 use actix_web::web::{self, Data, Path, Query};
@@ -47,7 +47,7 @@ async fn alerts(shared: Data<Shared>) -> HttpResponse {
 }
 
 async fn audit(shared: Data<Shared>) -> HttpResponse {
-    let lines = views::audit(&shared.world, None, views::AUDITED);
+    let lines = read(&shared, |world| views::audit(world, None, views::AUDITED)).await;
     shared.page("audit.html", lines.map(|lines| serde_json::json!({ "lines": lines })))
 }
 
@@ -60,14 +60,15 @@ async fn script() -> HttpResponse {
 }
 
 async fn home(shared: Data<Shared>) -> HttpResponse {
-    shared.page("home.html", views::home(&shared.world))
+    shared.page("home.html", read(&shared, views::home).await)
 }
 
 async fn pipeline(shared: Data<Shared>, path: Path<(String, String)>) -> HttpResponse {
     let (owner, name) = path.into_inner();
-    let view = views::find_repository(&shared.world, &owner, &name)
-        .and_then(|repository| views::pipeline_detail(&shared.world, &repository));
-    shared.page("pipeline.html", view)
+    let view = read(&shared, move |world| {
+        views::find_repository(world, &owner, &name).and_then(|found| views::pipeline_detail(world, &found))
+    });
+    shared.page("pipeline.html", view.await)
 }
 
 async fn flaky(shared: Data<Shared>, path: Path<(String, String)>) -> HttpResponse {

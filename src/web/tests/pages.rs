@@ -1,10 +1,12 @@
 //! No text of others becomes markup on any page.
 
-use super::house::{HOSTILE, House};
+use super::house::{HOSTILE, House, app, live, release, repository, run, sha};
+use crate::domain::*;
+use crate::store::{Table, Transaction, number_key};
 use actix_web::http::StatusCode;
 use actix_web::http::header::HeaderMap;
 use actix_web::test::TestRequest;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// What the server answered.
 pub struct Answered {
@@ -249,6 +251,39 @@ async fn pages_of_an_empty_house_say_what_to_do_first() {
     check("/", &page);
     assert!(page.contains("landfall demo") && page.contains("&#x2f;webhooks&#x2f;github"));
     check("/deliveries", &get(&service, "/deliveries").await.1);
+}
+
+#[actix_web::test]
+async fn pages_of_a_pipeline_read_of_a_long_history_what_they_show() {
+    let house = House::empty();
+    let service = service!(house);
+    let work = |tx: &mut Transaction<'_>| {
+        tx.put_repository(&repository())?;
+        tx.put_app(&app("hello-staging", Stage::Staging, vec![live(2, 2)], Some(2)))?;
+        for number in 1..=2 {
+            tx.put_release(&release("hello-staging", number, Cause::Push))?;
+        }
+        for number in (1..=12).map(RunNumber) {
+            tx.put_run(&TestRun { number, ..run(Some(Verdict::Passed)) })?;
+        }
+        // Whoever reads the old ones fails.
+        let outline = json!({ "number": 1, "repository": 1, "commit": sha('e'), "tree": null, "verdict": null });
+        tx.put(Table("run"), &number_key(1), &outline)?;
+        tx.put(Table("release"), b"hello-staging/0000000001", &json!({}))
+    };
+    house.world().store.transact(work).await.unwrap();
+    assert!(house.world().store.runs_of(RepositoryId(1)).is_err());
+    for path in ["/", "/pipelines/acme/hello"] {
+        let (status, page) = get(&service, path).await;
+        assert_eq!(status, StatusCode::OK, "{path}: {page}");
+        assert!(page.contains("Run 12<") && !page.contains("Run 2<"), "{path}: {page}");
+    }
+    let (_, body) = get(&service, "/api/v1/pipelines/acme/hello").await;
+    let pipeline: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(
+        (&pipeline["promotion"]["possible"], &pipeline["promotion"]["from"]["release"]),
+        (&json!(true), &json!(2))
+    );
 }
 
 #[actix_web::test]

@@ -57,7 +57,7 @@ pub fn audit(world: &World, only: Option<RepositoryId>, most: usize) -> Result<V
                 given: When::new(record.given_at, now),
                 comment: Some(comment),
                 what: serde_json::to_value(&record.command).map_err(shown)?,
-                phase: phase(world, &record.answer)?,
+                phase: None,
                 answer: record.answer,
                 loud: is_loud(&record.notes),
                 notes: record.notes,
@@ -71,7 +71,7 @@ pub fn audit(world: &World, only: Option<RepositoryId>, most: usize) -> Result<V
                 given: When::new(order.given_at, now),
                 comment: None,
                 what: serde_json::to_value(&order.what).map_err(shown)?,
-                phase: phase(world, &order.answer)?,
+                phase: None,
                 answer: order.answer,
                 loud: is_loud(&order.notes),
                 notes: order.notes,
@@ -80,7 +80,9 @@ pub fn audit(world: &World, only: Option<RepositoryId>, most: usize) -> Result<V
         }
     }
     lines.sort_by_key(|(at, _)| Reverse(*at));
-    Ok(lines.into_iter().take(most).map(|(_, line)| line).collect())
+    // Each costs a look at an app.
+    let shown = lines.into_iter().take(most);
+    shown.map(|(_, line)| Ok(AuditLine { phase: phase(world, &line.answer)?, ..line })).collect()
 }
 
 fn is_loud(notes: &[Note]) -> bool {
@@ -110,7 +112,9 @@ pub struct Waiting {
 pub async fn waiting(world: &World, repository: &Repository, only: Option<&str>) -> Result<Vec<Waiting>, Problem> {
     let (apps, policy) = (world.store.apps_of(repository.id)?, world.store.pipeline(repository.id)?.policy);
     let mut all = Vec::new();
-    for key in policy.production_keys() {
+    let keys = policy.production_keys();
+    let refused = reconcile::command::promotions_refused(world, repository, &keys)?;
+    for (key, refusal) in keys.into_iter().zip(refused) {
         let there = |key: AppKey| apps.iter().find(|app| app.key() == key);
         let app = there(key).map_or_else(|| policy.name_of(repository, key), |app| app.name.clone());
         if only.is_some_and(|only| only != app.as_str() && only != key.part.as_str()) {
@@ -122,7 +126,6 @@ pub async fn waiting(world: &World, repository: &Repository, only: Option<&str>)
             Some(to) => Some(reconcile::contents(world, repository, from.as_ref(), to).await?),
             None => None,
         };
-        let refusal = reconcile::command::promotion_refused(world, repository, key.part)?;
         all.push(Waiting { repository: repository.full_name(), app, from, to, contents, refusal });
     }
     Ok(all)

@@ -143,9 +143,10 @@ pub fn pipeline(world: &World, repository: &Repository) -> Result<Pipeline, Prob
     let mut apps = world.store.apps_of(repository.id)?;
     apps.sort_by_key(|app| (Reverse(app.pull()), app.key()));
     let policy = world.store.pipeline(repository.id)?.policy;
-    let all: Result<Vec<Promotion>, Problem> =
-        policy.production_keys().into_iter().map(|key| promotion(world, repository, &policy, key, &apps)).collect();
-    let mut promotions = all?.into_iter();
+    let keys = policy.production_keys();
+    let refused = command::promotions_refused(world, repository, &keys)?;
+    let all = keys.into_iter().zip(refused);
+    let mut promotions = all.map(|(key, refusal)| promotion(repository, &policy, key, refusal, &apps));
     let mut pipeline = Pipeline {
         owner: repository.owner.clone(),
         name: repository.name.clone(),
@@ -184,19 +185,18 @@ fn rules(world: &World, repository: &Repository) -> Result<Rules, StoreError> {
 }
 
 pub fn recent_runs(world: &World, repository: RepositoryId, most: usize) -> Result<Vec<RunCard>, StoreError> {
-    let mut runs = world.store.runs_of(repository)?;
-    runs.sort_by_key(|run| Reverse(run.number));
+    let runs = world.store.newest_runs_of(repository, most)?;
     let repository = world.store.repository(repository)?;
-    Ok(runs.iter().take(most).map(|run| run_card(world, run, repository.as_ref())).collect())
+    Ok(runs.iter().map(|run| run_card(world, run, repository.as_ref())).collect())
 }
 
 fn promotion(
-    world: &World,
     repository: &Repository,
     policy: &PipelineSettings,
     key: AppKey,
+    refusal: Option<Refusal>,
     apps: &[App],
-) -> Result<Promotion, Problem> {
+) -> Promotion {
     let side = |key: AppKey| {
         let app = apps.iter().find(|app| app.key() == key)?;
         Some(Side { app: app.name.clone(), release: app.live?, commit: app.live_deploy()?.commit.clone() })
@@ -210,8 +210,7 @@ fn promotion(
         }
         _ => None,
     };
-    let refusal = command::promotion_refused(world, repository, key.part)?;
-    Ok(Promotion { app, part: key.part, possible: refusal.is_none(), refusal, from, to, compare_url })
+    Promotion { app, part: key.part, possible: refusal.is_none(), refusal, from, to, compare_url }
 }
 
 pub fn pipeline_detail(world: &World, repository: &Repository) -> Result<PipelineDetail, Problem> {
