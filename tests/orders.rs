@@ -90,6 +90,14 @@ async fn staging_is_rolled_back_by_a_comment_and_production_at_the_desk() {
     let live = production.live_deploy().expect("a deploy");
     assert!(matches!(live.cause, Cause::Rollback { .. }), "{live:?}");
     assert_eq!(production.live, Some(ReleaseNumber(3)), "a release of its own");
+
+    let release = town.world().store.release(&"hello-staging".parse().unwrap(), ReleaseNumber(2)).unwrap();
+    let archive = town.world().folder("archives").join(format!("{}.tar.zst", release.unwrap().slug));
+    std::fs::remove_file(archive).expect("it was kept");
+    town.say(&second, "/rollback v2 to hello-staging", OWNER).await;
+    town.settle().await;
+    assert!(town.comment(&second).await.contains("There is no such release to go back to."));
+    assert_eq!(town.served("hello-staging").as_deref(), Some("one"));
     town.leave().await;
 }
 

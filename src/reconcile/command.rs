@@ -59,7 +59,8 @@ pub async fn roll_back(
 ) -> Result<Result<Ordered, Refusal>, Trouble> {
     let _alone = world.locks.lock(&format!("repository {}", app.repository)).await;
     let repository = repository_of(world, app.repository)?;
-    let snapshot = snapshot(world, &repository)?;
+    let mut snapshot = snapshot(world, &repository)?;
+    snapshot.gone = observe::gone(world, &snapshot.releases);
     let kind = OrderKind::Rollback { app: app.name.clone(), to };
     // Between the page and the click the app may have gone, or been held.
     let decided = decide_rollback(app.key(), to, by, &snapshot);
@@ -227,6 +228,9 @@ pub async fn give(
     let mut snapshot = snapshot(world, repository)?;
     if let Some(number) = pull {
         snapshot.pull = world.store.pull(repository.id, number)?;
+    }
+    if let Command::Rollback { .. } = command {
+        snapshot.gone = observe::gone(world, &snapshot.releases);
     }
     let number = pull.unwrap_or(PullNumber(0));
     if let Command::Promote { .. } = command

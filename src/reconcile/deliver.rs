@@ -516,6 +516,7 @@ async fn asked_for_commands(
                     snapshot.promotable.insert(key.part, known);
                 }
             }
+            Command::Rollback { .. } => snapshot.gone = observe::gone(world, &snapshot.releases),
             _ => {}
         }
     }

@@ -49,7 +49,7 @@ pub use expire::{Expired, expire};
 pub use figures::{export_once, gather};
 pub use kept::{log_file, read as read_kept};
 pub use monitor::{Monitor, keep as keep_numbers};
-pub use observe::{ended, label};
+pub use observe::{ended, is_kept, label};
 pub use prune::{KEPT_RELEASES, tidy};
 pub use shipment::{Contents, contents};
 pub use sweep::{Leftover, leftovers, resync, slow_tick};

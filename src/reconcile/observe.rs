@@ -59,6 +59,17 @@ pub(super) fn serving_of(world: &World, repository: &Repository) -> Result<Snaps
     Ok(snapshot)
 }
 
+/// Slugs of releases that cannot serve again, since their archives are not kept any more.
+pub(super) fn gone(world: &World, releases: &[Release]) -> BTreeSet<SlugDigest> {
+    let gone = releases.iter().filter(|release| !is_kept(world, release));
+    gone.map(|release| release.slug.clone()).collect()
+}
+
+/// Whether the archive is there that a release would be served from again.
+pub fn is_kept(world: &World, release: &Release) -> bool {
+    super::build::archive(world, &release.slug).exists()
+}
+
 fn without_history(world: &World, repository: &Repository) -> Result<Snapshot, Trouble> {
     Ok(Snapshot {
         now: world.now(),
@@ -66,6 +77,7 @@ fn without_history(world: &World, repository: &Repository) -> Result<Snapshot, T
         pull: None,
         apps: world.store.apps_of(repository.id)?,
         releases: Vec::new(),
+        gone: BTreeSet::new(),
         runs: Vec::new(),
         answered: Vec::new(),
         right: None,

@@ -2,7 +2,7 @@
 //! known again (labels).
 
 use super::apply::put_app;
-use super::observe::label;
+use super::observe::{self, label};
 use super::{Trouble, World, act, addons, build, config, policy, processes, split};
 use crate::ci::wire::SETUP_LOG;
 use crate::clock::Timestamp;
@@ -133,7 +133,7 @@ fn earlier(world: &World, app: &App, number: ReleaseNumber, deploy: u64) -> Resu
     let Some(release) = world.store.release(&app.name, number)? else {
         return Ok(Err(Failure::Internal { detail: format!("{number} of {} is not kept any more", app.name) }));
     };
-    if !build::archive(world, &release.slug).exists() {
+    if !observe::is_kept(world, &release) {
         let detail = format!("the slug of {number} of {} is not kept any more", app.name);
         return Ok(Err(Failure::Internal { detail }));
     }

@@ -157,6 +157,11 @@ impl Store {
         values(self.scan(RELEASES, release_prefix(app).as_bytes())?)
     }
 
+    /// The newest first.
+    pub fn newest_releases(&self, app: &AppName, most: usize) -> Result<Vec<Release>, StoreError> {
+        values(self.scan_page(RELEASES, release_prefix(app).as_bytes(), None, most, Order::Descending)?)
+    }
+
     pub fn slugs(&self) -> Result<Vec<Slug>, StoreError> {
         values(self.scan(SLUGS, b"")?)
     }

@@ -91,7 +91,7 @@ async fn processes(shared: Data<Shared>, path: Path<String>) -> HttpResponse {
 
 async fn releases(shared: Data<Shared>, path: Path<String>) -> HttpResponse {
     let view = views::find_app(&shared.world, &path)
-        .and_then(|app| Ok(json!({ "releases": views::releases(&shared.world, &app)? })));
+        .and_then(|app| Ok(json!({ "releases": views::releases(&shared.world, &app, usize::MAX)? })));
     shared.json(view)
 }
 

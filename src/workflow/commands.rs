@@ -461,7 +461,8 @@ pub fn roll_back(
     if app.deploys.iter().any(failed) {
         return Err(Refusal::NoSuchRelease);
     }
-    let release = snapshot.release(&app.name, number).ok_or(Refusal::NoSuchRelease)?;
+    let kept = snapshot.release(&app.name, number).filter(|release| !snapshot.gone.contains(&release.slug));
+    let release = kept.ok_or(Refusal::NoSuchRelease)?;
     if let Some(lock) = snapshot.pipeline.lock(key.kind()) {
         return Err(Refusal::Locked { stage: lock.stage, by: lock.by.clone(), reason: lock.reason.clone() });
     }

@@ -19,6 +19,8 @@ pub struct Snapshot {
     pub apps: Vec<App>,
     /// Releases of staging and production that a command may name.
     pub releases: Vec<Release>,
+    /// Slugs that no release can serve again; none where nobody asked for an earlier one.
+    pub gone: BTreeSet<SlugDigest>,
     /// Runs that have no verdict yet, and the newest one of each commit.
     pub runs: Vec<TestRun>,
     /// Places of commands that were answered before: a recorded delivery sent again under another id does nothing.

@@ -1,6 +1,6 @@
 //! What the API is told to do, it does once, by the same rules as a comment.
 
-use super::house::{House, app, live, release, repository, run, sha};
+use super::house::{House, app, digest, live, release, repository, run, sha};
 use super::pages::{Answered, decoded, get, service};
 use crate::domain::*;
 use crate::store::{StoreError, queue};
@@ -44,6 +44,7 @@ async fn house() -> House {
         Ok::<(), StoreError>(())
     };
     house.world().store.transact(work).await.expect("records");
+    house.keep_archive(&digest());
     house
 }
 
@@ -98,6 +99,45 @@ async fn orders_are_decided_as_commands_are() {
     assert_eq!(store.run(RunNumber(3)).unwrap().and_then(|run| run.cancelled), None, "another run was cancelled");
     assert_eq!(post(&service, "/api/v1/runs/2/cancel", json!({})).await.0, StatusCode::CONFLICT);
     assert_eq!(post(&service, "/api/v1/runs/99/cancel", json!({})).await.0, StatusCode::NOT_FOUND);
+}
+
+#[actix_web::test]
+async fn the_way_back_leads_to_releases_alone_whose_archives_are_kept() {
+    let house = house().await;
+    let service = service!(house);
+    let gone: SlugDigest = "e".repeat(64).parse().unwrap();
+    let many = {
+        let gone = gone.clone();
+        move |tx: &mut crate::store::Transaction<'_>| {
+            for number in 1..=30 {
+                let slug = if number < 15 { gone.clone() } else { digest() };
+                tx.put_release(&Release { slug, ..release("hello-staging", number, Cause::Push) })?;
+            }
+            tx.put_app(&app("hello-staging", Stage::Staging, vec![live(1, 1), live(2, 5)], Some(5)))
+        }
+    };
+    house.world().store.transact(many).await.unwrap();
+    let page = get(&service, "/apps/hello-staging").await.1;
+    let listed = |page: &str| -> Vec<u32> {
+        let rows = page.split("id=\"rollback-").skip(1);
+        rows.map(|row| row.split('"').next().unwrap().parse().unwrap()).collect()
+    };
+    assert_eq!(listed(&page), (15..=30).rev().collect::<Vec<_>>());
+    assert!(page.contains(">v11<") && !page.contains(">v10<") && page.contains(">v5<"), "{page}");
+    assert!(page.contains("landfall releases hello-staging"), "{page}");
+    let all = get(&service, "/api/v1/apps/hello-staging/releases").await.1;
+    let all: Value = serde_json::from_str(&all).unwrap();
+    assert_eq!(all["releases"].as_array().map(Vec::len), Some(30));
+
+    let rollback = "/api/v1/apps/hello-staging/rollback";
+    let (status, answer) = post(&service, rollback, json!({ "to": "v14" })).await;
+    let said = "There is no such release to go back to.";
+    assert_eq!((status, answer["error"].as_str()), (StatusCode::CONFLICT, Some(said)));
+    let order = json!({ "command": "/rollback v14 to hello-staging" });
+    let (status, answer) = post(&service, "/api/v1/pipelines/acme/hello/orders/command", order).await;
+    assert_eq!((status, answer["error"].as_str()), (StatusCode::CONFLICT, Some(said)));
+    house.keep_archive(&gone);
+    assert_eq!(post(&service, rollback, json!({ "to": "v14" })).await.0, StatusCode::OK);
 }
 
 #[actix_web::test]

@@ -4,7 +4,7 @@ use super::{When, safe_url};
 use crate::clock::Timestamp;
 use crate::domain::*;
 use crate::platform::State;
-use crate::reconcile::{World, domains, ended, label};
+use crate::reconcile::{KEPT_RELEASES, World, domains, ended, is_kept, label};
 use crate::store::StoreError;
 use crate::web::problem::Problem;
 use serde::Serialize;
@@ -300,11 +300,13 @@ pub fn find_app(world: &World, name: &str) -> Result<App, Problem> {
     world.store.app(&parsed)?.ok_or_else(not_found)
 }
 
-/// Newest first.
-pub fn releases(world: &World, app: &App) -> Result<Vec<ReleaseLine>, StoreError> {
+/// The newest first, `most` of them; and the live one, however old it is.
+pub fn releases(world: &World, app: &App, most: usize) -> Result<Vec<ReleaseLine>, StoreError> {
     let (now, repository) = (world.now(), world.store.repository(app.repository)?);
-    let mut releases = world.store.releases(&app.name)?;
-    releases.reverse();
+    let mut releases = world.store.newest_releases(&app.name, most)?;
+    if let Some(live) = app.live.filter(|live| releases.iter().all(|release| release.number != *live)) {
+        releases.extend(world.store.release(&app.name, live)?);
+    }
     Ok(releases
         .into_iter()
         .map(|release| {
@@ -316,7 +318,11 @@ pub fn releases(world: &World, app: &App) -> Result<Vec<ReleaseLine>, StoreError
                 made: When::new(release.created_at, now),
                 live,
                 phase,
-                can_roll_back: app.live.is_some() && !live && served && app.wanted == Wanted::Running,
+                can_roll_back: app.live.is_some()
+                    && !live
+                    && served
+                    && app.wanted == Wanted::Running
+                    && is_kept(world, &release),
                 commit_url: commit_url(repository.as_ref(), &release.commit),
                 commit: release.commit,
                 branch: release.branch,
@@ -411,7 +417,7 @@ pub async fn app_detail(world: &World, app: &App) -> Result<AppDetail, Problem> 
         repository_name: repository.as_ref().map(|repository| repository.name.clone()).unwrap_or_default(),
         created: When::new(app.created_at, now),
         deploys,
-        releases: releases(world, app)?,
+        releases: releases(world, app, KEPT_RELEASES)?,
         processes: processes(world, app).await?,
         formation: super::formation(world, app)?,
         config: super::config_of_app(world, app, false)?,
