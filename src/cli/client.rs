@@ -141,6 +141,40 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// A client of a server that gives these answers in turn, each on a connection of its own, and then tells what it was
+/// asked for.
+#[cfg(test)]
+pub(super) fn answering(answers: Vec<(u16, Value)>) -> (Client, std::thread::JoinHandle<Vec<String>>) {
+    use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+    crate::github::install_crypto_provider();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let mut config = Config::default();
+    config.server.listen = listener.local_addr().expect("an address");
+    let asked = std::thread::spawn(move || {
+        let mut asked = Vec::new();
+        for (status, body) in answers {
+            let mut stream = listener.accept().expect("a client").0;
+            let mut reader = BufReader::new(&stream);
+            let (mut first, mut length) = (String::new(), 0);
+            reader.read_line(&mut first).expect("a request");
+            let mut field = String::new();
+            while reader.read_line(&mut field).is_ok_and(|read| read > 2) {
+                if let Some(value) = field.to_ascii_lowercase().strip_prefix("content-length:") {
+                    length = value.trim().parse().expect("a length");
+                }
+                field.clear();
+            }
+            reader.read_exact(&mut vec![0; length]).expect("a body");
+            let body = body.to_string();
+            let head = format!("HTTP/1.1 {status} X\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
+            stream.write_all(format!("{head}{body}").as_bytes()).expect("it reads");
+            asked.push(first.trim_end().trim_end_matches(" HTTP/1.1").to_owned());
+        }
+        asked
+    });
+    (Client::new(&config, false).expect("a client"), asked)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

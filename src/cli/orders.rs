@@ -4,8 +4,10 @@
 use super::Failed;
 use super::client::Client;
 use super::print::{self, json as print_json, line, list, table, text};
+use super::show;
 use crate::domain::{AppName, ConfigStage};
 use clap::{Args, Subcommand};
+use reqwest::Method;
 use serde_json::{Map, Value, json};
 use std::io::{IsTerminal, Read, Write};
 use std::time::Duration;
@@ -233,7 +235,7 @@ pub async fn scale(client: &Client, app: &AppName, words: &[String]) -> Result<(
 
 pub async fn retry(client: &Client, app: &AppName) -> Result<(), Failed> {
     let answer = client.post(&format!("/api/v1/apps/{app}/retry"), json!({})).await?;
-    super::show::ordered(client, &answer)
+    show::ordered(client, &answer)
 }
 
 pub async fn maintenance(client: &Client, app: &AppName, on: bool) -> Result<(), Failed> {
@@ -262,10 +264,21 @@ pub async fn run(client: &Client, run: &Run) -> Result<(), Failed> {
     let order = json!({ "command": command_line(&run.command), "size": run.size, "time_limit": run.time_limit });
     let answer = client.post(&format!("/api/v1/apps/{}/run", run.app), order).await?;
     let path = format!("/api/v1/apps/{}/one-offs/{}", run.app, text(&answer, &["number"]));
-    let mut next = String::new();
-    let mut asked_to_stop = false;
+    let (mut next, mut wait) = (String::new(), Duration::ZERO);
     loop {
-        let page = client.get(&format!("{path}?after={next}")).await?;
+        let look = async {
+            tokio::time::sleep(wait).await;
+            show::patiently(client, &format!("{path}?after={next}")).await
+        };
+        let page = tokio::select! {
+            page = look => page?,
+            Some(()) = interrupt.recv() => {
+                stop(client, &path).await?;
+                continue;
+            }
+        };
+        wait = FOLLOW;
+        show::tell_of_dropped(client, &page);
         for entry in list(&page, "lines") {
             print_output(client, entry)?;
         }
@@ -273,14 +286,14 @@ pub async fn run(client: &Client, run: &Run) -> Result<(), Failed> {
         if let Some(ended) = page.get("ended").filter(|ended| !ended.is_null()) {
             return exit_as(client, ended);
         }
-        tokio::select! {
-            () = tokio::time::sleep(FOLLOW) => {}
-            Some(()) = interrupt.recv(), if !asked_to_stop => {
-                asked_to_stop = true;
-                // One that ended at this very moment needs no end.
-                let _ = client.post(&format!("{path}/stop"), json!({})).await;
-            }
-        }
+    }
+}
+
+/// Where nobody can be told, who waits may leave. One that ended at this very moment needs no end.
+async fn stop(client: &Client, path: &str) -> Result<(), Failed> {
+    match client.ask(Method::POST, &format!("{path}/stop"), Some(json!({}))).await? {
+        Some(_) => Ok(()),
+        None => Err(client.failed(json!({ "say": "no_server", "url": client.url() }))),
     }
 }
 
@@ -327,7 +340,24 @@ fn quoted(word: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::client::answering;
     use super::*;
+
+    #[tokio::test]
+    async fn a_process_is_followed_to_its_end_although_the_control_plane_is_started_anew() {
+        let (client, asked) = answering(vec![
+            (200, json!({ "number": 3 })),
+            (200, json!({ "lines": [{ "stream": "out", "text": "begun" }], "next": "one", "ended": null })),
+            (503, json!({ "error": "It cannot be said now: it ends." })),
+            (200, json!({ "lines": [], "next": "two", "ended": { "how": "exited", "code": 7 } })),
+        ]);
+        let words = vec!["true".to_owned()];
+        let order = Run { app: "hello".parse().unwrap(), size: None, time_limit: None, command: words };
+        assert!(matches!(run(&client, &order).await, Err(Failed::Exit(7))));
+        let path = "GET /api/v1/apps/hello/one-offs/3?after=";
+        let looks = ["", "one", "one"].map(|cursor| format!("{path}{cursor}"));
+        assert_eq!(asked.join().unwrap()[1..], looks);
+    }
 
     #[test]
     fn several_words_stay_several_and_one_is_a_line() {

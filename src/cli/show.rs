@@ -9,6 +9,8 @@ use std::time::Duration;
 
 /// How often a log is asked for what is new.
 const FOLLOW: Duration = Duration::from_millis(500);
+/// Lines that one answer holds.
+const AT_A_TIME: usize = 2_000;
 
 pub async fn apps(client: &Client) -> Result<(), Failed> {
     let answer = client.get("/api/v1/apps").await?;
@@ -89,42 +91,81 @@ pub async fn restart(client: &Client, app: &AppName, process: Option<&str>) -> R
 
 pub async fn logs(client: &Client, app: &AppName, tail: bool, lines: usize) -> Result<(), Failed> {
     let path = format!("/api/v1/apps/{app}/logs");
-    follow(client, &path, tail, lines).await
+    follow(client, &path, tail, Begin::Last(lines)).await
 }
 
 pub async fn node_log(client: &Client, run: u64, node: u16) -> Result<(), Failed> {
-    follow(client, &format!("/api/v1/runs/{run}/nodes/{node}/logs"), false, 2_000).await
+    follow(client, &format!("/api/v1/runs/{run}/nodes/{node}/logs"), false, Begin::Start).await
 }
 
-pub(super) async fn follow(client: &Client, path: &str, tail: bool, lines: usize) -> Result<(), Failed> {
-    let mut page = client.get(&format!("{path}?lines={lines}")).await?;
-    let mut lost = false;
+/// Where a reader of a log begins.
+pub(super) enum Begin {
+    /// With the first line that is kept.
+    Start,
+    /// So many lines before now.
+    Last(usize),
+}
+
+pub(super) async fn follow(client: &Client, path: &str, tail: bool, begin: Begin) -> Result<(), Failed> {
+    each_line(client, path, tail, begin, |entry| print_line(client, entry)).await
+}
+
+/// Hands over each line that is there now, and with `tail` those that follow.
+pub(super) async fn each_line(
+    client: &Client,
+    path: &str,
+    tail: bool,
+    begin: Begin,
+    mut take: impl FnMut(&Value) -> Result<(), Failed>,
+) -> Result<(), Failed> {
+    let (from, whole) = match begin {
+        Begin::Start => (format!("after=start&lines={AT_A_TIME}"), true),
+        Begin::Last(lines) => (format!("lines={lines}"), false),
+    };
+    let mut page = client.get(&format!("{path}?{from}")).await?;
+    // Who asks for the last lines knows that there are others.
+    let mut wanted = whole;
     loop {
-        for entry in list(&page, "lines") {
-            print_line(client, entry)?;
+        if wanted {
+            tell_of_dropped(client, &page);
         }
-        if !tail || page.get("ended") == Some(&Value::Bool(true)) {
+        let lines = list(&page, "lines");
+        lines.iter().try_for_each(&mut take)?;
+        let over = page.get("ended") == Some(&Value::Bool(true));
+        if over || (!tail && (!whole || lines.is_empty())) {
             return Ok(());
         }
-        let next = text(&page, &["next"]);
-        page = loop {
+        if tail && lines.len() < AT_A_TIME {
             tokio::time::sleep(FOLLOW).await;
-            // The control plane may be started anew while somebody reads: the cursor holds.
-            match client.ask(reqwest::Method::GET, &format!("{path}?after={next}&lines=2000"), None).await {
-                Ok(Some(answer)) if answer.status == 200 => {
-                    lost = false;
-                    break answer.body;
-                }
-                Ok(Some(answer)) if answer.status < 500 => {
-                    return Err(Failed::Said(print::plain(&text(&answer.body, &["error"]))));
-                }
-                _ if lost => {}
-                _ => {
-                    lost = true;
-                    eprintln!("landfall: {}", client.sentence(json!({ "say": "no_server", "url": client.url() })));
-                }
+        }
+        wanted = true;
+        page = patiently(client, &format!("{path}?after={}&lines={AT_A_TIME}", text(&page, &["next"]))).await?;
+    }
+}
+
+pub(super) fn tell_of_dropped(client: &Client, page: &Value) {
+    if let Some(lines) = page.get("dropped").and_then(Value::as_u64).filter(|lines| *lines > 0) {
+        eprintln!("landfall: {}", client.sentence(json!({ "say": "lines_dropped", "lines": lines })));
+    }
+}
+
+/// Asks until the control plane answers, which may be started anew while somebody waits: what was ordered goes on, and
+/// a cursor holds.
+pub(super) async fn patiently(client: &Client, path: &str) -> Result<Value, Failed> {
+    let mut lost = false;
+    loop {
+        match client.ask(reqwest::Method::GET, path, None).await {
+            Ok(Some(answer)) if answer.status == 200 => return Ok(answer.body),
+            Ok(Some(answer)) if answer.status < 500 => {
+                return Err(Failed::Said(print::plain(&text(&answer.body, &["error"]))));
             }
-        };
+            _ if lost => {}
+            _ => {
+                lost = true;
+                eprintln!("landfall: {}", client.sentence(json!({ "say": "no_server", "url": client.url() })));
+            }
+        }
+        tokio::time::sleep(FOLLOW).await;
     }
 }
 
@@ -357,9 +398,9 @@ pub async fn repro(client: &Client, run: u64, node: u16) -> Result<(), Failed> {
     if !client.json {
         line(&client.sentence(json!({ "say": "rerun", "run": number, "page": page })))?;
     }
-    follow(client, &format!("/api/v1/runs/{number}/nodes/0/logs"), true, 2_000).await?;
+    follow(client, &format!("/api/v1/runs/{number}/nodes/0/logs"), true, Begin::Start).await?;
     loop {
-        let answer = client.get(&format!("/api/v1/runs/{number}")).await?;
+        let answer = patiently(client, &format!("/api/v1/runs/{number}")).await?;
         if answer["verdict"].is_null() {
             tokio::time::sleep(FOLLOW).await;
             continue;
@@ -490,4 +531,35 @@ pub async fn replay(client: &Client, id: Option<&str>) -> Result<(), Failed> {
         return print_json(&answer);
     }
     line(&client.sentence(json!({ "say": "replayed", "keys": answer.get("replayed") })))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::client::answering;
+    use super::*;
+
+    #[tokio::test]
+    async fn a_whole_log_is_read_from_its_first_line_to_its_end() {
+        let page = |text: &str, next: &str| json!({ "lines": [{ "text": text }], "next": next, "ended": false });
+        let (client, asked) = answering(vec![
+            (200, page("first", "a")),
+            (200, page("second", "b")),
+            (502, json!({})),
+            (200, json!({ "lines": [{ "text": "last" }], "next": "c", "ended": true })),
+        ]);
+        let mut read = Vec::new();
+        let take = |entry: &Value| {
+            read.push(text(entry, &["text"]));
+            Ok(())
+        };
+        each_line(&client, "/log", false, Begin::Start, take).await.unwrap();
+        assert_eq!(read, ["first", "second", "last"]);
+        let looks = ["start", "a", "b", "b"].map(|cursor| format!("GET /log?after={cursor}&lines=2000"));
+        assert_eq!(asked.join().unwrap(), looks);
+
+        // Who wants the last lines gets one answer.
+        let (client, asked) = answering(vec![(200, page("last", "a"))]);
+        follow(&client, "/log", false, Begin::Last(1)).await.unwrap();
+        assert_eq!(asked.join().unwrap(), ["GET /log?lines=1"]);
+    }
 }

@@ -4,21 +4,22 @@
 use super::Failed;
 use super::client::Client;
 use super::print::{self, json as print_json, line, list, table, text};
-use super::show::{follow, print_line};
+use super::show::{Begin, each_line, follow, print_line};
 use crate::domain::PHASE;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::path::{Component, Path};
-
-/// Lines that one answer holds.
-const AT_A_TIME: usize = 2_000;
 
 pub async fn logs(client: &Client, run: u64, node: u16, tail: bool, folded: bool) -> Result<(), Failed> {
     let path = format!("/api/v1/runs/{run}/nodes/{node}/logs");
     if !folded {
-        return follow(client, &path, tail, AT_A_TIME).await;
+        return follow(client, &path, tail, Begin::Start).await;
     }
-    let page = client.get(&format!("{path}?lines={AT_A_TIME}")).await?;
-    let entries = list(&page, "lines");
+    let mut entries = Vec::new();
+    let keep = |entry: &Value| {
+        entries.push(entry.clone());
+        Ok(())
+    };
+    each_line(client, &path, false, Begin::Start, keep).await?;
     for phase in entries.chunk_by(|_, next| !text(next, &["text"]).starts_with(PHASE)) {
         let Some(first) = phase.first() else { continue };
         print_line(client, first)?;

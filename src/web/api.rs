@@ -97,6 +97,7 @@ async fn releases(shared: Data<Shared>, path: Path<String>) -> HttpResponse {
 
 #[derive(Debug, Deserialize)]
 struct LogQuery {
+    /// A cursor; `start` is before the first line that is kept. The last lines without it.
     after: Option<String>,
     lines: Option<usize>,
     /// `spans`: each line comes with its styles, for the script of the pages.
@@ -110,6 +111,9 @@ impl LogQuery {
 
     fn cursor(&self) -> Result<Option<logs::Cursor>, Problem> {
         let after = self.after.as_deref().filter(|after| !after.is_empty());
+        if after == Some("start") {
+            return Ok(Some(logs::Cursor::default()));
+        }
         after
             .map(logs::Cursor::read)
             .transpose()

@@ -118,7 +118,7 @@ pub async fn of_app(world: &World, app: &AppName, after: Option<Cursor>, most: u
         if place.is_none() && !first && !fresh {
             continue;
         }
-        let read = from_file(world, &id, place.unwrap_or_default()).await?;
+        let read = from_file(world, &id, place.unwrap_or_default(), usize::MAX).await?;
         let skipped = read.lines.len().saturating_sub(most);
         lines.extend(read.lines.into_iter().skip(if first { skipped } else { 0 }).map(|text| line(name_of(&id), text)));
         if now.since(written) < REMEMBERED {
@@ -141,7 +141,7 @@ pub async fn of_process(world: &World, id: &ProcessId, after: Option<Cursor>, mo
     let (read, known) = match from_platform(world, id, place, most, first).await? {
         Some(read) => (read, true),
         None => {
-            let mut read = from_file(world, id, place).await?;
+            let mut read = from_file(world, id, place, if first { usize::MAX } else { most }).await?;
             let skipped = read.lines.len().saturating_sub(most);
             if first && skipped > 0 {
                 read.dropped += skipped as u64;
@@ -208,8 +208,8 @@ async fn from_platform(
     }
 }
 
-/// The kept file from a line on; a file that is not there (yet) has no lines.
-async fn from_file(world: &World, id: &ProcessId, place: LogCursor) -> Result<Read, Trouble> {
+/// At most so many lines of the kept file from one on; a file that is not there (yet) has no lines.
+async fn from_file(world: &World, id: &ProcessId, place: LogCursor, most: usize) -> Result<Read, Trouble> {
     let bytes = match read_end(world, id).await {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -217,10 +217,13 @@ async fn from_file(world: &World, id: &ProcessId, place: LogCursor) -> Result<Re
         }
         Err(error) => return Err(error.into()),
     };
-    let lines: Vec<(u64, LogLine)> = read_kept(&bytes).filter(|(number, _)| *number >= place.line).collect();
+    let mut lines: Vec<(u64, LogLine)> = read_kept(&bytes).filter(|(number, _)| *number >= place.line).collect();
+    let ended = lines.len() <= most;
+    lines.truncate(most);
     let next = LogCursor { offset: place.offset, line: lines.last().map_or(place.line, |(number, _)| number + 1) };
-    let lines = lines.into_iter().map(|(_, line)| line).collect();
-    Ok(Read { lines, next, ended: true, dropped: 0 })
+    let lines: Vec<LogLine> = lines.into_iter().map(|(_, line)| line).collect();
+    let dropped = (next.line - place.line).saturating_sub(lines.len() as u64);
+    Ok(Read { lines, next, ended, dropped })
 }
 
 async fn read_end(world: &World, id: &ProcessId) -> std::io::Result<Vec<u8>> {

@@ -83,3 +83,26 @@ async fn one_process_is_followed_to_its_end() {
     let page = of_process(house.world(), &id, None, 1).await.unwrap();
     assert_eq!((texts(&page), page.dropped, page.ended), (vec!["ok 2"], 1, true));
 }
+
+#[tokio::test]
+async fn a_log_is_read_from_its_first_line_page_by_page_and_tells_of_what_is_not_kept() {
+    let house = House::empty();
+    let id = house.start("run-7.test.0.a1", &[("run", "7")]);
+    for text in ["one", "two", "three"] {
+        house.platform.say(&id, text);
+    }
+    let page = of_process(house.world(), &id, Some(Cursor::default()), 2).await.unwrap();
+    assert_eq!((texts(&page), page.ended), (vec!["one", "two"], false));
+    let page = of_process(house.world(), &id, Some(Cursor::read(&page.next).unwrap()), 2).await.unwrap();
+    assert_eq!(texts(&page), ["three"]);
+
+    // Of one that is gone the middle is not kept.
+    let gone = "run-8.test.0.a1".parse().unwrap();
+    let line = |number: u64| format!("{{\"at\":1,\"stream\":\"out\",\"text\":\"{number}\",\"number\":{number}}}\n");
+    let kept: String = [0, 1, 9, 10].map(line).concat();
+    tokio::fs::write(log_file(house.world(), &gone), kept).await.unwrap();
+    let page = of_process(house.world(), &gone, Some(Cursor::default()), 3).await.unwrap();
+    assert_eq!((texts(&page), page.dropped, page.ended), (vec!["0", "1", "9"], 7, false));
+    let page = of_process(house.world(), &gone, Some(Cursor::read(&page.next).unwrap()), 3).await.unwrap();
+    assert_eq!((texts(&page), page.dropped, page.ended), (vec!["10"], 0, true));
+}

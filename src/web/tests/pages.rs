@@ -318,6 +318,7 @@ async fn what_is_not_there_is_told_as_a_page_or_as_json() {
     for path in ["/deliveries?only=x", "/api/v1/deliveries?limit=many", "/api/v1/apps/hello-staging/logs?after=%25"] {
         assert_eq!(get(&service, path).await.0, StatusCode::BAD_REQUEST, "{path}");
     }
+    assert_eq!(get(&service, "/api/v1/apps/hello-staging/logs?after=start").await.0, StatusCode::OK);
 }
 
 #[actix_web::test]
