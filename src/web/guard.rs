@@ -5,12 +5,12 @@
 //! rebinding). What changes something must come from our own pages or from no browser at all. Review apps are siblings
 //! of the dashboard's host, so `same-site` counts as hostile.
 
-use super::Shared;
 use super::problem::Problem;
+use super::{LARGEST_ORDER, Shared};
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
-use actix_web::http::Method;
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
 use actix_web::web::Data;
 
@@ -44,7 +44,7 @@ pub async fn guard(
         _ => verdict,
     };
     let mut response = match verdict {
-        Ok(()) => next.call(request).await?.map_into_boxed_body(),
+        Ok(()) => told(next.call(request).await?.map_into_boxed_body(), &shared),
         Err(suspicion) => {
             tracing::warn!(?suspicion, path = %request.path(), "turned a request away");
             let answer = shared.refuse(request.path(), &Problem::Suspicious { suspicion: word(suspicion) });
@@ -63,6 +63,16 @@ pub async fn guard(
         headers.insert(name, HeaderValue::from_static(value));
     }
     Ok(response)
+}
+
+/// A body that was too large was turned away before anybody of ours saw it, with words that are not JSON.
+fn told(response: ServiceResponse<BoxBody>, shared: &Shared) -> ServiceResponse<BoxBody> {
+    if response.status() != StatusCode::PAYLOAD_TOO_LARGE {
+        return response;
+    }
+    let problem = Problem::TooLarge { most: LARGEST_ORDER / 1024 };
+    let answer = shared.done(response.request(), Err(problem));
+    response.into_response(answer).map_into_boxed_body()
 }
 
 async fn is_sandboxed(peer: std::net::SocketAddr, own: std::net::SocketAddr) -> bool {

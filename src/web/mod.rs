@@ -38,7 +38,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 /// Bytes of a form or of an order to the API.
-const LARGEST_ORDER: usize = 64 * 1024;
+const LARGEST_ORDER: usize = 256 * 1024;
 
 /// What pages and the API are answered from.
 pub struct Shared {

@@ -34,6 +34,10 @@ pub enum Problem {
         name: String,
     },
     MethodNotAllowed,
+    /// `most`: how many KiB of a body are read.
+    TooLarge {
+        most: usize,
+    },
     /// Who came back from GitHub may not see what they wanted to see, or did not begin to log in here.
     LoginRefused,
     Suspicious {
@@ -59,6 +63,7 @@ impl Problem {
             Problem::Malformed { .. } => StatusCode::BAD_REQUEST,
             Problem::Refused { .. } | Problem::NotDone { .. } | Problem::Over { .. } => StatusCode::CONFLICT,
             Problem::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Problem::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Problem::Suspicious { .. } | Problem::LoginRefused => StatusCode::FORBIDDEN,
             Problem::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Problem::Internal { .. } => StatusCode::INTERNAL_SERVER_ERROR,

@@ -283,6 +283,22 @@ async fn a_form_of_a_page_is_answered_with_the_page_that_shows_what_came_of_it()
 }
 
 #[actix_web::test]
+async fn a_body_that_is_too_large_is_told_as_every_other_mistake_is() {
+    let house = house().await;
+    let service = service!(house);
+    let path = "/api/v1/pipelines/acme/hello/orders/rules";
+    let rules = format!("# {}\n", "x".repeat(60 * 1024));
+    assert_eq!(post(&service, path, json!({ "rules": rules })).await.0, StatusCode::OK);
+    let rules = "x".repeat(256 * 1024);
+    let (status, answer) = post(&service, path, json!({ "rules": rules })).await;
+    assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
+    assert_eq!(answer["error"], "That is too much at once: 256 KiB are taken.");
+    let response = service(form(path, format!("rules={rules}"))).await;
+    let page = String::from_utf8(response.body).unwrap();
+    assert!(page.starts_with("<!doctype html>") && page.contains("256 KiB are taken"), "{page}");
+}
+
+#[actix_web::test]
 async fn what_staging_serves_since_the_page_was_read_is_not_promoted_in_its_place() {
     let house = house().await;
     let service = service!(house);
