@@ -27,6 +27,7 @@ pub use intake::{Intake, webhook};
 
 use crate::reconcile::World;
 use actix_web::dev::HttpServiceFactory;
+use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderValue};
 use actix_web::middleware::from_fn;
 use actix_web::web::{self, Data};
@@ -125,19 +126,20 @@ impl Shared {
     /// A page, or the page that says why there is none.
     fn page<V: Serialize>(&self, template: &str, view: Result<V, Problem>) -> HttpResponse {
         match view {
-            Ok(view) => self.html(actix_web::http::StatusCode::OK, template, view),
+            Ok(view) => self.html(StatusCode::OK, self.framed(template, view)),
             Err(problem) => self.problem_page(&problem),
         }
     }
 
-    fn html<V: Serialize>(&self, status: actix_web::http::StatusCode, template: &str, view: V) -> HttpResponse {
+    fn framed<V: Serialize>(&self, template: &str, view: V) -> String {
         let parked_total = crate::store::queue::depth(&self.world.store).map_or(0, |depth| depth.parked);
         let firing_total =
             self.world.store.all_alerts().map_or(0, |all| all.iter().map(|alerts| alerts.firing().count()).sum());
-        let page = self
-            .world
-            .texts
-            .render(template, Framed { version: env!("CARGO_PKG_VERSION"), parked_total, firing_total, view });
+        let frame = Framed { version: env!("CARGO_PKG_VERSION"), parked_total, firing_total, view };
+        self.world.texts.render(template, frame)
+    }
+
+    fn html(&self, status: StatusCode, page: String) -> HttpResponse {
         if page.is_empty() {
             // The template's error was logged where it happened.
             return HttpResponse::InternalServerError()
@@ -147,10 +149,11 @@ impl Shared {
         HttpResponse::build(status).content_type("text/html; charset=utf-8").body(page)
     }
 
+    /// Whoever may log in to see an app may get one, so its frame says nothing of this house.
     fn problem_page(&self, problem: &Problem) -> HttpResponse {
         let status = problem.status();
         let view = serde_json::json!({ "status": status.as_u16(), "sentence": self.sentence(problem) });
-        self.html(status, "message.html", view)
+        self.html(status, self.world.texts.render("message.html", view))
     }
 
     fn json<V: Serialize>(&self, view: Result<V, Problem>) -> HttpResponse {

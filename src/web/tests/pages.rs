@@ -318,6 +318,13 @@ async fn what_is_not_there_is_told_as_a_page_or_as_json() {
     for path in ["/deliveries?only=x", "/api/v1/deliveries?limit=many", "/api/v1/apps/hello-staging/logs?after=%25"] {
         assert_eq!(get(&service, path).await.0, StatusCode::BAD_REQUEST, "{path}");
     }
+    // Strangers get these while they log in: what pages have around them says something of this house.
+    let around = format!("Landfall {}", env!("CARGO_PKG_VERSION"));
+    assert!(get(&service, "/").await.1.contains(&around));
+    for path in ["/login/app?app=nobody", "/login/app", "/login/callback", "/login/elsewhere"] {
+        let page = get(&service, path).await.1;
+        assert!(page.contains("<footer>") && !page.contains(&around), "{path}: {page}");
+    }
     assert_eq!(get(&service, "/api/v1/apps/hello-staging/logs?after=start").await.0, StatusCode::OK);
 }
 
