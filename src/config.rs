@@ -674,6 +674,9 @@ impl Config {
         if self.certifies() && self.router.tls_listen.is_none() {
             return invalid("router.tls_listen", "is needed for the certificates of custom domains");
         }
+        if self.tests.slots == 0 {
+            return invalid("tests.slots", "must be 1 or more, or every test run would wait for ever");
+        }
         if self.keep.days < 4 {
             return invalid("keep.days", "must be 4 or more, since GitHub may send a delivery again for three days");
         }
@@ -853,6 +856,7 @@ mod tests {
             ("[acme]\ndirectory = \"http://ca.example/\"\n", vec![], "https://"),
             ("[acme]\nagree_to_terms = true\n[domains]\n\"www.example.com\" = \"hello\"\n", vec![], "tls_listen"),
             ("[router]\ndomain = \"http://x\"\n", vec![], "router.domain"),
+            ("[tests]\nslots = 0\n", vec![], "tests.slots: must be 1 or more"),
         ] {
             let error = load(text, &variables).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");

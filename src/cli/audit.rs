@@ -6,7 +6,7 @@ use super::print::{self, ago, json as print_json, line, list, short, table, text
 use super::show;
 use serde_json::{Value, json};
 
-pub async fn audit(client: &Client, repository: Option<&str>, lines: usize) -> Result<(), Failed> {
+pub async fn audit(client: &Client, repository: Option<&str>, lines: u16) -> Result<(), Failed> {
     let only = match repository {
         Some(name) if name.chars().all(|letter| letter.is_ascii_alphanumeric() || "._-/".contains(letter)) => {
             format!("&repository={name}")
@@ -96,6 +96,9 @@ pub async fn rules(client: &Client, pipeline: &str, set: Option<&std::path::Path
     let path = show::pipeline_path(client, Some(pipeline)).await?;
     let Some(file) = set else {
         let answer = client.get(&path).await?;
+        if client.json {
+            return print_json(&answer["rules"]);
+        }
         return line(text(&answer, &["rules", "dashboard", "text"]).trim_end());
     };
     let read = match file.to_str() {
@@ -105,6 +108,9 @@ pub async fn rules(client: &Client, pipeline: &str, set: Option<&std::path::Path
     let rules = read.map_err(|error| {
         client.failed(json!({ "say": "unreadable", "file": file.display().to_string(), "detail": error.to_string() }))
     })?;
-    client.post(&format!("{path}/orders/rules"), json!({ "rules": rules })).await?;
+    let answer = client.post(&format!("{path}/orders/rules"), json!({ "rules": rules })).await?;
+    if client.json {
+        return print_json(&answer);
+    }
     line(&client.sentence(json!({ "say": "rules_set" })))
 }

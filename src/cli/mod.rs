@@ -147,9 +147,9 @@ enum Command {
         /// OWNER/NAME
         #[arg(long, value_name = "REPOSITORY")]
         repository: Option<String>,
-        /// How many to list
-        #[arg(short = 'n', long, default_value_t = 30, value_name = "N")]
-        lines: usize,
+        /// How many to list, 1000 at most
+        #[arg(short = 'n', long, default_value_t = 30, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
+        lines: u16,
     },
     /// List what GitHub sent and what was decided on it
     Deliveries {
@@ -641,7 +641,12 @@ mod tests {
             let parsed = Cli::try_parse_from(line.split_whitespace());
             assert!(parsed.is_ok(), "{line}: {}", parsed.err().map(|error| error.to_string()).unwrap_or_default());
         }
-        for line in ["landfall releases", "landfall config set --stage review A=1", "landfall run hello"] {
+        for line in [
+            "landfall audit -n 1001",
+            "landfall releases",
+            "landfall config set --stage review A=1",
+            "landfall run hello",
+        ] {
             assert!(Cli::try_parse_from(line.split_whitespace()).is_err(), "{line}");
         }
         for line in ["landfall", "landfall apps x", "landfall ps ../x", "landfall rollback a b", "landfall logs"] {

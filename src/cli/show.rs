@@ -459,7 +459,7 @@ pub async fn pipelines(client: &Client) -> Result<(), Failed> {
 }
 
 pub async fn deliveries(client: &Client, most: usize, only: &str) -> Result<(), Failed> {
-    let answer = client.get(&format!("/api/v1/deliveries?limit={most}&only={only}")).await?;
+    let answer = listed_deliveries(client, most, only).await?;
     if client.json {
         return print_json(&answer);
     }
@@ -479,9 +479,26 @@ pub async fn deliveries(client: &Client, most: usize, only: &str) -> Result<(), 
         })
         .collect();
     if rows.is_empty() {
-        return line(&client.sentence(json!({ "say": "no_deliveries" })));
+        return line(&client.sentence(json!({ "say": "no_deliveries", "only": only })));
     }
     table(&["DELIVERY", "EVENT", "REPOSITORY", "CAME", "STATE", "DECIDED"], &rows)
+}
+
+/// One answer holds so many, and looks at so many for those that are wanted: the others are asked for.
+async fn listed_deliveries(client: &Client, most: usize, only: &str) -> Result<Value, Failed> {
+    let mut answer = client.get(&format!("/api/v1/deliveries?limit={most}&only={only}")).await?;
+    loop {
+        let (next, found) = (text(&answer, &["next"]), list(&answer, "deliveries").len());
+        if next.is_empty() || found >= most {
+            return Ok(answer);
+        }
+        let path = format!("/api/v1/deliveries?limit={}&only={only}&after={next}", most - found);
+        let mut page = client.get(&path).await?;
+        answer["next"] = page["next"].take();
+        if let (Some(all), Some(more)) = (answer["deliveries"].as_array_mut(), page["deliveries"].as_array_mut()) {
+            all.append(more);
+        }
+    }
 }
 
 fn decided(delivery: &Value) -> String {
@@ -537,6 +554,20 @@ pub async fn replay(client: &Client, id: Option<&str>) -> Result<(), Failed> {
 mod tests {
     use super::super::client::answering;
     use super::*;
+
+    #[tokio::test]
+    async fn as_many_deliveries_are_listed_as_were_asked_for() {
+        let page = |ids: &[&str], next: Option<&str>| {
+            let deliveries: Vec<Value> = ids.iter().map(|id| json!({ "id": id })).collect();
+            (200, json!({ "deliveries": deliveries, "next": next, "parked": 0 }))
+        };
+        let (client, asked) =
+            answering(vec![page(&["a"], Some("x")), page(&[], Some("y")), page(&["b", "c"], Some("c"))]);
+        let answer = listed_deliveries(&client, 3, "open").await.unwrap();
+        assert_eq!(answer, page(&["a", "b", "c"], Some("c")).1);
+        let looks = ["limit=3&only=open", "limit=2&only=open&after=x", "limit=2&only=open&after=y"];
+        assert_eq!(asked.join().unwrap(), looks.map(|query| format!("GET /api/v1/deliveries?{query}")));
+    }
 
     #[tokio::test]
     async fn a_whole_log_is_read_from_its_first_line_to_its_end() {
