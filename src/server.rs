@@ -433,7 +433,10 @@ pub fn serve(config: Config, config_file: &Path) -> anyhow::Result<bool> {
         reconcile::refresh_routes(&running.world).await;
         let down = tokio::select! {
             () = terminated() => false,
-            _ = running.down.recv() => true,
+            asked = running.down.recv() => {
+                anyhow::ensure!(asked.is_some(), "the web server has ended");
+                true
+            }
             reason = broken(&running.world.store) => {
                 bail!("the store takes no writes any more, and does again once it is opened anew: {reason}")
             }

@@ -170,11 +170,15 @@ fn pause_after(failures: u32, error: &anyhow::Error) -> Duration {
 async fn obtain(settings: &Settings, domain: &str, progress: &mut Progress) -> anyhow::Result<Validity> {
     let account = account(settings).await?;
     let mut order = match progress.order.take() {
-        Some(url) => match account.order(url).await {
+        Some(url) => match account.order(url.clone()).await {
             Ok(order) => Some(order),
-            Err(error) => {
+            Err(error) if is_lost(&error) => {
                 warn!(domain, "the order for {domain} is lost ({error}); making another");
                 None
+            }
+            Err(error) => {
+                progress.order = Some(url);
+                return Err(error).context("the order cannot be looked at");
             }
         },
         None => None,
@@ -202,6 +206,12 @@ async fn obtain(settings: &Settings, domain: &str, progress: &mut Progress) -> a
         }
     }
     finished
+}
+
+/// Whether the authority knows the order no more; what it can't tell just now is no reason to make another one.
+fn is_lost(error: &instant_acme::Error) -> bool {
+    let instant_acme::Error::Api(problem) = error else { return false };
+    problem.status.is_some_and(|status| (400..500).contains(&status) && status != 429)
 }
 
 /// Forgets an order that can bring nothing any more.

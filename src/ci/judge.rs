@@ -37,6 +37,8 @@ pub struct Batch<'a> {
     /// How the cases of a part of a file were told, and what was said of them.
     pub cases: Option<CaseWay>,
     pub said: Option<Part>,
+    /// Nothing of it is dealt again.
+    pub fixed: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -96,8 +98,8 @@ pub fn judge(batch: Batch<'_>, is_quarantined: impl Fn(&str) -> bool) -> Judged 
     let share = overhead(&batch, &tallies);
     let result = |(number, item): &(u32, &Item)| {
         let own = tallies.items.get(number).copied().unwrap_or_default();
-        let outcome = outcome(item, own, status, &tallies, batch.items.len());
-        (*number, ItemResult { outcome, wall_ms: own.wall_ms.saturating_add(share), cases: own.cases })
+        let outcome = outcome(&batch, item, own, status, &tallies);
+        (*number, ItemResult { outcome, wall_ms: own.wall_ms.saturating_add(share), cases: own.ran() })
     };
     Judged {
         items: batch.items.iter().map(result).collect(),
@@ -147,15 +149,15 @@ fn judge_part(
     }
 }
 
-fn outcome(item: &Item, own: Tally, status: i32, all: &Tallies, size: usize) -> Outcome {
+fn outcome(batch: &Batch<'_>, item: &Item, own: Tally, status: i32, all: &Tallies) -> Outcome {
     if own.failed > 0 {
         return Outcome::Failed;
     }
-    if all.stray_failures > 0 && size > 1 {
+    if all.stray_failures > 0 && batch.items.len() > 1 {
         // Something failed, and nobody can say whose it is.
         return Outcome::Missing;
     }
-    if status != 0 && all.fails_beside(own) && !own.is_whole(item) {
+    if status != 0 && all.fails_beside(own) && !own.is_whole(item) && !batch.fixed {
         // The runner may have stopped at the first failure.
         return Outcome::Missing;
     }
@@ -185,9 +187,14 @@ struct Tally {
 }
 
 impl Tally {
-    /// Whether as many cases ran as the item is known to have. One that was skipped may be one that was not reached.
+    /// One that was skipped may be one that was not reached.
+    fn ran(self) -> u32 {
+        self.cases.saturating_sub(self.skipped)
+    }
+
+    /// Whether as many cases ran as the item is known to have.
     fn is_whole(self, item: &Item) -> bool {
-        item.expected_cases > 0 && self.cases - self.skipped >= item.expected_cases
+        item.expected_cases > 0 && self.ran() >= item.expected_cases
     }
 }
 
@@ -361,6 +368,7 @@ mod tests {
             empty_status: Some(5),
             cases: None,
             said: None,
+            fixed: false,
         };
         judge(batch, |name| quarantine.contains(&name))
     }
@@ -478,6 +486,7 @@ mod tests {
             empty_status: Some(5),
             cases: Some(CaseWay::Pytest),
             said,
+            fixed: false,
         };
         judge(batch, |_| false).items[&0].outcome
     }

@@ -145,12 +145,13 @@ impl Tree<'_> {
         self.paths.iter().any(|path| wanted(path))
     }
 
-    /// Whether one of the runner's files of settings, those of [`READ`] that begin so, says one of `keys` or can't be read.
-    fn is_told(&self, settings: &str, keys: &Regex) -> bool {
+    /// Whether one of the runner's files of settings, those of [`READ`] that begin so, says something or can't be read.
+    fn is_told(&self, settings: &str, says: impl Fn(&str) -> bool) -> bool {
         let mut own = READ.into_iter().filter(|path| path.starts_with(settings) && self.has(path));
         // `jest --init` writes every key that there is into a comment of its own.
-        let says = |line: &str| !line.trim_start().starts_with("//") && keys.is_match(line);
-        own.any(|path| self.contents.get(path).is_none_or(|text| text.lines().any(says)))
+        let is_said = |line: &&str| !line.trim_start().starts_with("//");
+        let said = |text: &String| text.lines().filter(is_said).collect::<Vec<_>>().join("\n");
+        own.any(|path| self.contents.get(path).is_none_or(|text| says(&said(text))))
     }
 
     fn package(&self) -> serde_json::Value {
@@ -404,20 +405,57 @@ fn rspec(tree: Tree<'_>) -> Option<Preset> {
 const SCRIPTS: &str = "{js,jsx,ts,tsx,mjs,cjs,mts,cts}";
 
 fn vitest(tree: Tree<'_>) -> Option<Preset> {
-    static CHOOSES: LazyLock<Regex> = LazyLock::new(|| {
-        Regex::new(r#"\b(include|includeSource|exclude|dir|root|projects|workspace)["']?\s*:"#)
-            .expect("it is a pattern")
-    });
     let workspace = tree.any(|path| path.starts_with("vitest.workspace."));
     let configured = workspace || tree.any(|path| path.starts_with("vitest.config."));
     if !(configured || tree.npm("vitest")) {
         return None;
     }
-    let told = workspace || tree.is_told("vitest.config.", &CHOOSES) || tree.is_told("vite.config.", &CHOOSES);
+    let told =
+        workspace || tree.is_told("vitest.config.", vitest_chooses) || tree.is_told("vite.config.", vitest_chooses);
     let named = format!("**/*.{{test,spec}}.{SCRIPTS}");
     let files = patterns(&[&named], &["**/node_modules/**", "**/dist/**", "**/cypress/**", "**/.*/**"]);
     let command = "npx vitest run --reporter=default --reporter=junit --outputFile.junit={junit} {files}";
     Some(Preset { cases: Some(CaseWay::Vitest), ..preset(Runner::Vitest, (!told).then_some(files), command) })
+}
+
+/// Whether settings of Vite or Vitest say which files are tests, or where they are. Other parts of them, such as those for
+/// coverage, have keys of the same names.
+fn vitest_chooses(text: &str) -> bool {
+    static OBJECTS: LazyLock<Regex> = LazyLock::new(|| {
+        let begins = r#"(\btest["']?\s*:|\bdefineConfig\s*\(|\bexport\s+default\b|\bmodule\.exports\s*=)[^{;]*\{"#;
+        Regex::new(begins).expect("it is a pattern")
+    });
+    static TESTS: LazyLock<Regex> = LazyLock::new(|| {
+        let keys = r#"\b(include|includeSource|exclude|dir|root|projects|workspace)["']?\s*([:,]|$)|\.\.\."#;
+        Regex::new(keys).expect("it is a pattern")
+    });
+    static ROOT: LazyLock<Regex> = LazyLock::new(|| Regex::new(r#"\broot["']?\s*([:,]|$)"#).expect("it is a pattern"));
+    OBJECTS.find_iter(text).any(|found| {
+        let keys = if found.as_str().starts_with("test") { &TESTS } else { &ROOT };
+        keys.is_match(own_part(&text[found.end()..]).trim_end())
+    })
+}
+
+/// What stands in an object itself, from behind its opening brace to its end: not what is inside of its values.
+fn own_part(text: &str) -> String {
+    let (mut own, mut depth, mut quote, mut escaped) = (String::new(), 0_u32, None, false);
+    for letter in text.chars() {
+        match (quote, letter) {
+            (Some(_), _) if escaped => escaped = false,
+            (Some(_), '\\') => escaped = true,
+            (Some(open), close) if open == close => quote = None,
+            (Some(_), _) => {}
+            (None, '\'' | '"' | '`') => quote = Some(letter),
+            (None, '{' | '[' | '(') => depth += 1,
+            (None, '}' | ']' | ')') if depth == 0 => break,
+            (None, '}' | ']' | ')') => depth -= 1,
+            (None, _) => {}
+        }
+        if depth == 0 {
+            own.push(letter);
+        }
+    }
+    own
 }
 
 fn jest(tree: Tree<'_>) -> Option<Preset> {
@@ -436,8 +474,9 @@ fn jest(tree: Tree<'_>) -> Option<Preset> {
 fn jest_files(tree: Tree<'_>) -> Option<FilePatterns> {
     const KEYS: [&str; 6] = ["testMatch", "testRegex", "testPathIgnorePatterns", "projects", "roots", "rootDir"];
     static CHOOSES: LazyLock<Regex> =
-        LazyLock::new(|| Regex::new(&format!(r"\b({})\b", KEYS.join("|"))).expect("it is a pattern"));
-    if tree.is_told("jest.config.", &CHOOSES) {
+        // Not `<rootDir>`, which stands in values of all kinds.
+        LazyLock::new(|| Regex::new(&format!(r"(^|[^<\w])({})\b", KEYS.join("|"))).expect("it is a pattern"));
+    if tree.is_told("jest.config.", |text| CHOOSES.is_match(text)) {
         return None;
     }
     let package = tree.package();

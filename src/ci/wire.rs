@@ -170,6 +170,9 @@ pub struct Orders {
     /// How cases of a file can be told, where a file may be cut.
     #[serde(default)]
     pub cases: Option<CaseWay>,
+    /// The batches are those of another run's node: nothing of them is dealt again.
+    #[serde(default)]
+    pub fixed: bool,
 }
 
 /// What became of a batch, as its node saw it.

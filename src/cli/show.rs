@@ -5,10 +5,14 @@ use super::client::Client;
 use super::print::{self, ago, json as print_json, line, list, release, short, span, table, text};
 use crate::domain::{AppName, ReleaseNumber};
 use serde_json::{Value, json};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often a log is asked for what is new.
 const FOLLOW: Duration = Duration::from_millis(500);
+/// For how long a control plane may be away that somebody waits for.
+const PATIENCE: Duration = Duration::from_secs(300);
+/// Of a moment as it is written, up to the second.
+const SECONDS: usize = "2026-11-22T23:19:37".len();
 /// Lines that one answer holds.
 const AT_A_TIME: usize = 2_000;
 
@@ -118,6 +122,7 @@ pub(super) async fn each_line(
     begin: Begin,
     mut take: impl FnMut(&Value) -> Result<(), Failed>,
 ) -> Result<(), Failed> {
+    let began = crate::clock::Clock::System.now().rfc3339();
     let (from, whole) = match begin {
         Begin::Start => (format!("after=start&lines={AT_A_TIME}"), true),
         Begin::Last(lines) => (format!("lines={lines}"), false),
@@ -132,7 +137,9 @@ pub(super) async fn each_line(
         let lines = list(&page, "lines");
         lines.iter().try_for_each(&mut take)?;
         let over = page.get("ended") == Some(&Value::Bool(true));
-        if over || (!tail && (!whole || lines.is_empty())) {
+        // What is printed after this was begun is for who wants what follows.
+        let is_newer = |entry: &Value| text(entry, &["at"]).get(..SECONDS) > began.get(..SECONDS);
+        if over || (!tail && (!whole || lines.last().is_none_or(is_newer))) {
             return Ok(());
         }
         if tail && lines.len() < AT_A_TIME {
@@ -150,14 +157,18 @@ pub(super) fn tell_of_dropped(client: &Client, page: &Value) {
 }
 
 /// Asks until the control plane answers, which may be started anew while somebody waits: what was ordered goes on, and
-/// a cursor holds.
+/// a cursor holds. One that stays away for [`PATIENCE`] is not waited for any longer.
 pub(super) async fn patiently(client: &Client, path: &str) -> Result<Value, Failed> {
     let mut lost = false;
+    let began = Instant::now();
     loop {
         match client.ask(reqwest::Method::GET, path, None).await {
             Ok(Some(answer)) if answer.status == 200 => return Ok(answer.body),
             Ok(Some(answer)) if answer.status < 500 => {
                 return Err(Failed::Said(print::plain(&text(&answer.body, &["error"]))));
+            }
+            _ if lost && began.elapsed() >= PATIENCE => {
+                return Err(client.failed(json!({ "say": "no_server", "url": client.url() })));
             }
             _ if lost => {}
             _ => {

@@ -219,6 +219,7 @@ mod tests {
             timeout_ms: None,
             quarantine: Vec::new(),
             cases: None,
+            fixed: false,
         }
     }
 

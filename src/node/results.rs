@@ -118,8 +118,8 @@ pub fn judge(
     mask: Option<&Mask>,
 ) -> Done {
     let borrowed: Vec<(u32, &Item)> = items.iter().map(|(number, item)| (*number, item)).collect();
-    let (empty_status, cases) = (orders.empty_status, orders.cases);
-    let batch = Batch { items: &borrowed, end, wall_ms, start_up_ms, report, empty_status, cases, said };
+    let (empty_status, cases, fixed) = (orders.empty_status, orders.cases, orders.fixed);
+    let batch = Batch { items: &borrowed, end, wall_ms, start_up_ms, report, empty_status, cases, said, fixed };
     let held = |name: &str| orders.quarantine.iter().any(|pattern| matches_name(pattern, name));
     let judged = judge::judge(batch, held);
     let failures = report.into_iter().flat_map(|report| &report.failures).filter(|failure| !held(&failure.name));

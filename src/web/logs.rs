@@ -18,8 +18,9 @@ use std::time::{Duration, UNIX_EPOCH};
 pub const MOST: usize = 2_000;
 /// Files of processes that are gone which the first look at an app's log reads.
 const KEPT_FILES: usize = 8;
-/// Bytes of one such file, from its end.
+/// Bytes of one such file, from its end; and of one that is read line by line, which is more than a log that is kept may have.
 const KEPT_BYTES: u64 = 8 << 20;
+const WHOLE_BYTES: u64 = 32 << 20;
 /// For how long a cursor remembers how far it read the file of a process that is gone.
 const REMEMBERED: Duration = Duration::from_secs(120);
 
@@ -88,6 +89,8 @@ fn line(process: &str, line: LogLine) -> Line {
 /// All processes of an app and its requests; the last `most` lines when nothing was read before.
 pub async fn of_app(world: &World, app: &AppName, after: Option<Cursor>, most: usize) -> Result<Page, Trouble> {
     let most = most.clamp(1, MOST);
+    // All that is kept of an app's processes is no log that anybody reads from its first line on.
+    let after = after.filter(|cursor| *cursor != Cursor::default());
     let first = after.is_none();
     let before = after.unwrap_or_default();
     let now = world.now();
@@ -210,7 +213,7 @@ async fn from_platform(
 
 /// At most so many lines of the kept file from one on; a file that is not there (yet) has no lines.
 async fn from_file(world: &World, id: &ProcessId, place: LogCursor, most: usize) -> Result<Read, Trouble> {
-    let bytes = match read_end(world, id).await {
+    let bytes = match read_end(world, id, if most == usize::MAX { KEPT_BYTES } else { WHOLE_BYTES }).await {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             return Ok(Read { lines: Vec::new(), next: place, ended: false, dropped: 0 });
@@ -226,15 +229,15 @@ async fn from_file(world: &World, id: &ProcessId, place: LogCursor, most: usize)
     Ok(Read { lines, next, ended, dropped })
 }
 
-async fn read_end(world: &World, id: &ProcessId) -> std::io::Result<Vec<u8>> {
+async fn read_end(world: &World, id: &ProcessId, most: u64) -> std::io::Result<Vec<u8>> {
     use tokio::io::{AsyncReadExt, AsyncSeekExt};
     let mut file = tokio::fs::File::open(log_file(world, id)).await?;
     let length = file.metadata().await?.len();
-    if length > KEPT_BYTES {
-        file.seek(std::io::SeekFrom::Start(length - KEPT_BYTES)).await?;
+    if length > most {
+        file.seek(std::io::SeekFrom::Start(length - most)).await?;
     }
     let mut bytes = Vec::new();
-    file.take(KEPT_BYTES).read_to_end(&mut bytes).await?;
+    file.take(most).read_to_end(&mut bytes).await?;
     Ok(bytes)
 }
 

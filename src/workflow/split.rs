@@ -61,6 +61,7 @@ pub fn way(script: Option<&str>, settings: &TestSettings, tree: Tree<'_>) -> Way
                 cases: same
                     .and_then(|preset| preset.cases)
                     .filter(|way| settings.cases && matches!(way, CaseWay::Pytest | CaseWay::Rspec)),
+                fixed: false,
             }
         }
     };
@@ -81,6 +82,7 @@ fn of_preset(settings: &TestSettings, preset: &Preset) -> Orders {
         timeout_ms: timeout_ms(settings),
         quarantine: settings.quarantine.clone(),
         cases: preset.cases.filter(|_| settings.cases),
+        fixed: false,
     }
 }
 

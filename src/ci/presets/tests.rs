@@ -135,6 +135,8 @@ fn a_runner_that_is_told_which_files_are_tests_is_followed_or_nothing_is_dealt()
     assert_eq!(known(&[("jest.config.js", "module.exports = { testMatch: ['**/*.e2e.js'] }")]), None);
     let generated = "export default {\n  // testMatch: ['**/*.js'],\n  preset: 'ts-jest',\n}";
     assert_eq!(known(&[("jest.config.ts", generated)]), Some(Vec::new()));
+    let others = "module.exports = { setupFilesAfterEnv: ['<rootDir>/jest.setup.js'] }";
+    assert_eq!(known(&[("jest.config.js", others)]), Some(Vec::new()));
 
     let config = |test: &str| format!("export default defineConfig({{ test: {{ {test} }} }})");
     let vitest = |path: &str, test: &str| {
@@ -143,6 +145,11 @@ fn a_runner_that_is_told_which_files_are_tests_is_followed_or_nothing_is_dealt()
     assert_eq!(vitest("vitest.config.ts", "globals: true"), Some(Vec::new()));
     assert_eq!(vitest("vitest.config.ts", "include: ['**/*.e2e.js']"), None);
     assert_eq!(vitest("vite.config.mts", "\"exclude\": ['e2e/**']"), None);
+    assert_eq!(vitest("vitest.config.ts", "coverage: { exclude: ['a/{b,c}/}'] }, retry: 1"), Some(Vec::new()));
+    assert_eq!(vitest("vitest.config.ts", "globals: true, include"), None);
+    assert_eq!(vitest("vitest.config.ts", "...shared"), None);
+    assert_eq!(vitest("vite.config.ts", "} , optimizeDeps: { include: ['a'] }, server: { root: 'x'"), Some(Vec::new()));
+    assert_eq!(vitest("vite.config.ts", "}, root: 'app', build: {"), None);
     assert_eq!(vitest("vitest.workspace.ts", ""), None);
 }
 

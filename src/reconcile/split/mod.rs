@@ -27,6 +27,7 @@ pub(super) use sockets::{
 
 use super::{Trouble, World};
 use crate::ci::split::{Board, Event, Item, LeaseState, Recorded, Rules};
+use crate::ci::wire::Orders;
 use crate::clock::Timestamp;
 use crate::domain::*;
 use crate::store::{StoreError, Transaction};
@@ -224,7 +225,8 @@ pub(super) async fn part_of(
             .collect();
         let fixed = batches.iter().map(|batch| u32::try_from(batch.len()).unwrap_or(u32::MAX)).collect();
         let rules = Rules { fixed, retries: 0, race: 1, ..live.plan.rules.clone() };
-        let plan = SplitPlan { rules, nodes: 1, opened_at: now, ..live.plan.clone() };
+        let orders = Orders { fixed: true, ..live.plan.orders.clone() };
+        let plan = SplitPlan { orders, rules, nodes: 1, opened_at: now };
         (plan, batches.into_iter().flatten().collect::<Vec<Item>>())
     })
     .await?;

@@ -72,6 +72,7 @@ async fn begin(world: &World, run: &TestRun, paths: &[String]) -> Result<(), Tro
         timeout_ms: None,
         quarantine: Vec::new(),
         cases: None,
+        fixed: false,
     };
     let rules = Rules {
         start_up_ms: start_up_ms.unwrap_or(Rules::default().start_up_ms),

@@ -47,6 +47,7 @@ async fn house(files: u32) -> House {
         timeout_ms: None,
         quarantine: Vec::new(),
         cases: None,
+        fixed: false,
     };
     let items: Vec<Item> = (0..files)
         .map(|at| Item {
