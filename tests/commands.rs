@@ -2,7 +2,7 @@
 
 use crate::sleep::leave_alone;
 use crate::support::town::{FAILING, FAILING_MIGRATION, OWNER, Town};
-use landfall::domain::{AppName, Outcome, Stage, Wanted};
+use landfall::domain::{AppName, Cause, Deploy, Failure, Outcome, Refusal, Stage, StageKind, Wanted};
 use landfall::reconcile;
 use serde_json::json;
 use std::time::{Duration, Instant};
@@ -226,6 +226,36 @@ async fn a_lock_of_staging_holds_back_what_was_pushed_just_before_it() {
     town.say(&pull, "/unlock staging", OWNER).await;
     town.settle().await;
     assert_eq!(town.served("hello-staging").as_deref(), Some("three"));
+    town.leave().await;
+}
+
+#[actix_web::test]
+async fn what_a_lock_held_back_at_its_second_try_is_deployed_after_it() {
+    let town = Town::start().await;
+    let repository = town.make_repository("hello", "one").await;
+    town.settle().await;
+    let pull = town.merged(&repository, "change", "two").await;
+    let commit = town.push(&repository, "main", FAILING).await;
+    town.settle().await;
+    assert_eq!(town.served("hello-staging").as_deref(), Some("two"));
+    town.say(&pull, "/lock staging load test", OWNER).await;
+    town.settle().await;
+    // It is green at the second try, as far as that is to be known.
+    let held = Failure::Barred {
+        by: Refusal::Locked { stage: StageKind::Staging, by: OWNER.to_owned(), reason: "load test".to_owned() },
+    };
+    let mut app = town.app_record("hello-staging");
+    let now = town.world().now();
+    let again = Deploy::new(commit.parse().unwrap(), "main".to_owned(), Cause::Push, None, now);
+    app.want(Deploy { outcome: Some(Outcome::Failed { failure: held, at: now }), ..again });
+    let deploys = app.deploys.len();
+    town.world().store.transact(move |tx| tx.put_app(&app)).await.unwrap();
+    town.say(&pull, "/unlock staging", OWNER).await;
+    town.settle().await;
+    landfall::reconcile::resync(town.world()).await.unwrap();
+    town.settle().await;
+    let newest = town.app_record("hello-staging").deploys.last().cloned().unwrap();
+    assert!(newest.number > deploys as u64 && newest.commit.as_str() == commit, "{newest:?}");
     town.leave().await;
 }
 

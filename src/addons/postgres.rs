@@ -114,10 +114,6 @@ impl PostgresServer {
         if let Some(database) = database {
             config.dbname(database);
         }
-        // What an app put into a database, or into one that everybody may use, is not to be called instead of the
-        // server's own. These words count more than what a database or a role says of itself.
-        let words = format!("{} -c search_path=pg_catalog", config.get_options().unwrap_or_default());
-        config.options(words);
         let address = self.address.clone();
         let tls = tokio::task::spawn_blocking(move || Tls::new(address.encryption, address.authority.as_deref()));
         let tls = tls.await.map_err(|error| AddonError::Unreachable(error.to_string()))??;
@@ -128,6 +124,10 @@ impl PostgresServer {
                 tracing::debug!("a connection to PostgreSQL ended: {error}");
             }
         });
+        // What an app put into a database, or into one that everybody may use, is not to be called instead of the
+        // server's own. This counts more than what a database or a role says of itself; said while connecting, a pooler in
+        // between would refuse it.
+        client.batch_execute("SET search_path = pg_catalog").await.map_err(|error| refused(&error))?;
         Ok(client)
     }
 

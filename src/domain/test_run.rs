@@ -285,6 +285,16 @@ impl TestRun {
         }
     }
 
+    /// Whether it goes on, and ends when the tests of a pull request, or else of a branch, are to. What a person asked to see
+    /// again is a person's to end.
+    pub fn is_ended_with(&self, pull: Option<PullNumber>, branch: &str) -> bool {
+        let same = match pull {
+            Some(_) => self.pull == pull,
+            None => self.pull.is_none() && self.branch == branch,
+        };
+        same && self.verdict.is_none() && self.cancelled.is_none() && self.repeats.is_none()
+    }
+
     pub fn state(&self) -> RunState {
         match &self.verdict {
             Some(Verdict::Passed | Verdict::Reused { .. } | Verdict::NoTests | Verdict::Untouched) => {

@@ -115,14 +115,7 @@ pub fn apply(
             }
             Change::CancelRuns { pull, branch, except, because } => {
                 for mut run in tx.runs_of(repository.id)? {
-                    let same = match pull {
-                        Some(_) => run.pull == *pull,
-                        None => run.pull.is_none() && run.branch == *branch,
-                    };
-                    let going_on = run.verdict.is_none() && run.cancelled.is_none();
-                    // What a person asked to see again is a person's to end.
-                    let going_on = going_on && run.repeats.is_none();
-                    if same && going_on && except.as_ref() != Some(&run.commit) {
+                    if run.is_ended_with(*pull, branch) && except.as_ref() != Some(&run.commit) {
                         run.cancelled = Some(because.clone());
                         tx.put_run(&run)?;
                         enqueue(tx, &Subject::Run(run.number), now)?;

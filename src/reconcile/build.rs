@@ -403,7 +403,8 @@ pub(super) async fn end_unwanted(world: &World) -> Result<(), Trouble> {
 
 async fn end_if_unwanted(world: &World, key: &BuildKey) -> Result<(), Trouble> {
     let Some(build) = unwanted(world, key)? else { return Ok(()) };
-    let _alone = world.locks.lock(&format!("build {}", build.repository)).await;
+    // One whose code is being fetched or packed has its turn the next time.
+    let Some(_alone) = world.locks.lock_soon(&format!("build {}", build.repository)).await else { return Ok(()) };
     let Some(build) = unwanted(world, key)? else { return Ok(()) };
     if build.state == BuildState::Running {
         info!(build = %build.process, "nobody waits for the build of {} any more", build.commit.short());

@@ -8,6 +8,7 @@ use crate::meters::Look;
 use crate::outside;
 use crate::platform::{Exit, ProcessStatus, State};
 use crate::router;
+use crate::workflow::is_changed_since;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,15 +29,15 @@ pub(super) struct Seen {
 impl Seen {
     /// Whether a process of the formation ended although nobody wanted it to.
     pub fn is_crash(&self, app: &App, status: &ProcessStatus) -> bool {
-        is_crash(app, status)
+        is_crash(app, status, self.at)
     }
 }
 
-fn is_crash(app: &App, status: &ProcessStatus) -> bool {
-    let State::Exited { why, at, .. } = &status.state else { return false };
+fn is_crash(app: &App, status: &ProcessStatus, now: Timestamp) -> bool {
+    let State::Exited { why, .. } = &status.state else { return false };
     let kind = status.labels.get(label::TYPE).map(String::as_str).unwrap_or_default();
     let stopped = matches!(why, Exit::Killed | Exit::SupervisorLost);
-    let changed = app.asleep_since.or(app.woken_at).max(app.scaled_at).is_some_and(|changed| changed >= *at);
+    let changed = is_changed_since(app, status.started_at, now);
     is_scalable(kind) && !stopped && !changed && app.wanted == Wanted::Running
 }
 
@@ -86,7 +87,7 @@ pub(super) fn meter(world: &World, status: &ProcessStatus, now: Timestamp) -> Re
         memory_bytes: status.memory_bytes,
         cpu_millis: status.cpu_millis_used,
         codes: &status.codes,
-        crashed: is_crash(&app, status),
+        crashed: is_crash(&app, status, now),
     };
     world.meters.look(&look, now);
     Ok(())

@@ -315,7 +315,11 @@ pub(super) async fn repository(world: &World, id: RepositoryId) -> Result<Next, 
     let Some(_alone) = world.locks.of_repository(id).await else { return Ok(Next::PutOff { after: LINE_WAIT }) };
     let Some(known) = world.store.repository(id)?.filter(|known| known.granted) else { return Ok(Next::Done) };
     match read_repository(world, known.installation, id).await {
-        Ok(repository) => compare(world, &repository).await?,
+        Ok(repository) => {
+            compare(world, &repository).await?;
+            // Where this takes long, the slow tick finds the repository busy again and again.
+            policy::look_at(world, &repository).await?;
+        }
         Err(Trouble::NoAccess) => missing(world, known).await?,
         Err(trouble) => return Err(trouble),
     }
@@ -334,7 +338,7 @@ async fn compare(world: &World, repository: &Repository) -> Result<(), Trouble> 
     let open_numbers: BTreeSet<PullNumber> = open.iter().map(|pull| pull.number).collect();
     for known in world.store.pulls(repository.id)? {
         if known.open && !open_numbers.contains(&known.number) {
-            events.extend(unlisted(world, &handle, known).await?);
+            events.extend(unlisted(world, &handle, &known).await?);
         }
     }
     // A staging app that never was, or was taken away, is made by the next push, not by looking.
@@ -390,11 +394,10 @@ async fn compare(world: &World, repository: &Repository) -> Result<(), Trouble> 
 
 /// What became of a pull request that GitHub does not list as open. The list alone closes nothing: it may be older than
 /// the pull request, and what closes while its pages are read moves another one off them.
-async fn unlisted(world: &World, handle: &RepoHandle, known: Pull) -> Result<Option<Event>, Trouble> {
+async fn unlisted(world: &World, handle: &RepoHandle, known: &Pull) -> Result<Option<Event>, Trouble> {
     let pull = match world.github.pull(handle, known.number).await {
         Ok(fresh) => with_message(world, handle, pull_of(handle.id, &fresh)).await?,
-        Err(GitHubError::NotFound { .. }) => Pull { open: false, ..known },
-        // The others are not to wait for this one.
+        // The others are not to wait for this one. That it is not found takes nothing away: answers are not always in order.
         Err(error) if error.is_of_one_thing() => {
             warn!("could not look at pull request {} of {}/{}: {error}", known.number, handle.owner, handle.name);
             return Ok(None);

@@ -72,31 +72,17 @@ pub(super) async fn go_back(world: &World, app: &App, number: u64, failure: &Fai
     world
         .commit(move |tx| {
             let Some(mut app) = tx.app(&name)? else { return Ok(()) };
-            let Some(newest) = app.newest().filter(|newest| newest.outcome.is_some()) else { return Ok(()) };
-            let next = newest.number + 1;
+            if app.newest().is_none_or(|newest| newest.outcome.is_none()) {
+                return Ok(());
+            }
             let mut found = app.deploys.iter_mut().filter(|deploy| deploy.number == number);
             let Some(deploy) = found.find(|deploy| matches!(deploy.outcome, Some(Outcome::Live { .. }))) else {
                 return Ok(());
             };
             deploy.outcome = Some(Outcome::Failed { failure, at: now });
             app.watch = None;
-            app.deploys.push(Deploy {
-                number: next,
-                commit: earlier.commit,
-                branch: earlier.branch,
-                cause: Cause::Rollback { to: before, guard: Some(release) },
-                by: None,
-                asked_at: now,
-                gate: None,
-                tree: None,
-                release: None,
-                released: false,
-                outcome: None,
-                missing: Vec::new(),
-                waits_for: Vec::new(),
-                checked_at: None,
-                not_before: None,
-            });
+            let cause = Cause::Rollback { to: before, guard: Some(release) };
+            app.want(Deploy::new(earlier.commit, earlier.branch, cause, None, now));
             trim(&mut app);
             put_app(tx, &app, now)?;
             queue_watchers(tx, &app, now)

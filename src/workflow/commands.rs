@@ -134,6 +134,12 @@ fn follow(change: &Change, snapshot: &mut Snapshot) {
             let (repository, branch, commit) = (snapshot.repository.id, branch.clone(), commit.clone());
             snapshot.runs.push(TestRun::new(RunNumber(number), repository, *pull, *part, branch, commit, now));
         }
+        Change::CancelRuns { pull, branch, except, because } => {
+            let ended = |run: &&mut TestRun| run.is_ended_with(*pull, branch) && except.as_ref() != Some(&run.commit);
+            for run in snapshot.runs.iter_mut().filter(ended) {
+                run.cancelled = Some(because.clone());
+            }
+        }
         _ => {}
     }
 }

@@ -273,17 +273,20 @@ fn branch_pushed(branch: &str, commit: &Sha, snapshot: &Snapshot) -> Vec<Change>
     changes
 }
 
-/// Whether an app of staging was asked to serve the commit already.
+/// Whether an app of staging was asked to serve the commit already. What a lock or a freeze held back in the middle is still
+/// to come.
 fn is_pushed(key: AppKey, commit: &Sha, snapshot: &Snapshot) -> bool {
-    snapshot.running(key).and_then(newest_push).is_some_and(|deploy| deploy.commit == *commit)
+    let newest = snapshot.running(key).and_then(|app| pushes(app).next());
+    newest.is_some_and(|deploy| deploy.commit == *commit && !is_held_back(deploy))
 }
 
-/// What a push asked an app to serve last, whatever a person rolled back to since. What a lock or a freeze held back in the
-/// middle is still to come.
-fn newest_push(app: &App) -> Option<&Deploy> {
-    let held_back =
-        |deploy: &Deploy| matches!(deploy.outcome, Some(Outcome::Failed { failure: Failure::Barred { .. }, .. }));
-    app.deploys.iter().rev().find(|deploy| deploy.cause == Cause::Push && !held_back(deploy))
+/// What pushes asked an app to serve, the newest first, whatever a person rolled back to since.
+fn pushes(app: &App) -> impl Iterator<Item = &Deploy> {
+    app.deploys.iter().rev().filter(|deploy| deploy.cause == Cause::Push)
+}
+
+fn is_held_back(deploy: &Deploy) -> bool {
+    matches!(deploy.outcome, Some(Outcome::Failed { failure: Failure::Barred { .. }, .. }))
 }
 
 fn deploy_to_staging(key: AppKey, branch: &str, commit: &Sha) -> Change {
@@ -322,7 +325,7 @@ pub fn catch_up_staging(snapshot: &Snapshot) -> Vec<Change> {
         // Without an app nothing was held back: the next push makes one. What was pushed before the last push that was not
         // held back is over: the branch may have been set back since.
         let Some(app) = snapshot.running(key) else { continue };
-        let since = newest_push(app).map(|deploy| deploy.asked_at);
+        let since = pushes(app).find(|deploy| !is_held_back(deploy)).map(|deploy| deploy.asked_at);
         let held_back = |run: &&TestRun| since.is_none_or(|since| run.created_at > since);
         if let Some(newest) = newest.filter(held_back).filter(|newest| !is_pushed(key, &newest.commit, snapshot)) {
             changes.push(deploy_to_staging(key, branch, &newest.commit));

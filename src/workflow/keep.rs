@@ -140,7 +140,7 @@ pub fn crashes_after(
 
 /// Whether what is to run of the app was changed since a process was started. It ends for that then, however late. A
 /// change that is yet to come was made before the clock was set back, and says nothing.
-fn is_changed_since(app: &App, started_at: Timestamp, now: Timestamp) -> bool {
+pub fn is_changed_since(app: &App, started_at: Timestamp, now: Timestamp) -> bool {
     let changes = [app.restart_at, app.scaled_at, app.asleep_since, app.woken_at];
     changes.into_iter().flatten().any(|changed| (started_at..=now).contains(&changed))
 }

@@ -35,7 +35,7 @@ pub use deploy::{AppView, plan_app};
 pub use flaky::{Flaky, flaky};
 pub use formation::{ScaleLimits, ScaleOrder, ScaleRefusal, parse_scale, scaled};
 pub use intake::{Promotable, Right, Snapshot, catch_up_staging, decide, run_again};
-pub use keep::{STABLE, crashes_after};
+pub use keep::{STABLE, crashes_after, is_changed_since};
 pub use parse::mentioned_commands;
 pub use policy::{NoApp, barred, expiry, is_other_review_app, no_right, review_app_refused, stale, waiting_for_room};
 pub use report::{
