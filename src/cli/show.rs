@@ -5,12 +5,12 @@ use super::client::Client;
 use super::print::{self, ago, json as print_json, line, list, release, short, span, table, text};
 use crate::domain::{AppName, ReleaseNumber};
 use serde_json::{Value, json};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How often a log is asked for what is new.
 const FOLLOW: Duration = Duration::from_millis(500);
-/// For how long a control plane may be away that somebody waits for.
-const PATIENCE: Duration = Duration::from_secs(300);
+/// How often a control plane is asked in vain that somebody waits for: for five minutes.
+const PATIENCE: u32 = 600;
 /// Of a moment as it is written, up to the second.
 const SECONDS: usize = "2026-11-22T23:19:37".len();
 /// Lines that one answer holds.
@@ -157,25 +157,24 @@ pub(super) fn tell_of_dropped(client: &Client, page: &Value) {
 }
 
 /// Asks until the control plane answers, which may be started anew while somebody waits: what was ordered goes on, and
-/// a cursor holds. One that stays away for [`PATIENCE`] is not waited for any longer.
+/// a cursor holds. One that stays away is not waited for any longer after some minutes.
 pub(super) async fn patiently(client: &Client, path: &str) -> Result<Value, Failed> {
-    let mut lost = false;
-    let began = Instant::now();
+    let mut in_vain = 0;
     loop {
         match client.ask(reqwest::Method::GET, path, None).await {
             Ok(Some(answer)) if answer.status == 200 => return Ok(answer.body),
             Ok(Some(answer)) if answer.status < 500 => {
                 return Err(Failed::Said(print::plain(&text(&answer.body, &["error"]))));
             }
-            _ if lost && began.elapsed() >= PATIENCE => {
+            _ if in_vain >= PATIENCE => {
                 return Err(client.failed(json!({ "say": "no_server", "url": client.url() })));
             }
-            _ if lost => {}
-            _ => {
-                lost = true;
+            _ if in_vain == 0 => {
                 eprintln!("landfall: {}", client.sentence(json!({ "say": "no_server", "url": client.url() })));
             }
+            _ => {}
         }
+        in_vain += 1;
         tokio::time::sleep(FOLLOW).await;
     }
 }
