@@ -85,6 +85,8 @@ const KNOCK_WAIT: Duration = Duration::from_secs(10);
 const DELIVERY_ATTEMPTS: u32 = 20;
 /// What finds no line to GitHub free asks again after so long.
 const LINE_WAIT: Duration = Duration::from_millis(250);
+/// For how long GitHub may be told of a subject whatever comes meanwhile.
+const TELLING: Duration = Duration::from_secs(1);
 /// After how long a store that took no write is asked again.
 const STORE_WAIT: Duration = Duration::from_secs(1);
 
@@ -383,7 +385,9 @@ async fn reconcile(world: &World, subject: &Subject) -> Result<Next, Trouble> {
         };
         return Ok(Next::PutOff { after });
     };
-    let published = publish::subject(world, subject).await;
+    let Some(published) = tell(world, subject, plan.again_in).await else {
+        return Ok(Next::Again { after: plan.again_in.unwrap_or_default() });
+    };
     drop(line);
     if let (Err(Trouble::Retry { .. }), Some(again)) = (&published, plan.again_in) {
         // What GitHub could not be told yet is told at a later look; boots and drains do not wait for it.
@@ -400,6 +404,34 @@ async fn reconcile(world: &World, subject: &Subject) -> Result<Next, Trouble> {
         Some(after) => Ok(Next::Again { after }),
         None if plan.actions.is_empty() => Ok(Next::Done),
         None => Ok(Next::Again { after: Duration::ZERO }),
+    }
+}
+
+/// Tells GitHub of a subject. If that takes long, it is broken off as soon as there is news of the subject, or it is to be
+/// looked at again: boots, switches and drains do not wait for GitHub. As after a kill, what was under way is looked for
+/// before it is told once more.
+async fn tell(world: &World, subject: &Subject, again_in: Option<Duration>) -> Option<Result<(), Trouble>> {
+    let mut telling = std::pin::pin!(publish::subject(world, subject));
+    if let Ok(told) = tokio::time::timeout(TELLING, &mut telling).await {
+        return Some(told);
+    }
+    tokio::select! {
+        told = &mut telling => return Some(told),
+        () = news_of(world, subject) => {}
+        () = tokio::time::sleep(again_in.unwrap_or_default()), if again_in.is_some() => {}
+    }
+    warn!(%subject, "GitHub takes its time, and is told later");
+    None
+}
+
+/// Comes back once somebody wants a look at the subject that is being worked on.
+async fn news_of(world: &World, subject: &Subject) {
+    loop {
+        let woken = world.wake.notified();
+        if queue::entry(&world.store, &subject.to_string()).is_ok_and(|entry| entry.is_some_and(|entry| entry.dirty)) {
+            return;
+        }
+        let _ = tokio::time::timeout(Duration::from_secs(1), woken).await;
     }
 }
 
