@@ -6,7 +6,7 @@
 
 use super::addons::{AddonStep, AddonsView, look_again, next_of_addons};
 use super::keep::{is_coming, is_surplus, keep_running, watch_what_comes_back};
-use super::once::{end_one_offs, farewell, is_of, one_offs, postdeploy, release_phase};
+use super::once::{end_one_offs, farewell, is_done_postdeploy, is_of, one_offs, postdeploy, release_phase};
 use super::sleep::{Rest, Use, rest};
 use super::watch::{self, Share, WatchView};
 use super::{Action, Others, Plan, ProcessState, ProcessView, TargetView};
@@ -414,7 +414,7 @@ fn clear_away(app: &App, view: &AppView, booting: Option<Boot<'_>>, asleep: bool
                 let in_use = if process.kind == "run" {
                     app.open_one_offs().any(|one_off| is_of(process, one_off))
                 } else if !is_scalable(&process.kind) {
-                    of_pending
+                    of_pending || (is_done_postdeploy(process) && !app.postdeploy_done)
                 } else {
                     // The newest attempt is what the restart's backoff is counted from.
                     (of_live || of_pending)
@@ -693,6 +693,23 @@ pub(super) mod tests {
             view.now = Timestamp(now);
             assert_eq!(plan_app(&app, &view).actions, expected, "at {now}");
         }
+    }
+
+    #[test]
+    fn a_postdeploy_that_succeeded_is_known_until_it_is_written_down_although_its_deploy_was_overtaken() {
+        let (mut app, mut view) = view_of_a_restart(2_000, TargetState::Active, true);
+        (app.live, view.live, view.next) = (None, None, None);
+        app.deploys[0].outcome = Some(Outcome::Superseded { at: Timestamp(1_000) });
+        app.deploys.push(Deploy { number: 2, release: None, outcome: None, ..app.deploys[0].clone() });
+        let id: ProcessId = "hello-staging.v1.postdeploy.1.a1".parse().expect("an id");
+        let ended = Ended::Exited { code: 0 };
+        let state = ProcessState::Exited { ended, started_at: Timestamp(500), at: Timestamp(1_500) };
+        view.processes[0] =
+            ProcessView { id: id.clone(), kind: "postdeploy".to_owned(), state, ..view.processes[0].clone() };
+        let forgets = |app: &App| plan_app(app, &view).actions.contains(&Action::Discard { process: id.clone() });
+        assert!(!forgets(&app));
+        app.postdeploy_done = true;
+        assert!(forgets(&app));
     }
 
     #[test]

@@ -44,12 +44,7 @@ pub(super) fn postdeploy(app: &App, boot: Boot<'_>, view: &AppView, plan: &mut P
     if !view.postdeploy || app.postdeploy_done || app.live.is_some() {
         return true;
     }
-    // One that was begun for an earlier deploy may succeed although that deploy was overtaken.
-    let succeeded = |process: &ProcessView| {
-        process.kind == "postdeploy"
-            && matches!(&process.state, ProcessState::Exited { ended, .. } if ended.is_success())
-    };
-    if view.processes.iter().any(succeeded) {
+    if view.processes.iter().any(is_done_postdeploy) {
         plan.act(Action::MarkPostdeploy);
         return false;
     }
@@ -86,6 +81,11 @@ pub(super) fn farewell(app: &App, view: &AppView, plan: &mut Plan) -> bool {
         }
     }
     false
+}
+
+/// Whether a process is a `postdeploy` that succeeded, be it that of a deploy which was overtaken meanwhile.
+pub(super) fn is_done_postdeploy(process: &ProcessView) -> bool {
+    process.kind == "postdeploy" && matches!(&process.state, ProcessState::Exited { ended, .. } if ended.is_success())
 }
 
 /// What people asked to run once: started once, and written down when it has ended.
