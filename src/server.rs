@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
-use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::sync::{Notify, mpsc};
 use tracing::{info, warn};
 
 /// How often GitHub is asked for what its webhooks did not bring. What has not changed costs no call of the limit.
@@ -104,7 +104,7 @@ pub fn open_world(config: Config, parts: Parts) -> anyhow::Result<World> {
         meters: Arc::new(Meters::open(folder.join("meters.json"))),
         locks: Locks::default(),
         table_is_stale: AtomicBool::new(false),
-        lines: reconcile::Lines { incoming: Semaphore::new(INCOMING), outgoing: Semaphore::new(OUTGOING) },
+        lines: reconcile::Lines::new(INCOMING, OUTGOING),
         config,
     })
 }

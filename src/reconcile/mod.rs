@@ -72,7 +72,7 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tracing::{error, warn};
 
 /// How long a claim holds if its holder says nothing more. A claim of an earlier start of the server is void at once.
@@ -85,8 +85,11 @@ const KNOCK_WAIT: Duration = Duration::from_secs(10);
 const DELIVERY_ATTEMPTS: u32 = 20;
 /// What finds no line to GitHub free asks again after so long.
 const LINE_WAIT: Duration = Duration::from_millis(250);
-/// For how long GitHub may be told of a subject whatever comes meanwhile.
-const TELLING: Duration = Duration::from_secs(1);
+/// For how long GitHub may be told of a subject whatever comes meanwhile, and of one that is looked at again and again.
+const TELLING: Duration = Duration::from_secs(3);
+const TELLING_MEANWHILE: Duration = Duration::from_secs(1);
+/// After how long nothing comes of a call any more that was broken off: GitHub ends what takes longer than 10 s.
+const AT_WORK: Duration = Duration::from_secs(15);
 /// After how long a store that took no write is asked again.
 const STORE_WAIT: Duration = Duration::from_secs(1);
 
@@ -134,6 +137,27 @@ pub struct Lines {
     pub incoming: Semaphore,
     /// Reports, which write.
     pub outgoing: Semaphore,
+    /// Subjects whose report was broken off, and until when GitHub may still be at it.
+    pub broken_off: Mutex<HashMap<Subject, Timestamp>>,
+}
+
+impl Lines {
+    pub fn new(incoming: usize, outgoing: usize) -> Lines {
+        let (incoming, outgoing) = (Semaphore::new(incoming), Semaphore::new(outgoing));
+        Lines { incoming, outgoing, broken_off: Mutex::default() }
+    }
+
+    /// A line to report a subject over, if one is free and GitHub is not at work on its last report.
+    fn to_report(&self, subject: &Subject, now: Timestamp) -> Option<SemaphorePermit<'_>> {
+        let mut broken_off = self.broken_off.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        broken_off.retain(|_, until| *until > now);
+        if broken_off.contains_key(subject) { None } else { self.outgoing.try_acquire().ok() }
+    }
+
+    fn break_off(&self, subject: &Subject, now: Timestamp) {
+        let mut broken_off = self.broken_off.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        broken_off.insert(subject.clone(), now + AT_WORK);
+    }
 }
 
 /// Named locks.
@@ -377,7 +401,7 @@ async fn reconcile(world: &World, subject: &Subject) -> Result<Next, Trouble> {
             return Box::pin(sweep::repository(world, *id)).await;
         }
     };
-    let Ok(line) = world.lines.outgoing.try_acquire() else {
+    let Some(line) = world.lines.to_report(subject, world.now()) else {
         let after = match plan.again_in {
             Some(after) => after.min(LINE_WAIT),
             None if plan.actions.is_empty() || forget.is_some() => LINE_WAIT,
@@ -412,7 +436,8 @@ async fn reconcile(world: &World, subject: &Subject) -> Result<Next, Trouble> {
 /// before it is told once more.
 async fn tell(world: &World, subject: &Subject, again_in: Option<Duration>) -> Option<Result<(), Trouble>> {
     let mut telling = std::pin::pin!(publish::subject(world, subject));
-    if let Ok(told) = tokio::time::timeout(TELLING, &mut telling).await {
+    let at_least = if again_in.is_some() { TELLING_MEANWHILE } else { TELLING };
+    if let Ok(told) = tokio::time::timeout(at_least, &mut telling).await {
         return Some(told);
     }
     tokio::select! {
@@ -421,6 +446,7 @@ async fn tell(world: &World, subject: &Subject, again_in: Option<Duration>) -> O
         () = tokio::time::sleep(again_in.unwrap_or_default()), if again_in.is_some() => {}
     }
     warn!(%subject, "GitHub takes its time, and is told later");
+    world.lines.break_off(subject, world.now());
     None
 }
 
@@ -564,6 +590,18 @@ mod tests {
         assert_eq!(step(&world).await.unwrap(), Step::Worked { key: "run:7".to_owned() });
         assert_eq!(queue::depth(&world.store).unwrap(), queue::Depth::default());
         assert_eq!(world.store.health(), Health::Ready);
+    }
+
+    #[tokio::test]
+    async fn a_report_that_was_broken_off_is_left_alone_for_as_long_as_github_may_be_at_it() {
+        let lines = Lines::new(1, 2);
+        let (first, other) = (Subject::Run(RunNumber(1)), Subject::Run(RunNumber(2)));
+        let now = Timestamp(1_700_000_000_000);
+        drop(lines.to_report(&first, now).unwrap());
+        lines.break_off(&first, now);
+        assert!(lines.to_report(&first, now + Duration::from_secs(14)).is_none());
+        assert!(lines.to_report(&other, now).is_some());
+        assert!(lines.to_report(&first, now + AT_WORK).is_some());
     }
 
     #[tokio::test]
