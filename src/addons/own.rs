@@ -94,9 +94,22 @@ fn find_postgres_below(root: &Path, version: Option<u32>, search_path: &[PathBuf
         .max();
     installed.map(|(_, programs)| programs).or_else(|| {
         // Elsewhere than below /usr a sandbox does not see it.
-        // Where there is one version only, it says itself that it does not read what another one made.
-        search_path.iter().find(|folder| folder.starts_with("/usr") && folder.join("initdb").is_file()).cloned()
+        let mut folders =
+            search_path.iter().filter(|folder| folder.starts_with("/usr") && folder.join("initdb").is_file());
+        let is_other =
+            |folder: &Path| version.is_some_and(|wanted| version_in(folder).is_some_and(|found| found != wanted));
+        folders.find(|folder| !is_other(folder)).cloned()
     })
+}
+
+/// The major version of the PostgreSQL in a folder of programs, as it stands in one of them for who asks for it. `None` where
+/// that is no such program; then the server says itself that it does not read what another one made.
+fn version_in(programs: &Path) -> Option<u32> {
+    const SAYS: &[u8] = b"initdb (PostgreSQL) ";
+    let bytes = std::fs::read(programs.join("initdb")).ok()?;
+    let at = bytes.windows(SAYS.len()).position(|some| some == SAYS)? + SAYS.len();
+    let number = bytes.get(at..)?.split(|byte| !byte.is_ascii_digit()).next()?;
+    std::str::from_utf8(number).ok()?.parse().ok()
 }
 
 /// The major version that made the databases in a folder: no other one reads them. `None` before there are any.
@@ -133,5 +146,7 @@ mod tests {
         assert_eq!(version_of_databases(folder.path()), Some(15));
         assert_eq!(found(version_of_databases(folder.path())), programs("15"));
         assert_eq!(found(Some(16)), None, "another one would not read them");
+        std::fs::write(folder.path().join("initdb"), "\0initdb (PostgreSQL) 16.3\n").expect("a program");
+        assert_eq!((version_in(folder.path()), version_in(&folder.path().join("15/bin"))), (Some(16), None));
     }
 }
