@@ -1,6 +1,6 @@
 //! What others say about a commit, and what GitHub protects an environment with, told as people see it.
 
-use crate::support::town::{OWNER, Town};
+use crate::support::town::{OWNER, Pull, Town};
 use landfall::domain::{OneOff, Wanted};
 use serde_json::{Value, json};
 
@@ -151,13 +151,7 @@ async fn a_second_person_approves_what_was_asked_for_and_nothing_else() {
 
 #[actix_web::test]
 async fn a_wait_timer_of_the_environment_delays_a_promotion() {
-    let town = Town::start().await;
-    let repository = town.make_repository("hello", "one").await;
-    let pull = town.merged(&repository, "change", "two").await;
-    let production = format!("/repos/{repository}/environments/production");
-    town.control("PUT", &production, Some(json!({ "wait_timer": 30 }))).await;
-    town.say(&pull, "/promote", OWNER).await;
-    town.settle().await;
+    let (town, pull) = promoted_with_a_wait().await;
     assert_eq!(town.served("hello-production"), None);
     let comment = town.comment(&pull).await;
     assert!(comment.contains("the environment has a wait timer on GitHub"), "{comment}");
@@ -168,13 +162,7 @@ async fn a_wait_timer_of_the_environment_delays_a_promotion() {
 
 #[actix_web::test]
 async fn a_lock_stops_a_promotion_that_waits_and_no_hotfix() {
-    let town = Town::start().await;
-    let repository = town.make_repository("hello", "one").await;
-    let pull = town.merged(&repository, "change", "two").await;
-    let production = format!("/repos/{repository}/environments/production");
-    town.control("PUT", &production, Some(json!({ "wait_timer": 30 }))).await;
-    town.say(&pull, "/promote", OWNER).await;
-    town.settle().await;
+    let (town, pull) = promoted_with_a_wait().await;
     town.say(&pull, "/lock the till is being counted", OWNER).await;
     town.settle().await;
     half_an_hour_passes(&town).await;
@@ -186,6 +174,18 @@ async fn a_lock_stops_a_promotion_that_waits_and_no_hotfix() {
     half_an_hour_passes(&town).await;
     assert_eq!(town.served("hello-production").as_deref(), Some("two"));
     town.leave().await;
+}
+
+/// A town in which somebody asked for a promotion, which waits for half an hour.
+async fn promoted_with_a_wait() -> (Town, Pull) {
+    let town = Town::start().await;
+    let repository = town.make_repository("hello", "one").await;
+    let pull = town.merged(&repository, "change", "two").await;
+    let production = format!("/repos/{repository}/environments/production");
+    town.control("PUT", &production, Some(json!({ "wait_timer": 30 }))).await;
+    town.say(&pull, "/promote", OWNER).await;
+    town.settle().await;
+    (town, pull)
 }
 
 /// The wait of what was promoted last is over.

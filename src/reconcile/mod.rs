@@ -134,11 +134,11 @@ pub struct World {
 /// that boots, switches and drains go on while GitHub is slow; and what comes in does not wait behind what goes out.
 pub struct Lines {
     /// Deliveries and comparisons, which read.
-    pub incoming: Semaphore,
+    incoming: Semaphore,
     /// Reports, which write.
-    pub outgoing: Semaphore,
+    outgoing: Semaphore,
     /// Subjects whose report was broken off, and until when GitHub may still be at it.
-    pub broken_off: Mutex<HashMap<Subject, Timestamp>>,
+    broken_off: Mutex<HashMap<Subject, Timestamp>>,
 }
 
 impl Lines {

@@ -26,9 +26,11 @@ pub(super) async fn make_release(world: &World, app: &App, number: u64) -> Resul
     let Some(deploy) = app.deploy(number).filter(|deploy| deploy.release.is_none() && deploy.outcome.is_none()) else {
         return Ok(());
     };
-    let lost = policy::lost_right(world, app, number).await?.map(|login| Failure::RightLost { login });
-    let barred = || Ok::<_, Trouble>(policy::barred_since(world, app, deploy)?.map(|by| Failure::Barred { by }));
-    if let Some(failure) = lost.map_or_else(barred, |lost| Ok(Some(lost)))? {
+    let refused = match policy::lost_right(world, app, number).await? {
+        Some(login) => Some(Failure::RightLost { login }),
+        None => policy::barred_since(world, app, deploy)?.map(|by| Failure::Barred { by }),
+    };
+    if let Some(failure) = refused {
         let at = world.now();
         act::change_deploy(world, app, number, move |_, deploy| {
             deploy.outcome = Some(Outcome::Failed { failure, at });

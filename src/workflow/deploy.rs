@@ -499,23 +499,9 @@ pub(super) mod tests {
         let name: AppName = "hello-staging".parse().expect("an app's name");
         let number = ReleaseNumber(1);
         let commit: Sha = "a".repeat(40).parse().expect("a SHA");
-        let deploy = Deploy {
-            number: 1,
-            commit: commit.clone(),
-            branch: "main".to_owned(),
-            cause: Cause::Push,
-            by: None,
-            asked_at: Timestamp(0),
-            gate: None,
-            tree: None,
-            release: Some(number),
-            released: true,
-            outcome: Some(Outcome::Live { at: Timestamp(0) }),
-            missing: Vec::new(),
-            waits_for: Vec::new(),
-            checked_at: None,
-            not_before: None,
-        };
+        let new = Deploy::new(commit.clone(), "main".to_owned(), Cause::Push, None, Timestamp(0));
+        let outcome = Some(Outcome::Live { at: Timestamp(0) });
+        let deploy = Deploy { number: 1, release: Some(number), released: true, outcome, ..new };
         let release = Release {
             app: name.clone(),
             number,
@@ -541,34 +527,8 @@ pub(super) mod tests {
         };
         let hold = state == TargetState::Warming && now < 60_000;
         let notice = (state != TargetState::Active).then_some(Notice::Crashed);
-        let app = App {
-            name,
-            id: "1".to_owned(),
-            repository: RepositoryId(1),
-            stage: Stage::Staging,
-            part: Part::OWN,
-            wanted: Wanted::Running,
-            deploys: vec![deploy],
-            live: Some(number),
-            last_release: 1,
-            generated: BTreeMap::new(),
-            postdeploy_done: false,
-            asleep_since: None,
-            woken_at: None,
-            created_at: Timestamp(0),
-            untrusted: false,
-            restart_at: None,
-            restart_only: None,
-            maintenance: false,
-            kept_until: None,
-            watch: None,
-            canary: None,
-            formation: None,
-            scaled_at: None,
-            one_offs: Vec::new(),
-            last_one_off: 0,
-            farewell: Farewell::default(),
-        };
+        let new = App::new(name, RepositoryId(1), AppKey::from(Stage::Staging), Timestamp(0));
+        let app = App { id: "1".to_owned(), deploys: vec![deploy], live: Some(number), last_release: 1, ..new };
         let view = AppView {
             now: Timestamp(now),
             gate: None,

@@ -573,55 +573,15 @@ mod tests {
     use super::*;
 
     fn deploy(number: u64, commit: char, outcome: Option<Outcome>) -> Deploy {
-        Deploy {
-            number,
-            commit: commit.to_string().repeat(40).parse().unwrap(),
-            branch: "change".to_owned(),
-            cause: Cause::Push,
-            by: None,
-            asked_at: Timestamp(0),
-            gate: None,
-            tree: None,
-            release: None,
-            released: false,
-            outcome,
-            missing: Vec::new(),
-            waits_for: Vec::new(),
-            checked_at: None,
-            not_before: None,
-        }
+        let commit = commit.to_string().repeat(40).parse().unwrap();
+        Deploy { number, outcome, ..Deploy::new(commit, "change".to_owned(), Cause::Push, None, Timestamp(0)) }
     }
 
     #[test]
     fn no_status_stays_pending_on_a_commit_that_was_overtaken_or_taken_away() {
-        let mut app = App {
-            name: "hello-pr-1".parse().unwrap(),
-            id: "1".to_owned(),
-            repository: RepositoryId(1),
-            stage: Stage::Review(PullNumber(1)),
-            part: Part::OWN,
-            wanted: Wanted::Running,
-            deploys: vec![deploy(1, 'a', Some(Outcome::Superseded { at: Timestamp(1) })), deploy(2, 'b', None)],
-            live: None,
-            last_release: 0,
-            generated: std::collections::BTreeMap::new(),
-            postdeploy_done: false,
-            created_at: Timestamp(0),
-            asleep_since: None,
-            woken_at: None,
-            formation: None,
-            scaled_at: None,
-            one_offs: Vec::new(),
-            last_one_off: 0,
-            farewell: Farewell::default(),
-            untrusted: false,
-            restart_at: None,
-            restart_only: None,
-            maintenance: false,
-            kept_until: None,
-            watch: None,
-            canary: None,
-        };
+        let key = AppKey::from(Stage::Review(PullNumber(1)));
+        let mut app = App::new("hello-pr-1".parse().unwrap(), RepositoryId(1), key, Timestamp(0));
+        app.deploys = vec![deploy(1, 'a', Some(Outcome::Superseded { at: Timestamp(1) })), deploy(2, 'b', None)];
         let said = |app: &App| -> Vec<(String, StatusState, bool)> {
             let (_, statuses) = app_reports(app);
             statuses.iter().map(|status| (status.commit.as_str()[..1].to_owned(), status.state, status.make)).collect()

@@ -266,23 +266,9 @@ pub fn digest() -> SlugDigest {
 }
 
 pub fn deploy(number: u64) -> Deploy {
-    Deploy {
-        number,
-        commit: sha('a'),
-        branch: HOSTILE.to_owned(),
-        cause: Cause::Push,
-        by: Some(HOSTILE.to_owned()),
-        asked_at: START,
-        gate: Some(RunNumber(1)),
-        tree: None,
-        release: None,
-        released: false,
-        outcome: None,
-        missing: Vec::new(),
-        waits_for: Vec::new(),
-        checked_at: None,
-        not_before: None,
-    }
+    let by = Some(HOSTILE.to_owned());
+    let new = Deploy::new(sha('a'), HOSTILE.to_owned(), Cause::Push, by, START);
+    Deploy { number, gate: Some(RunNumber(1)), ..new }
 }
 
 pub fn live(number: u64, release: u32) -> Deploy {
@@ -300,33 +286,14 @@ fn failed(number: u64, failure: Failure) -> Deploy {
 }
 
 pub fn app(name: &str, stage: Stage, deploys: Vec<Deploy>, live: Option<u32>) -> App {
+    let new = App::new(name.parse().expect("an app's name"), RepositoryId(1), AppKey::from(stage), START);
     App {
-        name: name.parse().expect("an app's name"),
         id: "0".repeat(32),
-        repository: RepositoryId(1),
-        stage,
-        part: Part::OWN,
-        wanted: Wanted::Running,
         last_release: live.unwrap_or(0),
         deploys,
         live: live.map(ReleaseNumber),
-        generated: BTreeMap::new(),
-        postdeploy_done: false,
-        asleep_since: None,
-        woken_at: None,
-        created_at: START,
         untrusted: true,
-        restart_at: None,
-        restart_only: None,
-        maintenance: false,
-        kept_until: None,
-        watch: None,
-        canary: None,
-        formation: None,
-        scaled_at: None,
-        one_offs: Vec::new(),
-        last_one_off: 0,
-        farewell: Farewell::default(),
+        ..new
     }
 }
 
